@@ -1,0 +1,32 @@
+"""Errors a user meets: where, what was found, what was expected, what to type next.
+
+Rules and scripts print the message of a `CDMError` without a traceback; anything else that
+escapes is a defect of ours and keeps its traceback.
+"""
+
+
+class CDMError(Exception):
+    """Base of every error whose message is written for the person at the keyboard."""
+
+
+class ConfigError(CDMError):
+    """The configuration is incomplete, contradicts itself, or names something unknown."""
+
+
+class DataError(CDMError):
+    """A dataset folder, an index file or the statistics are not what they should be."""
+
+
+class BadItem(DataError):
+    """One item cannot be used (missing key, wrong shape, NaN, too few points).
+
+    `dataset.on_bad_item` decides whether it ends the chunk or is skipped and recorded.
+    """
+
+
+class CheckpointError(CDMError):
+    """A checkpoint or an encoder's weights are missing, damaged, or of another architecture."""
+
+
+class ArchiveError(CDMError):
+    """A chunk or an archive is missing, damaged, or belongs to another plan."""
