@@ -1,0 +1,40 @@
+# Samples a contact diffusion model over a dataset and merges the maps into one archive:
+#   snakemake --cores 1 --resources gpu=1
+# A plan made while this file is read fixes the chunks; their names carry fingerprints, so what
+# is there under its name is right, and an interrupted run goes on where it was.
+
+from pathlib import Path
+
+from snakemake.utils import min_version
+
+min_version("9.10")
+
+
+configfile: Path(workflow.basedir) / "config" / "config.yaml"
+
+
+include: "rules/common.smk"
+include: "rules/demo.smk"
+include: "rules/statistics.smk"
+include: "rules/generate.smk"
+include: "rules/merge.smk"
+include: "rules/export.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        PLAN.archive_record,
+
+
+onstart:
+    save_plan(PLAN, SAMPLES)
+    print(describe(PLAN), file=sys.stderr)
+
+
+onsuccess:
+    print(farewell(), file=sys.stderr)
+
+
+onerror:
+    print(advice(), file=sys.stderr)

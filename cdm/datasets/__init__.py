@@ -1,0 +1,40 @@
+"""Datasets of contact maps: which samples there are, and what is read for each.
+
+Used while the Snakefile is read, hence no torch, and no array is opened to list samples (but for
+the lengths of HumanML3D motions, which are cached).
+"""
+
+from cdm.datasets.base import Dataset, Item, Sample, rotate, stat_files
+from cdm.datasets.contact_humanml3d import ContactHumanML3DDataset
+from cdm.datasets.contact_map import ContactMapDataset
+from cdm.datasets.contact_map_custom import ContactMapCustomDataset
+from cdm.datasets.files import FileReader
+from cdm.errors import ConfigError
+
+__all__ = ["Dataset", "FileReader", "Item", "Sample", "make_dataset", "rotate", "stat_files"]
+
+
+def make_dataset(
+    config, point_feat_dim=None, seed: int = 0, data_dir=None, facts_path=None
+) -> Dataset:
+    """The dataset section `dataset` of the configuration describes.
+
+    Args:
+        config: `cdm.config.DatasetConfig`; `data_dir: demo` means the built-in demo.
+        point_feat_dim: width of the model's point features, or None.
+        seed: of caption picks and rotations.
+        data_dir: where the data lies; config.data_dir unless given.
+        facts_path: cache of motion lengths (H3D).
+    """
+    data_dir = config.data_dir if data_dir is None else data_dir
+    if config.data_dir == "demo":
+        from cdm.demo.scenes import DemoDataset  # the demo builds on this package
+
+        return DemoDataset(config, data_dir, point_feat_dim, seed)
+    if config.name == "ContactHumanML3DDataset":
+        return ContactHumanML3DDataset(config, data_dir, point_feat_dim, seed, facts_path)
+    classes = {cls.__name__: cls for cls in (ContactMapDataset, ContactMapCustomDataset)}
+    if config.name not in classes:
+        names = ", ".join([*classes, ContactHumanML3DDataset.__name__])
+        raise ConfigError(f"dataset.name is '{config.name}', expected one of {names}")
+    return classes[config.name](config, data_dir, point_feat_dim, seed)

@@ -1,0 +1,225 @@
+"""What the datasets share: samples, items, captions, contact and rotation.
+
+Layout and semantics are those of afford-motion's contact datasets (`datasets/contact_motion.py`);
+the order is that of the tables, never shuffled, and every random pick is counter-based.
+"""
+
+import math
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from cdm.datasets.files import FileReader
+from cdm.errors import DataError
+from cdm.noise import choice, stream_key, uniform
+
+NUM_JOINTS = 22  # columns of every `dist`
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One row of the plan: an item and the caption a map is made for."""
+
+    set: str
+    index: str  # row number ("12"), or the clip's name (H3D)
+    caption_idx: int
+    text: str
+    scene_id: str = ""
+    scene_trans: tuple[float, float, float] = (0.0, 0.0, 0.0)  # metres
+
+
+@dataclass(frozen=True)
+class Item:
+    """What is read for a sample; names are the reference's.
+
+    Args:
+        c_pc_xyz: (num_points, 3) float32, metres.
+        c_pc_feat: (num_points, point_feat_dim) float32; no columns where no feature is used.
+        distance: (num_points, contact_dim) float32, metres; None without ground truth.
+        x: like distance, the normalised contact map; None without ground truth or statistics.
+        info_scene_trans, info_aug_trans: (4, 4) float32.
+        info_obj_mask: (num_points,) bool, points of the target object, or None.
+        info_scene_mesh: path of the scene's mesh relative to the data folder, or "".
+    """
+
+    sample: Sample
+    c_pc_xyz: np.ndarray
+    c_pc_feat: np.ndarray
+    distance: np.ndarray | None
+    info_scene_trans: np.ndarray
+    info_scene_mesh: str = ""
+    info_obj_mask: np.ndarray | None = None
+    info_aug_trans: np.ndarray | None = None
+    x: np.ndarray | None = None
+
+
+class Dataset:
+    """The interface of a dataset; subclasses know one layout on disk.
+
+    Args:
+        config: section `dataset` (`cdm.config.DatasetConfig`).
+        data_dir: folder that holds the sets.
+        point_feat_dim: width of the model's point features; 1 selects affordance files.
+        seed: of caption picks and rotations.
+    """
+
+    gravity_dim = 2  # axis that points up
+    has_ground_truth = True
+
+    def __init__(self, config, data_dir, point_feat_dim: int | None = None, seed: int = 0):
+        self.config = config
+        self.data_dir = Path(data_dir)
+        self.point_feat_dim = point_feat_dim
+        self.seed = seed
+
+    def samples(self) -> list[Sample]:
+        """All samples, in the order of the plan."""
+        raise NotImplementedError
+
+    def files(self, sample: Sample) -> list[str]:
+        """Files `load` reads for a sample, relative to data_dir."""
+        raise NotImplementedError
+
+    def index_files(self) -> list[str]:
+        """Files `samples` reads, relative to data_dir."""
+        raise NotImplementedError
+
+    def read_item(self, sample: Sample, reader: FileReader) -> Item:
+        """The item as it lies on disk: neither rotated nor normalised."""
+        raise NotImplementedError
+
+    def read_distance(self, sample: Sample, reader: FileReader) -> np.ndarray:
+        """The item's (num_points, contact_dim) distances alone."""
+        return self.read_item(sample, reader).distance
+
+    def statistics_samples(self) -> list[Sample]:
+        """One sample for each item the statistics are computed from."""
+        return list({(sample.set, sample.index): sample for sample in self.samples()}.values())
+
+    def statistics_name(self) -> str:
+        """File name under which the reference caches mean and std."""
+        fur = "HumanML3D" in self.config.sets and self._option("use_fur")
+        return self._statistics_name("_".join(self.config.sets), "_fur" if fur else "")
+
+    def load(self, sample: Sample, reader: FileReader, statistics=None) -> Item:
+        """Read, rotate and normalise one item.
+
+        Args:
+            statistics: `cdm.statistics.Statistics` of the contact, or None to leave x out.
+        Raises:
+            BadItem: the item cannot be used; says why.
+        """
+        item = self.read_item(sample, reader)
+        item = rotate(item, self.rotation(sample))
+        if item.distance is None or statistics is None:
+            return item
+        return replace(item, x=statistics.normalise(self.contact(item.distance)))
+
+    def contact(self, distance: np.ndarray) -> np.ndarray:
+        """Contact of distances under this configuration."""
+        return contact_from_distance(distance, self.config.use_raw_dist, self.config.sigma)
+
+    def rotation(self, sample: Sample) -> np.ndarray:
+        """(4, 4) float64 rotation about the gravity axis; the same for all captions of an item."""
+        if self.config.phase != "train" or "RandomRotation" not in self.config.transforms:
+            return np.eye(4)
+        u = uniform(stream_key(self.seed, "rotation", sample.set, sample.index))
+        return gravity_rotation((2 * u - 1) * math.pi, self.gravity_dim)
+
+    def pick(self, set_name: str, index: str, captions: list, how: str) -> list[tuple[int, str]]:
+        """The captions maps are made for, of an item's (caption_idx, text) pairs."""
+        if not captions:
+            return [(0, "")]  # a legal text
+        if how == "all":
+            return captions
+        if how == "first" or len(captions) == 1:
+            return captions[:1]
+        return [captions[choice(stream_key(self.seed, "caption", set_name, index), len(captions))]]
+
+    def _option(self, key: str) -> bool:
+        return bool((self.config.sets_config or {}).get("HumanML3D", {}).get(key, False))
+
+    def _statistics_name(self, sets: str, ending: str = "") -> str:
+        if self.config.use_raw_dist:
+            return f"Mean_Std_Dist_{sets}_{self.config.data_repr}{ending}.npz"
+        return f"Mean_Std_Cont_{sets}_{self.config.data_repr}_{self.config.sigma}{ending}.npz"
+
+    def _select(self, dist: np.ndarray) -> np.ndarray:
+        return select_joints(dist, self.config.data_repr, self.config.data_repr_joints)
+
+
+def select_joints(dist: np.ndarray, data_repr: str, joints) -> np.ndarray:
+    """Distances a contact map is made of.
+
+    Args:
+        dist: (num_points, 22), metres.
+        joints: columns of contact_cont_joints.
+    Returns:
+        (num_points, contact_dim).
+    """
+    if data_repr == "contact_all_joints":
+        return dist
+    if data_repr == "contact_cont_joints":
+        return dist[:, list(joints)]
+    if data_repr == "contact_pelvis":
+        return dist[:, :1]
+    if data_repr == "contact_one_joints":  # the farthest joint, as in the reference
+        return dist.max(axis=1, keepdims=True)
+    raise ValueError(f"unknown data_repr '{data_repr}'")
+
+
+def contact_from_distance(distance: np.ndarray, use_raw_dist: bool, sigma: float) -> np.ndarray:
+    """exp(-d^2 / 2 sigma^2), or the distance itself; float32, shaped like distance (metres)."""
+    if use_raw_dist:
+        return distance.astype(np.float32)
+    return np.exp(-0.5 * distance**2 / sigma**2).astype(np.float32)
+
+
+def gravity_rotation(angle: float, gravity_dim: int) -> np.ndarray:
+    """(4, 4) float64 right-handed rotation by angle (radians) about axis gravity_dim."""
+    i, j = (gravity_dim + 1) % 3, (gravity_dim + 2) % 3
+    matrix = np.eye(4)
+    matrix[i, i] = matrix[j, j] = math.cos(angle)
+    matrix[j, i] = math.sin(angle)
+    matrix[i, j] = -math.sin(angle)
+    return matrix
+
+
+def rotate(item: Item, aug_trans: np.ndarray) -> Item:
+    """Apply a (4, 4) rotation to the points and to info_scene_trans; distances do not change."""
+    trans = np.asarray(aug_trans, np.float32)
+    if not np.array_equal(trans, np.eye(4)):
+        # Spelled out: a BLAS product may round differently from machine to machine, and a last
+        # bit can move a point along the Hilbert curve.
+        x, y, z = (item.c_pc_xyz[:, axis, None] for axis in range(3))
+        xyz = x * trans[:3, 0] + y * trans[:3, 1] + z * trans[:3, 2]
+        scene_trans = (trans.astype(np.float64) @ item.info_scene_trans).astype(np.float32)
+        item = replace(item, c_pc_xyz=xyz, info_scene_trans=scene_trans)
+    return replace(item, info_aug_trans=trans)
+
+
+def translation(offset) -> np.ndarray:
+    """(4, 4) float32 translation by three metres."""
+    matrix = np.eye(4, dtype=np.float32)
+    matrix[:3, 3] = offset
+    return matrix
+
+
+def stat_files(dataset: Dataset, samples: list[Sample]) -> dict[str, tuple[int, int]]:
+    """(size, mtime_ns) of every file the samples need; DataError lists those that are missing."""
+    stats, missing = {}, []
+    for relpath in dict.fromkeys(name for sample in samples for name in dataset.files(sample)):
+        try:
+            found = os.stat(dataset.data_dir / relpath)
+            stats[relpath] = (found.st_size, found.st_mtime_ns)
+        except OSError:
+            missing.append(relpath)
+    if missing:
+        first = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        raise DataError(
+            f"{dataset.data_dir}: {len(missing)} of {len(missing) + len(stats)} files the samples "
+            f"need are missing: {first}; complete the data, or take the items out of the split file"
+        )
+    return stats

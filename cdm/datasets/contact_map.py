@@ -1,0 +1,153 @@
+"""ContactMapDataset: the scene sets HumanML3D, HUMANISE and PROX (z up)."""
+
+import numpy as np
+
+from cdm.datasets.base import NUM_JOINTS, Dataset, Item, Sample, translation
+from cdm.datasets.files import REBUILD, AnnoRow, load_npy, load_npz, read_index, read_table
+from cdm.errors import BadItem, DataError
+
+NO_TRUTH = (
+    "scenes without ground truth can be read with dataset.name=ContactMapCustomDataset; otherwise "
+    + REBUILD
+)
+
+
+class ContactMapDataset(Dataset):
+    """Items of `{set}/contact_motion`, one per row of its anno.csv that the split file lists."""
+
+    def index_files(self):
+        return [
+            path
+            for set_name in self.config.sets
+            for path in (f"{set_name}/contact_motion/anno.csv", self._split_file(set_name))
+        ]
+
+    def samples(self):
+        samples = []
+        for set_name in self.config.sets:
+            rows, wanted = self.read_rows(set_name), self.read_split(set_name)
+            outside = sorted(index for index in wanted if not 0 <= index < len(rows))
+            if outside:
+                first = ", ".join(map(str, outside[:5])) + (", ..." if len(outside) > 5 else "")
+                raise DataError(
+                    f"{self.data_dir / self._split_file(set_name)}: {len(outside)} ids have no row "
+                    f"in {set_name}/contact_motion/anno.csv ({len(rows)} rows): {first}; split and "
+                    "table must belong together"
+                )
+            for index, row in enumerate(rows):
+                if index not in wanted:
+                    continue
+                captions = self.pick(set_name, index, row.captions(), self.config.captions)
+                samples += [
+                    Sample(set_name, str(index), idx, text, row.scene_id, row.scene_trans)
+                    for idx, text in captions
+                ]
+        if not samples:
+            splits = ", ".join(self._split_file(set_name) for set_name in self.config.sets)
+            raise DataError(
+                f"{self.data_dir}: {splits} list no item; choose another dataset.phase or "
+                "dataset.sets, or fill the split files"
+            )
+        return samples
+
+    def read_rows(self, set_name: str) -> list[AnnoRow]:
+        """The set's table."""
+        return read_table(self.data_dir, f"{set_name}/contact_motion/anno.csv")
+
+    def read_split(self, set_name: str) -> set[int]:
+        """Row numbers the split file lists."""
+        split = self._split_file(set_name)
+        ids = set()
+        for number, line in enumerate(read_index(self.data_dir, split).splitlines(), start=1):
+            try:
+                ids.update(int(word) for word in line.split())
+            except ValueError as error:
+                raise DataError(
+                    f"{self.data_dir / split}: line {number} is {line.strip()!r}, expected a row "
+                    "number such as 000012"
+                ) from error
+        return ids
+
+    def files(self, sample):
+        names = [self._contact_file(sample)]
+        if self._has_target(sample):
+            names.append(self._item_file(sample, "target_mask", "npy"))
+        if self.config.use_openscene:
+            names.append(self._openscene_file(sample))
+        return names
+
+    def read_item(self, sample, reader):
+        num_points = self.config.num_points
+        columns = 6 if self.config.use_color else (3, 6)
+        shapes = {"points": (num_points, columns), "dist": (num_points, NUM_JOINTS)}
+        openscene = self._openscene_file(sample) if self.config.use_openscene else ""
+        if "/feat/" in openscene:
+            shapes["mask"] = (num_points,)
+        arrays = load_npz(reader, self._contact_file(sample), shapes, missing=NO_TRUTH)
+        points = arrays["points"].astype(np.float32, copy=False)
+
+        features = [points[:, :0]]
+        if self.config.use_color:
+            features.append((points[:, 3:] + 1) / 2)  # [-1, 1] to [0, 1]
+        if "mask" in shapes:
+            features.append(self._scene_rows(reader, sample, openscene, arrays["mask"]))
+        elif openscene:
+            features.append(load_npy(reader, openscene, (num_points, 1)))
+
+        mask = None
+        if self._has_target(sample):
+            name = self._item_file(sample, "target_mask", "npy")
+            mask = load_npy(reader, name, (num_points,)).astype(bool)
+        return Item(
+            sample=sample,
+            c_pc_xyz=points[:, :3],
+            c_pc_feat=np.concatenate(features, axis=1, dtype=np.float32),
+            distance=self._select(arrays["dist"].astype(np.float32, copy=False)),
+            info_scene_trans=translation(sample.scene_trans),
+            info_scene_mesh=self._scene_mesh(sample),
+            info_obj_mask=mask,
+        )
+
+    def read_distance(self, sample, reader):
+        shapes = {"dist": (self.config.num_points, NUM_JOINTS)}
+        dist = load_npz(reader, self._contact_file(sample), shapes, missing=NO_TRUTH)["dist"]
+        return self._select(dist)
+
+    def _scene_rows(self, reader, sample, relpath, mask) -> np.ndarray:
+        """Rows of the scene's features that belong to the item's points."""
+        features = reader.read_shared(relpath)
+        if mask.dtype.kind not in "iu" or mask.min() < 0 or mask.max() >= len(features):
+            raise BadItem(
+                f"{reader.path(self._contact_file(sample))}: 'mask' is {mask.dtype} from "
+                f"{mask.min()} to {mask.max()}, expected row numbers of {relpath} "
+                f"({len(features)} rows); {REBUILD}"
+            )
+        return features[mask]
+
+    def _split_file(self, set_name: str) -> str:
+        unmirrored = set_name == "HumanML3D" and not self._option("use_mirror")
+        return f"{set_name}/{self.config.phase}{'_without_mirror' if unmirrored else ''}.txt"
+
+    def _item_file(self, sample: Sample, folder: str, suffix: str) -> str:
+        return f"{sample.set}/contact_motion/{folder}/{int(sample.index):05d}.{suffix}"
+
+    def _contact_file(self, sample: Sample) -> str:
+        fur = sample.set == "HumanML3D" and self._option("use_fur")
+        return self._item_file(sample, "contacts_fur" if fur else "contacts", "npz")
+
+    def _has_target(self, sample: Sample) -> bool:
+        return sample.set == "HUMANISE" and self.config.phase == "test"
+
+    def _openscene_file(self, sample: Sample) -> str:
+        """One affordance column where the model wants one and it exists, else scene features."""
+        affordance = self._item_file(sample, "affordance", "npy")
+        if self.point_feat_dim == 1 and (self.data_dir / affordance).exists():
+            return affordance
+        scene = sample.scene_id + ("_vh_clean_2" if sample.set == "HUMANISE" else "")
+        return f"{sample.set}/feat/{scene}_openscene_feat_distill.npy"
+
+    def _scene_mesh(self, sample: Sample) -> str:
+        scene = sample.scene_id
+        if sample.set == "HUMANISE":
+            return f"HUMANISE/scenes/{scene}/{scene}_vh_clean_2.ply"
+        return f"{sample.set}/scenes/{scene}.ply"

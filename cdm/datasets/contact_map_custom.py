@@ -1,0 +1,55 @@
+"""ContactMapCustomDataset: one's own scenes, without ground truth (z up)."""
+
+import numpy as np
+
+from cdm.datasets.base import Dataset, Item, Sample, translation
+from cdm.datasets.files import load_npz, read_table
+from cdm.errors import DataError
+
+
+class ContactMapCustomDataset(Dataset):
+    """Every row of `custom/anno.csv`; there are neither splits nor rotations.
+
+    The reference fills x with the normalised contact 0; here x stays None.
+    """
+
+    has_ground_truth = False
+
+    def index_files(self):
+        return ["custom/anno.csv"]
+
+    def samples(self):
+        if self.config.use_openscene:
+            raise DataError(
+                "dataset.use_openscene is true, but ContactMapCustomDataset has no OpenScene "
+                "features; set it to false"
+            )
+        samples = [
+            Sample("custom", str(index), idx, text, row.scene_id, row.scene_trans)
+            for index, row in enumerate(read_table(self.data_dir, "custom/anno.csv"))
+            for idx, text in self.pick("custom", index, row.captions(), self.config.captions)
+        ]
+        if not samples:
+            raise DataError(f"{self.data_dir / 'custom/anno.csv'}: no row below the header")
+        return samples
+
+    def files(self, sample):
+        return [f"custom/points/{int(sample.index):04d}.npz"]
+
+    def rotation(self, sample):
+        return np.eye(4)
+
+    def read_item(self, sample, reader):
+        columns = 6 if self.config.use_color else (3, 6)
+        shapes = {"points": (self.config.num_points, columns)}
+        points = load_npz(reader, self.files(sample)[0], shapes)["points"]
+        points = points.astype(np.float32, copy=False)
+        features = points[:, 3:] / np.float32(255) if self.config.use_color else points[:, :0]
+        return Item(
+            sample=sample,
+            c_pc_xyz=points[:, :3],
+            c_pc_feat=features,
+            distance=None,
+            info_scene_trans=translation([-offset for offset in sample.scene_trans]),
+            info_scene_mesh=f"custom/scenes/{sample.scene_id}.ply",
+        )

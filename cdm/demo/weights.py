@@ -1,0 +1,84 @@
+"""The demo's PointMamba weights: small, made from a fixed seed, UNTRAINED.
+
+`python -m cdm.demo.weights` writes the file that the package ships, exp/ckpt/model000000.pt.
+"""
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from cdm.architecture import Architecture
+from cdm.checkpoint import DEMO_EXP_DIR, expected_shapes
+from cdm.noise import normal, stream_key, uniform
+
+ARCHITECTURE = Architecture(
+    arch="PointMamba",
+    contact_dim=6,
+    time_emb_dim=64,
+    text_feat_dim=64,
+    point_feat_dim=0,
+    last_dim=64,
+    sizes={
+        "trans_dim": 64,
+        "depth": 3,
+        "hidden_dim": 128,
+        "d_inner": 128,
+        "d_state": 16,
+        "d_conv": 4,
+        "dt_rank": 4,
+    },
+)
+
+
+def demo_state_dict(seed: int = 0) -> dict[str, np.ndarray]:
+    """Reference-style keys and float32 arrays, the same on every machine.
+
+    Linear layers have variance 1 / fan-in; A, D and the bias of delta start as in Mamba (Gu and
+    Dao 2023, section 3.6: A_n = -n, delta in [0.001, 0.1]).
+    """
+    shapes = expected_shapes(ARCHITECTURE)
+    return {key: _initial(key, shape, seed) for key, shape in shapes.items()}
+
+
+def _initial(key: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
+    kind = key.rsplit(".", 1)[-1]
+    stream = stream_key(seed, "demo weights", "", key)
+    if kind == "pe":
+        return positional_encoding(shape[0], shape[-1])[:, None]
+    if kind == "A_log":
+        return np.tile(np.log(np.arange(1, shape[1] + 1, dtype=np.float32)), (shape[0], 1))
+    if kind == "D" or "norm.weight" in key or "net.3.weight" in key:
+        return np.ones(shape, np.float32)
+    if key.endswith("dt_proj.bias"):
+        picks = [uniform(stream_key(seed, "demo weights", str(i), key)) for i in range(shape[0])]
+        delta = np.exp(np.asarray(picks) * math.log(0.1 / 0.001) + math.log(0.001))
+        return (delta + np.log(-np.expm1(-delta))).astype(np.float32)  # inverse of softplus
+    if kind == "bias":
+        return np.zeros(shape, np.float32)
+    fan_in = math.prod(shape[1:])
+    return normal(np.array([stream], np.uint32), 0, shape[0], fan_in)[0].reshape(
+        shape
+    ) * np.float32(fan_in**-0.5)
+
+
+def positional_encoding(steps: int, dim: int) -> np.ndarray:
+    """(steps, dim) float32 sinusoids of the step number (Vaswani et al. 2017, section 3.5)."""
+    position = np.arange(steps, dtype=np.float32)[:, None]
+    frequency = np.exp(np.arange(0, dim, 2, dtype=np.float32) * np.float32(-math.log(1e4) / dim))
+    table = np.empty((steps, dim), np.float32)
+    table[:, 0::2], table[:, 1::2] = np.sin(position * frequency), np.cos(position * frequency)
+    return table
+
+
+def write_demo_checkpoint(path: Path) -> None:
+    """Save the weights as the reference saves its checkpoints."""
+    import torch
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = {key: torch.from_numpy(value.copy()) for key, value in demo_state_dict().items()}
+    torch.save(state, path)
+
+
+if __name__ == "__main__":
+    write_demo_checkpoint(DEMO_EXP_DIR / "ckpt" / "model000000.pt")

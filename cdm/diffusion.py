@@ -1,0 +1,192 @@
+"""Gaussian diffusion of contact maps: schedules, respacing, and the tables of one chain.
+
+Names and formulas are the field's (Ho et al. 2020; Nichol and Dhariwal 2021; guided-diffusion's
+`gaussian_diffusion.py` and `respace.py`). The model predicts x_0, the variance is the fixed small
+one. Tables are float64; like the reference, a value becomes float32 when it meets a tensor.
+"""
+
+import numpy as np
+
+from cdm.errors import ConfigError
+
+SCHEDULES = ("cosine", "linear")
+
+
+def get_named_beta_schedule(name: str, steps: int) -> np.ndarray:
+    """Betas of a named schedule, (steps,) float64 in (0, 1).
+
+    cosine: Nichol and Dhariwal 2021, eq. 17. linear: Ho et al. 2020, 1e-4 to 0.02 over 1000
+    steps, scaled for other lengths.
+    """
+    if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1:
+        raise ConfigError(f"diffusion.steps is {steps!r}, expected an integer of at least 1")
+    if name == "cosine":
+        position = (np.arange(steps + 1) / steps + 0.008) / 1.008
+        alpha_bar = np.cos(position * np.pi / 2) ** 2
+        return np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], 0.999)
+    if name == "linear":
+        if steps <= 20:
+            raise ConfigError(
+                f"diffusion.noise_schedule linear with {steps} steps has betas of 1 and more; "
+                "use more than 20 steps, or: noise_schedule: cosine"
+            )
+        return np.linspace(1000 / steps * 1e-4, 1000 / steps * 0.02, steps)
+    raise ConfigError(
+        f"diffusion.noise_schedule is {name!r}, expected one of {', '.join(SCHEDULES)}"
+    )
+
+
+def space_timesteps(num_timesteps: int, section_counts) -> list[int]:
+    """Original step numbers that a respaced chain keeps, ascending (guided-diffusion `respace`).
+
+    Args:
+        num_timesteps: length of the full chain.
+        section_counts: None or "" keeps every step; an int or "n" keeps n, evenly; "a,b,c" or a
+            list splits the chain into equal sections and keeps a, b and c of them; "ddimN" keeps
+            N with one integer stride from step 0 (Song et al. 2021).
+    """
+    if section_counts is None or section_counts == "":
+        return list(range(num_timesteps))
+    spec = str(section_counts).strip().strip("[]").replace(" ", "")
+    try:
+        counts = [int(part) for part in spec.removeprefix("ddim").split(",")]
+    except ValueError:
+        counts = []
+    if not counts or min(counts) < 1 or (spec.startswith("ddim") and len(counts) > 1):
+        raise ConfigError(
+            f"diffusion.timestep_respacing is {section_counts!r}, expected nothing (all "
+            f'{num_timesteps} steps), a count such as 50, sections such as "10,15,20", or "ddim50"'
+        )
+    if spec.startswith("ddim"):
+        return _ddim_timesteps(num_timesteps, counts[0])
+
+    size, longer = divmod(num_timesteps, len(counts))
+    steps, start = [], 0
+    for i, count in enumerate(counts):
+        section = size + (i < longer)
+        if count > section:
+            raise ConfigError(
+                f"diffusion.timestep_respacing {section_counts!r} keeps {count} steps of a section "
+                f"of {section} (diffusion.steps is {num_timesteps}); ask for {section} at most"
+            )
+        stride = (section - 1) / (count - 1) if count > 1 else 1
+        position = 0.0
+        for _ in range(count):
+            steps.append(start + round(position))
+            position += stride  # accumulated, not i * stride: rounding ties follow the reference
+        start += section
+    return steps
+
+
+def _ddim_timesteps(num_timesteps: int, count: int) -> list[int]:
+    for stride in range(1, num_timesteps + 1):
+        steps = range(0, num_timesteps, stride)
+        if len(steps) == count:
+            return list(steps)
+    possible = sorted({-(-num_timesteps // stride) for stride in range(1, num_timesteps + 1)})
+    near = sorted(possible, key=lambda n: abs(n - count))[:2]
+    raise ConfigError(
+        f'diffusion.timestep_respacing "ddim{count}": no integer stride takes {count} of '
+        f"{num_timesteps} steps; the nearest counts are {' and '.join(map(str, sorted(near)))}"
+    )
+
+
+class GaussianDiffusion:
+    """Tables of a diffusion chain, whole or respaced; index t is the chain's own step.
+
+    Attributes:
+        num_timesteps: length of this chain.
+        original_num_steps: length of the chain the model was trained on.
+        timestep_map: (num_timesteps,) int64, the original step numbers, which the model sees.
+        betas, alphas_cumprod, ...: (num_timesteps,) float64.
+    """
+
+    def __init__(self, betas, use_timesteps=None):
+        """Keep `use_timesteps` (original step numbers, ascending; None: all) of a full chain."""
+        betas = np.asarray(betas, np.float64)
+        if betas.ndim != 1 or not ((betas > 0) & (betas <= 1)).all():
+            raise ValueError("betas must be one-dimensional and in (0, 1]")
+        self.original_num_steps = len(betas)
+        if use_timesteps is None:
+            self.timestep_map = np.arange(len(betas))
+        else:
+            self.timestep_map = np.array(sorted(use_timesteps), np.int64)
+            kept = np.cumprod(1 - betas)[self.timestep_map]
+            betas = 1 - kept / np.append(1.0, kept[:-1])
+        self.num_timesteps = len(betas)
+
+        self.betas = betas
+        self.alphas_cumprod = np.cumprod(1 - betas)
+        self.alphas_cumprod_prev = np.append(1.0, self.alphas_cumprod[:-1])
+        self.sqrt_alphas_cumprod = np.sqrt(self.alphas_cumprod)
+        self.sqrt_one_minus_alphas_cumprod = np.sqrt(1 - self.alphas_cumprod)
+        self.sqrt_recip_alphas_cumprod = np.sqrt(1 / self.alphas_cumprod)
+        self.sqrt_recipm1_alphas_cumprod = np.sqrt(1 / self.alphas_cumprod - 1)
+
+        # q(x_{t-1} | x_t, x_0), Ho et al. 2020, eqs. 6 and 7
+        shrink = (1 - self.alphas_cumprod_prev) / (1 - self.alphas_cumprod)
+        self.posterior_variance = betas * shrink
+        # The variance is 0 at the last step, which adds no noise: its log repeats the next one
+        # (a chain of a single step has no next one).
+        clipped = np.append(self.posterior_variance[1:2], self.posterior_variance[1:])
+        self.posterior_log_variance_clipped = np.log(clipped if len(clipped) else betas)
+        self.posterior_mean_coef1 = (
+            betas * np.sqrt(self.alphas_cumprod_prev) / (1 - self.alphas_cumprod)
+        )
+        self.posterior_mean_coef2 = shrink * np.sqrt(1 - betas)
+
+    def q_sample(self, x_start, t, noise):
+        """Diffuse clean contact maps to step t (Ho et al. 2020, eq. 4).
+
+        Args:
+            x_start: (batch, num_points, contact_dim), normalised; a tensor or an array.
+            t: int, or (batch,) int64 in [0, num_timesteps).
+            noise: standard normal, shaped like x_start.
+        Returns:
+            x_t, shape and dtype of x_start.
+        """
+        if x_start.shape != noise.shape:
+            raise ValueError(f"noise is {tuple(noise.shape)}, x_start {tuple(x_start.shape)}")
+        return (
+            extract(self.sqrt_alphas_cumprod, t, x_start) * x_start
+            + extract(self.sqrt_one_minus_alphas_cumprod, t, x_start) * noise
+        )
+
+    def q_posterior_mean_variance(self, x_start, x_t, t):
+        """Mean, variance and clipped log variance of q(x_{t-1} | x_t, x_0); the last two broadcast.
+
+        Args:
+            x_start, x_t: (batch, num_points, contact_dim).
+            t: int, or (batch,) int64 in [0, num_timesteps).
+        """
+        mean = (
+            extract(self.posterior_mean_coef1, t, x_t) * x_start
+            + extract(self.posterior_mean_coef2, t, x_t) * x_t
+        )
+        variance = extract(self.posterior_variance, t, x_t)
+        return mean, variance, extract(self.posterior_log_variance_clipped, t, x_t)
+
+    def predict_eps_from_xstart(self, x_t, t, pred_xstart):
+        """The noise that leads from a predicted x_0 to x_t (Song et al. 2021, eq. 9)."""
+        scaled = extract(self.sqrt_recip_alphas_cumprod, t, x_t) * x_t
+        return (scaled - pred_xstart) / extract(self.sqrt_recipm1_alphas_cumprod, t, x_t)
+
+
+def extract(table: np.ndarray, t, x):
+    """table[t] rounded to float32: a Python float for an int t, else shaped to broadcast with x.
+
+    A float keeps the sampling loop free of copies to the device.
+    """
+    if isinstance(t, int | np.integer):
+        return float(np.float32(table[t]))
+    table = table.astype(np.float32)
+    values = table[t] if isinstance(x, np.ndarray) else x.new_tensor(table)[t]
+    return values.reshape(-1, *[1] * (x.ndim - 1))
+
+
+def create_diffusion(
+    steps: int, noise_schedule: str = "cosine", timestep_respacing=None
+) -> GaussianDiffusion:
+    """The chain that the keys of config section `diffusion` describe."""
+    betas = get_named_beta_schedule(noise_schedule, steps)
+    return GaussianDiffusion(betas, space_timesteps(steps, timestep_respacing))

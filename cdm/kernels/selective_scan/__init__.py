@@ -1,0 +1,93 @@
+"""The selective scan of Mamba-1 (Gu and Dao 2023, algorithm 2): one function, several backends."""
+
+import torch
+
+from cdm.kernels.selective_scan import chunked, cuda_package, naive
+
+BACKENDS = ("naive", "chunked", "numba", "mamba_ssm")
+
+
+def selective_scan(
+    u,
+    delta,
+    A,
+    B,
+    C,
+    D=None,
+    z=None,
+    delta_bias=None,
+    delta_softplus=False,
+    reverse=False,
+    return_last_state=False,
+    backend="auto",
+):
+    """h_t = exp(delta_t A) h_{t-1} + delta_t u_t B_t;  y_t = <h_t, C_t> + D u_t, times SiLU(z_t).
+
+    Matches `selective_scan_fn` of state-spaces/mamba with input-dependent B and C, but channels
+    come last.
+
+    Args:
+        u, delta, z: (batch, length, d_inner); z, the gate, is optional.
+        A: (d_inner, d_state).
+        B, C: (batch, length, d_state).
+        D, delta_bias: (d_inner,), optional.
+        delta_softplus: pass delta + delta_bias through softplus.
+        reverse: run from the last element to the first, in place of flipping.
+        backend: "auto" or one of BACKENDS.
+    Returns:
+        y, shape and dtype of u; with return_last_state also h after the last step,
+        (batch, d_inner, d_state).
+    Raises:
+        ValueError: unknown backend, or one that cannot run this input.
+    """
+    needs_grad = torch.is_grad_enabled() and any(
+        x is not None and x.requires_grad for x in (u, delta, A, B, C, D, z, delta_bias)
+    )
+    if backend == "auto":
+        backend = resolve_backend(u.device, u.dtype, needs_grad)
+    inputs = u, delta, A, B, C, D, z, delta_bias
+    if backend == "numba":
+        y, last_state = _numba(*inputs, delta_softplus, reverse, needs_grad)
+    elif backend in _FORWARD_ONLY:
+        if reverse:
+            inputs = _flip(u), _flip(delta), A, _flip(B), _flip(C), D, _flip(z), delta_bias
+        y, last_state = _FORWARD_ONLY[backend](*inputs, delta_softplus)
+        y = _flip(y) if reverse else y
+    else:
+        raise ValueError(f"selective_scan: backend is {backend!r}, expected auto or {BACKENDS}")
+    return (y, last_state) if return_last_state else y
+
+
+def resolve_backend(device, dtype, needs_grad=False) -> str:
+    """The backend that "auto" takes, so that a caller can log it."""
+    device = torch.device(device)
+    if device.type == "cuda" and cuda_package.available():
+        return "mamba_ssm"
+    if device.type == "cpu" and dtype == torch.float32 and not needs_grad:
+        return "numba"
+    return "chunked"
+
+
+_FORWARD_ONLY = {
+    "naive": naive.selective_scan,
+    "chunked": chunked.selective_scan,
+    "mamba_ssm": cuda_package.selective_scan,
+}
+
+
+def _flip(x):
+    return None if x is None else x.flip(1)
+
+
+def _numba(u, *args):
+    *inputs, delta_softplus, reverse, needs_grad = args
+    tensors = [u, *(x for x in inputs if x is not None)]
+    if needs_grad or any(x.dtype != torch.float32 or x.device.type != "cpu" for x in tensors):
+        raise ValueError(
+            "selective_scan: backend numba takes float32 tensors on the CPU without gradients, "
+            f"found {u.dtype} on {u.device}{' with gradients' if needs_grad else ''}; "
+            "use backend='auto'"
+        )
+    from cdm.kernels.selective_scan import cpu  # numba loads in a second: only when needed
+
+    return cpu.selective_scan(u, *inputs, delta_softplus, reverse)

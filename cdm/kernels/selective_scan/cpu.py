@@ -1,0 +1,127 @@
+"""The selective scan for CPUs, compiled by numba (float32).
+
+A row of 16 channels is one or two vector registers. The kernel walks through time once and, at
+every step, along the channels, so memory is read in order; the states wait in the L2 cache.
+Every channel sees the same operations whatever the batch or the number of threads.
+"""
+
+from functools import cache
+
+import numba
+import numpy as np
+import torch
+
+from cdm.kernels.vector_math import LOG2_E, exp2, silu, softplus
+from cdm.threads import map_threads
+
+WIDTH = 16  # channels a block
+UNROLL = 4  # states a pass: enough independent work to hide the latency of exp2
+
+
+def selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse):
+    """Arguments and results as `cdm.kernels.selective_scan.selective_scan`."""
+    batch, _, d_inner = u.shape
+    d_state = A.shape[1]
+    zeros = u.new_zeros(d_inner)
+    D = zeros if D is None else D
+    delta_bias = zeros if delta_bias is None else delta_bias
+    y = torch.empty_like(u, memory_format=torch.contiguous_format)
+    last_state = u.new_empty(batch, d_inner, d_state)
+
+    gate = u if z is None else z
+    arrays = [_numpy(x) for x in (u, delta, A, B, C, D, gate, delta_bias, y, last_state)]
+    kernel = _compile(-(-d_state // UNROLL) * UNROLL)
+
+    def scan(first, end):
+        kernel(*arrays, first, end, z is not None, delta_softplus, reverse)
+
+    num_blocks = batch * -(-d_inner // WIDTH)
+    num_tasks = min(torch.get_num_threads(), num_blocks)
+    edges = [num_blocks * i // num_tasks for i in range(num_tasks + 1)]
+    map_threads(scan, edges[:-1], edges[1:])
+    return y, last_state
+
+
+def _numpy(x):
+    return x.detach().contiguous().numpy()
+
+
+@cache
+def _compile(d_state):
+    """The kernel for a number of states, rounded up to a multiple of UNROLL."""
+
+    def scan(u, delta, A, B, C, D, z, delta_bias, y, last_state, first, end, gated, plus, reverse):
+        length, d_inner = u.shape[1:]
+        given = A.shape[1]
+        num_blocks = (d_inner + WIDTH - 1) // WIDTH
+        # One array, because LLVM then knows that its rows do not overlap: per block the rows of
+        # A, then h, then delta, delta * u and y. Absent channels and states stay zero.
+        rows = np.zeros((min(end - first, num_blocks), 2 * d_state + 3, WIDTH), np.float32)
+        b_row = np.zeros(d_state, np.float32)
+        c_row = np.zeros(d_state, np.float32)
+        H, DELTA, DELTA_U, Y = d_state, 2 * d_state, 2 * d_state + 1, 2 * d_state + 2
+
+        for b in range(first // num_blocks, (end - 1) // num_blocks + 1):
+            low = max(first - b * num_blocks, 0)
+            high = min(end - b * num_blocks, num_blocks)
+            for k in range(low, high):
+                s = rows[k - low]
+                s[:] = np.float32(0)
+                for c in range(min(WIDTH, d_inner - k * WIDTH)):
+                    for n in range(given):
+                        s[n, c] = A[k * WIDTH + c, n] * LOG2_E
+
+            for i in range(length):
+                t = length - 1 - i if reverse else i
+                for n in range(given):
+                    b_row[n] = B[b, t, n]
+                    c_row[n] = C[b, t, n]
+                for k in range(low, high):
+                    s = rows[k - low]
+                    start = k * WIDTH
+                    width = min(WIDTH, d_inner - start)
+                    u_t = u[b, t, start : start + width]
+                    delta_t = delta[b, t, start : start + width]
+                    for c in range(width):
+                        s[DELTA, c] = delta_t[c] + delta_bias[start + c]
+                    if plus:
+                        for c in range(width):
+                            s[DELTA, c] = softplus(s[DELTA, c])
+                    for c in range(width):
+                        s[DELTA_U, c] = s[DELTA, c] * u_t[c]
+                        s[Y, c] = D[start + c] * u_t[c]
+
+                    for n in range(0, d_state, UNROLL):
+                        b0, b1, b2, b3 = b_row[n], b_row[n + 1], b_row[n + 2], b_row[n + 3]
+                        c0, c1, c2, c3 = c_row[n], c_row[n + 1], c_row[n + 2], c_row[n + 3]
+                        for c in range(WIDTH):
+                            delta_c, delta_u = s[DELTA, c], s[DELTA_U, c]
+                            h0 = exp2(delta_c * s[n, c]) * s[H + n, c] + delta_u * b0
+                            h1 = exp2(delta_c * s[n + 1, c]) * s[H + n + 1, c] + delta_u * b1
+                            h2 = exp2(delta_c * s[n + 2, c]) * s[H + n + 2, c] + delta_u * b2
+                            h3 = exp2(delta_c * s[n + 3, c]) * s[H + n + 3, c] + delta_u * b3
+                            s[H + n, c] = h0
+                            s[H + n + 1, c] = h1
+                            s[H + n + 2, c] = h2
+                            s[H + n + 3, c] = h3
+                            s[Y, c] += (h0 * c0 + h1 * c1) + (h2 * c2 + h3 * c3)
+
+                    y_t = y[b, t, start : start + width]
+                    if gated:
+                        z_t = z[b, t, start : start + width]
+                        for c in range(width):
+                            y_t[c] = s[Y, c] * silu(z_t[c])
+                    else:
+                        for c in range(width):
+                            y_t[c] = s[Y, c]
+
+            for k in range(low, high):
+                for c in range(min(WIDTH, d_inner - k * WIDTH)):
+                    for n in range(given):
+                        last_state[b, k * WIDTH + c, n] = rows[k - low, H + n, c]
+
+    options = {"nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
+    try:
+        return numba.njit(cache=True, **options)(scan)
+    except RuntimeError:  # neither the package's folder nor the user's cache can be written
+        return numba.njit(**options)(scan)

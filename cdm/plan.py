@@ -1,0 +1,386 @@
+"""The plan: which samples, in which chunks, under which names (no torch).
+
+Made anew, from the dataset's index files, whenever Snakemake reads the Snakefile; jobs of a run
+read what the run's start wrote (`plan/plan.json`, `plan/samples.tsv`).
+
+A chunk's name carries its fingerprint. Its *base* hashes settings and sample rows. The content
+of the items is not read for a first plan: a chunk records what it read, and a later plan holds
+that against the files as they are now. While they agree the chunk keeps its name; once an item
+was edited, the name is made of base and new content; when the edit is undone, the old name, and
+the finished chunk with it, is found again.
+"""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cdm.architecture import Architecture
+from cdm.archive import store_path
+from cdm.checkpoint import find_checkpoint, inspect_checkpoint
+from cdm.config import Config
+from cdm.contents import ContentResolver, digest
+from cdm.datasets import make_dataset
+from cdm.datasets.base import Sample
+from cdm.diffusion import space_timesteps
+from cdm.errors import ArchiveError, DataError
+from cdm.files import replacing, write_json
+from cdm.statistics import find_statistics, load_statistics
+from cdm.text import find_text_weights
+
+# Raised whenever the numbers a given configuration produces change.
+NUMERICS_VERSION = 1
+
+COLUMNS = ("chunk", "set", "index", "caption_idx", "scene_id", "x", "y", "z", "text")
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """One unit of work: rows [start, stop) of the samples.
+
+    Attributes:
+        number: position of the chunk in the final archive.
+        base: fingerprint of settings and sample rows.
+        fingerprint: the base, or base and content where an item was edited.
+        offset: byte position of its rows in samples.tsv.
+    """
+
+    number: int
+    start: int
+    stop: int
+    base: str
+    fingerprint: str
+    offset: int
+
+    @property
+    def name(self) -> str:
+        """`{number:05}-{fingerprint}`, the file name of store, record and log."""
+        return f"{self.number:05}-{self.fingerprint}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a run is made of.
+
+    Attributes:
+        config: as configured.
+        architecture: read off the checkpoint.
+        checkpoint: path and sha256.
+        statistics: path of the normalisation statistics; `computed` when a rule makes them.
+        settings: what the base fingerprints hash beside the rows.
+        chunks: in the order of the final archive.
+    """
+
+    config: Config
+    architecture: Architecture
+    checkpoint: dict[str, Any]
+    statistics: dict[str, Any]
+    settings: dict[str, Any]
+    chunks: tuple[Chunk, ...]
+
+    @property
+    def num_samples(self) -> int:
+        """Rows of the final archive."""
+        return self.chunks[-1].stop
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the merged archive's record."""
+        return digest([chunk.name for chunk in self.chunks])
+
+    @property
+    def archive(self) -> str:
+        """Path of the final archive."""
+        return f"{self.config.run_dir}/contact_maps.zarr"
+
+    @property
+    def archive_record(self) -> str:
+        """Path of the record that says the archive holds this very plan."""
+        return f"{self.config.run_dir}/contact_maps-{self.fingerprint}.json"
+
+    def chunk_record(self, chunk: Chunk) -> str:
+        """Path of a chunk's record, the output its rule declares."""
+        return f"{self.config.run_dir}/chunks/{chunk.name}.json"
+
+    def chunk_records(self) -> list[str]:
+        """Paths of all records, in the order of the archive."""
+        return [self.chunk_record(chunk) for chunk in self.chunks]
+
+    def find_chunk(self, name: str) -> Chunk:
+        """The chunk of this name.
+
+        Raises:
+            ArchiveError: the plan has another fingerprint for it.
+        """
+        for chunk in self.chunks:
+            if chunk.name == name:
+                return chunk
+        raise ArchiveError(
+            f"chunk {name} is not in the present plan of {self.config.run_dir}: settings or data "
+            "changed since this run began. Start snakemake again; finished chunks are kept"
+        )
+
+
+def make_plan(config: Config) -> tuple[Plan, list[Sample]]:
+    """List the samples, check every input that can be checked without a GPU, and name the chunks.
+
+    Returns:
+        The plan and its samples, in the order of the archive.
+    Raises:
+        CheckpointError, DataError, ConfigError: in seconds, with the path that was looked at.
+    """
+    checkpoint_path = find_checkpoint(config.exp_dir)
+    checkpoint = inspect_checkpoint(checkpoint_path, config)
+    text_model = config.model.text_model
+    find_text_weights(text_model.version, text_model.path)
+    timesteps = sorted(space_timesteps(config.diffusion.steps, config.diffusion.timestep_respacing))
+
+    dataset = open_dataset(config, checkpoint.architecture.point_feat_dim)
+    samples = dataset.samples()
+    if not samples:
+        raise DataError(f"{config.data_dir}: no samples in phase {config.dataset.phase}")
+    files = [dataset.files(sample) for sample in samples]
+    stats = None if config.is_demo_data else _stat_items(config, files)
+
+    statistics = {"path": _computed_statistics(config, dataset), "computed": True, "values": None}
+    found = None if config.is_demo_data else find_statistics(dataset, config)
+    if found is not None:
+        values = load_statistics(found, config.dataset.contact_dim)
+        numbers = {"mean": values.mean.tolist(), "std": values.std.tolist()}
+        statistics = {"path": str(found), "computed": False, "values": numbers}
+    settings = _settings(config, checkpoint, statistics, timesteps)
+
+    size = config.workflow.chunk_size
+    resolver = ContentResolver(config, statistics, stats)
+    settings_digest = digest(settings)
+    chunks, offset = [], len(_header())
+    for number, start in enumerate(range(0, len(samples), size)):
+        rows, row_files = samples[start : start + size], files[start : start + size]
+        base = digest([settings_digest, [_row(s) for s in rows], row_files])
+        fingerprint = resolver.fingerprint(number, base, row_files)
+        chunks.append(Chunk(number, start, start + len(rows), base, fingerprint, offset))
+        offset += len(_tsv(number, rows))
+    resolver.save()
+    plan = Plan(
+        config=config,
+        architecture=checkpoint.architecture,
+        checkpoint={"path": str(checkpoint.path), "sha256": checkpoint.sha256},
+        statistics=statistics,
+        settings=settings,
+        chunks=tuple(chunks),
+    )
+    _drop_orphan_records(plan)
+    return plan, samples
+
+
+def open_dataset(config: Config, point_feat_dim: int):
+    """The dataset of a configuration; the demo's needs no files to list its samples."""
+    if config.is_demo_data:
+        from cdm.demo.scenes import DemoDataset
+
+        return DemoDataset(config.dataset, config.data_dir, point_feat_dim, config.seed)
+    facts = Path(config.run_dir, "plan", "h3d_clips.json")
+    return make_dataset(config.dataset, point_feat_dim, config.seed, facts_path=facts)
+
+
+def _computed_statistics(config: Config, dataset) -> str:
+    return f"{config.run_dir}/statistics/{dataset.statistics_name()}"
+
+
+def _settings(config: Config, checkpoint, statistics, timesteps: list[int]) -> dict[str, Any]:
+    """What can change a chunk's numbers, beside its rows and the content of its items.
+
+    Batch size, device and threads are not in it: they change maps only within rounding, so a
+    run may go on with a smaller batch or on another machine.
+    """
+    dataset = config.dataset
+    return {
+        "numerics_version": NUMERICS_VERSION,
+        "seed": config.seed,
+        "checkpoint": checkpoint.sha256,
+        "statistics": statistics["values"] or "computed",
+        "dataset": {
+            "name": dataset.name,
+            "data_repr": dataset.data_repr,
+            "data_repr_joints": dataset.data_repr_joints,
+            "use_raw_dist": dataset.use_raw_dist,
+            "sigma": dataset.sigma,
+            "num_points": dataset.num_points,
+            "use_color": dataset.use_color,
+            "use_openscene": dataset.use_openscene,
+            "transforms": dataset.transforms if dataset.phase == "train" else (),
+        },
+        "text_model": [config.model.text_model.version, config.model.text_model.max_length],
+        "point_feat_dim": checkpoint.architecture.point_feat_dim,
+        "diffusion": [config.diffusion.steps, config.diffusion.noise_schedule, timesteps],
+        "sampling": {
+            "method": config.sampling.method,
+            "eta": config.sampling.eta,
+            "k_samples": config.sampling.k_samples,
+            "precision": config.sampling.precision,
+        },
+        "chunk_size": config.workflow.chunk_size,
+        "dtype": config.workflow.dtype,
+    }
+
+
+def _stat_items(config: Config, files: Iterable[Iterable[str]]) -> dict[str, tuple[int, int]]:
+    """Size and mtime of every item's files; a missing file is an error, unless it may be skipped."""
+    names = sorted({name for item in files for name in item})
+    folder = config.data_dir
+
+    def stat(name: str) -> tuple[int, int] | None:
+        try:
+            found = os.stat(f"{folder}/{name}")
+        except OSError:
+            return None
+        return found.st_size, found.st_mtime_ns
+
+    with ThreadPoolExecutor(16) as pool:  # network file systems answer many requests at once
+        found = dict(zip(names, pool.map(stat, names, chunksize=256), strict=True))
+    missing = [name for name, stat in found.items() if stat is None]
+    if missing and config.dataset.on_bad_item == "fail":
+        listed = "\n  ".join(f"{folder}/{name}" for name in missing[:5])
+        more = f"\n  ... and {len(missing) - 5} more" if len(missing) > 5 else ""
+        raise DataError(
+            f"{len(missing)} of {len(names)} files that the dataset's index names are missing:\n"
+            f"  {listed}{more}\nCheck dataset.data_dir ({folder}), restore the files, or set "
+            "dataset.on_bad_item: skip"
+        )
+    return found
+
+
+def _drop_orphan_records(plan: Plan) -> None:
+    """Forget records whose store is gone: what they promise is no longer there."""
+    for record in map(Path, plan.chunk_records()):
+        if record.exists() and not store_path(record).exists():
+            record.unlink()
+    archive = Path(plan.archive_record)
+    if archive.exists() and not Path(plan.archive).exists():
+        archive.unlink()
+
+
+# --- on disk -------------------------------------------------------------------------------------
+
+
+def _row(sample: Sample) -> list:
+    return [
+        sample.set,
+        sample.index,
+        sample.caption_idx,
+        sample.scene_id,
+        *map(float, sample.scene_trans),
+        sample.text,
+    ]
+
+
+def _header() -> bytes:
+    return ("\t".join(COLUMNS) + "\n").encode()
+
+
+def _tsv(number: int, samples: Iterable[Sample]) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter="\t", lineterminator="\n")
+    writer.writerows([number, *_row(sample)] for sample in samples)
+    return text.getvalue().encode()
+
+
+def save_plan(plan: Plan, samples: list[Sample]) -> None:
+    """Write plan/samples.tsv, plan/plan.json and checkpoint_info.txt, each atomically."""
+    folder = Path(plan.config.run_dir, "plan")
+    with replacing(folder / "samples.tsv") as temporary, open(temporary, "wb") as file:
+        file.write(_header())
+        for chunk in plan.chunks:
+            file.write(_tsv(chunk.number, samples[chunk.start : chunk.stop]))
+    content = asdict(plan) | {"key": _key(plan.config), "fingerprint": plan.fingerprint}
+    write_json(folder / "plan.json", content)
+    with replacing(Path(plan.config.run_dir, "checkpoint_info.txt")) as temporary:
+        temporary.write_text(describe(plan), "utf-8")
+
+
+def _key(config: Config) -> str:
+    return digest(config.as_dict())
+
+
+def load_plan(config: Config) -> Plan:
+    """The plan the run's start wrote; made again where that is of another configuration."""
+    try:
+        content = json.loads(Path(config.run_dir, "plan", "plan.json").read_bytes())
+        if content["key"] == _key(config):
+            return Plan(
+                config=config,
+                architecture=Architecture(**content["architecture"]),
+                checkpoint=content["checkpoint"],
+                statistics=content["statistics"],
+                settings=content["settings"],
+                chunks=tuple(Chunk(**chunk) for chunk in content["chunks"]),
+            )
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # never planned, or by another version
+    return make_plan(config)[0]
+
+
+def read_samples(plan: Plan, chunk: Chunk) -> list[Sample]:
+    """The rows of one chunk, without reading the others.
+
+    Raises:
+        ArchiveError: samples.tsv is of another plan.
+    """
+    path = Path(plan.config.run_dir, "plan", "samples.tsv")
+    with open(path, "rb") as file:
+        file.seek(chunk.offset)
+        lines = io.TextIOWrapper(file, "utf-8", newline="")
+        rows = csv.reader(lines, delimiter="\t")
+        samples = [
+            _sample(row) for row, _ in zip(rows, range(chunk.start, chunk.stop), strict=False)
+        ]
+    dataset = open_dataset(plan.config, plan.architecture.point_feat_dim)
+    files = [dataset.files(sample) for sample in samples]
+    if digest([digest(plan.settings), [_row(s) for s in samples], files]) != chunk.base:
+        raise ArchiveError(
+            f"{path}: its rows are not those of chunk {chunk.name}; another run with other "
+            "settings writes to the same exp_name. Start snakemake again"
+        )
+    return samples
+
+
+def _sample(row: list[str]) -> Sample:
+    _, set, index, caption_idx, scene_id, x, y, z, text = row
+    return Sample(
+        set=set,
+        index=index,
+        caption_idx=int(caption_idx),
+        text=text,
+        scene_id=scene_id,
+        scene_trans=(float(x), float(y), float(z)),
+    )
+
+
+def describe(plan: Plan) -> str:
+    """checkpoint_info.txt: what the run samples, for people."""
+    a, config = plan.architecture, plan.config
+    sizes = ", ".join(f"{key} {value}" for key, value in a.sizes.items())
+    source = "computed by the workflow" if plan.statistics["computed"] else "read"
+    untrained = (
+        "UNTRAINED demo weights: these maps mean nothing\n" if config.exp_dir == "demo" else ""
+    )
+    return (
+        f"{untrained}checkpoint      {plan.checkpoint['path']}\n"
+        f"sha256          {plan.checkpoint['sha256']}\n"
+        f"architecture    {a.arch} ({sizes}, last_dim {a.last_dim})\n"
+        f"conditions      text {a.text_feat_dim} ({config.model.text_model.version}), time "
+        f"{a.time_emb_dim}, point features {a.point_feat_dim}\n"
+        f"map             {config.dataset.num_points} points x {a.contact_dim} joints "
+        f"({config.dataset.data_repr})\n"
+        f"statistics      {plan.statistics['path']} ({source})\n"
+        f"sampler         {config.sampling.method}, {len(plan.settings['diffusion'][2])} of "
+        f"{config.diffusion.steps} steps ({config.diffusion.noise_schedule}), "
+        f"{config.sampling.k_samples} map(s) a sample, {config.sampling.precision}\n"
+        f"samples         {plan.num_samples} in {len(plan.chunks)} chunks of "
+        f"{config.workflow.chunk_size}\n"
+    )

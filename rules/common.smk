@@ -1,0 +1,75 @@
+# Configuration and plan, shared by all rules. What they are made of is in cdm/.
+
+import os
+import sys
+
+# The package lies beside the Snakefile, so that no environment needs to have it installed.
+sys.path.insert(0, str(workflow.basedir))
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(workflow.basedir), os.environ.get("PYTHONPATH", "")]
+).rstrip(os.pathsep)
+
+from snakemake.exceptions import WorkflowError
+
+from cdm.config import is_demo, load_config
+from cdm.errors import CDMError
+from cdm.plan import describe, load_plan, make_plan, save_plan
+
+if is_demo(config):
+
+    configfile: Path(workflow.basedir) / "config" / "demo.yaml"
+
+
+try:
+    CONFIG = load_config(config)
+    if workflow.is_main_process:
+        PLAN, SAMPLES = make_plan(CONFIG)
+    else:  # a job of a run that has been planned
+        PLAN, SAMPLES = load_plan(CONFIG), None
+except CDMError as error:
+    raise WorkflowError(str(error))
+
+RUN = CONFIG.run_dir
+DEMO_DATA = f"{RUN}/data/demo.json"
+ENVIRONMENT = "../envs/cpu.yaml" if CONFIG.gpu is None else "../envs/gpu.yaml"
+
+
+wildcard_constraints:
+    chunk=r"\d{5,}-[0-9a-f]{16}",
+
+
+def dataset_files():
+    """The built-in dataset, which a rule writes; a user's is only ever read."""
+    return [DEMO_DATA] if CONFIG.is_demo_data else []
+
+
+def statistics_file():
+    """Normalisation statistics, where a rule computes them."""
+    return [PLAN.statistics["path"]] if PLAN.statistics["computed"] else []
+
+
+def job_threads():
+    """CPU threads of a chunk job: an even share of the cores for each GPU."""
+    if CONFIG.workflow.threads != "auto":
+        return CONFIG.workflow.threads
+    gpus = workflow.global_resources.get("gpu") or 1
+    return max(1, (workflow.cores or 1) // gpus)
+
+
+def farewell():
+    if not Path(PLAN.archive_record).exists():
+        return ""
+    return (
+        f"\nThe maps are in {PLAN.archive}. To look into them:\n\n"
+        "  from cdm.archive import ContactMaps\n"
+        f'  maps = ContactMaps("{PLAN.archive}")\n'
+        "  print(maps.keys[0], maps.distance(*maps.keys[0]).shape)\n"
+    )
+
+
+def advice():
+    done = sum(Path(record).exists() for record in PLAN.chunk_records())
+    return (
+        f"\n{done} of {len(PLAN.chunks)} chunks are finished and stay finished. Once the cause "
+        "above is removed, type the same command again to go on."
+    )

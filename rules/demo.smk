@@ -1,0 +1,14 @@
+# The built-in dataset, in the reference's on-disk layout; used when none is configured.
+
+
+rule demo_data:
+    output:
+        DEMO_DATA,
+    log:
+        f"{RUN}/logs/demo_data.log",
+    params:
+        data_dir=CONFIG.data_dir,
+    conda:
+        ENVIRONMENT
+    script:
+        "../scripts/demo_data.py"

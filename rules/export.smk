@@ -1,0 +1,32 @@
+# Other shapes of the merged archive, on request: snakemake export_npz, export_pred_contact.
+
+
+rule export_npz:
+    input:
+        PLAN.archive_record,
+    output:
+        f"{RUN}/generated_contact_maps.npz",
+    log:
+        f"{RUN}/logs/export_npz.log",
+    params:
+        archive=PLAN.archive,
+    conda:
+        ENVIRONMENT
+    script:
+        "../scripts/export_npz.py"
+
+
+rule export_pred_contact:
+    input:
+        PLAN.archive_record,
+    output:
+        f"{RUN}/pred_contact.json",
+    log:
+        f"{RUN}/logs/export_pred_contact.log",
+    params:
+        archive=PLAN.archive,
+        folder=RUN,
+    conda:
+        ENVIRONMENT
+    script:
+        "../scripts/export_pred_contact.py"

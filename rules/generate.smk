@@ -1,0 +1,18 @@
+# One chunk of the dataset on one GPU. Its JSON record, written last, is its only output; the
+# name carries a fingerprint of everything that decides the numbers, so inputs need no dates.
+
+
+rule generate_chunk:
+    input:
+        ancient(dataset_files() + statistics_file()),
+    output:
+        f"{RUN}/chunks/{{chunk}}.json",
+    log:
+        f"{RUN}/logs/generate_chunk/{{chunk}}.log",
+    threads: job_threads()
+    resources:
+        gpu=1,
+    conda:
+        ENVIRONMENT
+    script:
+        "../scripts/generate_chunk.py"

@@ -1,0 +1,15 @@
+# The final archive, after every byte of every chunk has been verified.
+
+
+rule merge:
+    input:
+        PLAN.chunk_records(),
+    output:
+        PLAN.archive_record,
+    log:
+        f"{RUN}/logs/merge.log",
+    threads: min(8, workflow.cores or 1)
+    conda:
+        ENVIRONMENT
+    script:
+        "../scripts/merge.py"

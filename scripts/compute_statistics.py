@@ -1,0 +1,16 @@
+"""Compute mean and standard deviation of the contact maps, in one pass over the dataset."""
+
+from pathlib import Path
+
+from cdm.config import load_config
+from cdm.datasets.base import FileReader
+from cdm.joblog import job_log
+from cdm.plan import load_plan, open_dataset
+from cdm.statistics import compute_statistics, save_statistics
+
+with job_log(snakemake.log[0]) as log:
+    plan = load_plan(load_config(snakemake.config))
+    dataset = open_dataset(plan.config, plan.architecture.point_feat_dim)
+    statistics = compute_statistics(dataset, FileReader(plan.config.data_dir))
+    save_statistics(Path(snakemake.output[0]), statistics)
+    log(f"mean {statistics.mean.ravel()}, std {statistics.std.ravel()} -> {snakemake.output[0]}")

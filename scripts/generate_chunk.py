@@ -1,0 +1,12 @@
+"""Sample one chunk of the dataset and write its store and record."""
+
+from cdm.config import load_config
+from cdm.joblog import job_log
+from cdm.plan import load_plan
+
+with job_log(snakemake.log[0]) as log:
+    from cdm.generate import generate_chunk  # torch: after the log is open
+
+    plan = load_plan(load_config(snakemake.config))
+    chunk = plan.find_chunk(snakemake.wildcards.chunk)
+    generate_chunk(plan, chunk, log, threads=snakemake.threads)

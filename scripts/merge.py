@@ -1,0 +1,9 @@
+"""Verify all chunks and join them into the final archive."""
+
+from cdm.config import load_config
+from cdm.joblog import job_log
+from cdm.merge import merge
+from cdm.plan import load_plan
+
+with job_log(snakemake.log[0]) as log:
+    merge(load_plan(load_config(snakemake.config)), log, threads=snakemake.threads)

@@ -1,0 +1,72 @@
+"""Small things several tests build."""
+
+import copy
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from cdm.config import Config, load_config
+
+REPO = Path(__file__).resolve().parent.parent
+
+
+def overlay(base: dict, changes: dict) -> dict:
+    """Nested update, as Snakemake merges configuration files."""
+    merged = copy.deepcopy(base)
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = overlay(merged[key], value) if both else value
+    return merged
+
+
+def raw_config(**changes: Any) -> dict:
+    """config/config.yaml with changes."""
+    return overlay(yaml.safe_load((REPO / "config/config.yaml").read_text()), changes)
+
+
+def demo_config(**changes: Any) -> Config:
+    """The demo's configuration with changes."""
+    demo = yaml.safe_load((REPO / "config/demo.yaml").read_text())
+    return load_config(overlay(raw_config(**demo), changes))
+
+
+def write_contacts(path: Path, num_points: int, seed: int, **replaced: Any) -> None:
+    """One contact file of the reference's layout; keyword arguments replace its arrays."""
+    rng = np.random.default_rng(seed)
+    points = np.concatenate(
+        [rng.uniform(0, 4, (num_points, 3)), rng.uniform(-1, 1, (num_points, 3))], axis=1
+    )
+    arrays = {
+        "points": points.astype(np.float32),
+        "mask": np.arange(num_points),
+        "dist": rng.uniform(0, 3, (num_points, 22)).astype(np.float32),
+    } | replaced
+    content = io.BytesIO()
+    np.savez(content, **{key: value for key, value in arrays.items() if value is not None})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.getvalue())
+
+
+def write_dataset(folder: Path, num_items: int, num_points: int = 64, split=None) -> Path:
+    """A HUMANISE folder with statistics, as users have it; returns the data folder."""
+    base = folder / "HUMANISE" / "contact_motion"
+    base.mkdir(parents=True)
+    lines = ["scene_id,scene_trans_x,scene_trans_y,scene_trans_z,utterance,others"]
+    for index in range(num_items):
+        text = "" if index == 1 else f"sit on chair {index}$$walk to, then sit on chair {index}"
+        lines.append(f'scene{index:04},0.5,-0.25,{index / 8},"{text}",x')
+        write_contacts(base / "contacts" / f"{index:05}.npz", num_points, index)
+    (base / "anno.csv").write_text("\n".join(lines) + "\n")
+    write_split(folder, range(num_items) if split is None else split)
+    name = "Mean_Std_Cont_HUMANISE_contact_cont_joints_0.8.npz"
+    mean, std = np.full((1, 6), 0.2, np.float32), np.full((1, 6), 0.3, np.float32)
+    np.savez(folder / name, mean=mean, std=std)
+    return folder
+
+
+def write_split(folder: Path, ids) -> None:
+    """Write HUMANISE/train.txt."""
+    (folder / "HUMANISE" / "train.txt").write_text("".join(f"{i:06}\n" for i in ids))

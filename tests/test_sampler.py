@@ -1,0 +1,251 @@
+"""The sampling loops: a plain float64 rendering, laws, stored numbers, and the reference's."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from cdm.diffusion import create_diffusion
+from cdm.kernels import philox
+from cdm.noise import stream_key
+from cdm.sampler import SAMPLERS, ddim_sample_loop, p_sample_loop
+
+SHAPE = (2, 5, 6)
+KEYS = np.array([stream_key(2023, "noise", "toy", i) for i in range(SHAPE[0])], np.uint32)
+CASES = [("ddpm", 0.0), ("ddim", 0.0), ("ddim", 0.5), ("ddim", 1.0)]
+
+
+def noise(step):
+    return philox.normal(KEYS, step, *SHAPE[1:])
+
+
+def toy(x, t):
+    """Stands for a model: bounded, and different at every step."""
+    return (0.7 * x + 0.001 * t - 0.2).clip(-1, 1)
+
+
+def plain(name, eta, diffusion):
+    """Ho et al. 2020, algorithm 2, and Song et al. 2021, eq. 12, in float64 and steps of t."""
+    steps = diffusion.timestep_map
+    full = create_diffusion(diffusion.original_num_steps).alphas_cumprod
+    x = noise(diffusion.original_num_steps).double().numpy()
+    for i in range(len(steps) - 1, -1, -1):
+        ab, ab_prev = full[steps[i]], full[steps[i - 1]] if i else 1.0
+        x_0 = toy(x, steps[i])
+        z = noise(int(steps[i])).double().numpy() if i else 0
+        variance = (1 - ab_prev) / (1 - ab) * (1 - ab / ab_prev)
+        if name == "ddpm":
+            alpha = ab / ab_prev
+            mean = np.sqrt(ab_prev) * (1 - alpha) / (1 - ab) * x_0
+            x = mean + np.sqrt(alpha) * (1 - ab_prev) / (1 - ab) * x + np.sqrt(variance) * z
+        else:
+            eps = (x - np.sqrt(ab) * x_0) / np.sqrt(1 - ab)
+            toward = np.sqrt(1 - ab_prev - eta**2 * variance) * eps
+            x = np.sqrt(ab_prev) * x_0 + toward + eta * np.sqrt(variance) * z
+    return x
+
+
+@pytest.mark.parametrize("respacing", [None, "10", "ddim20", "3,1,4", "1"])
+@pytest.mark.parametrize(("name", "eta"), CASES)
+def test_loops_match_the_papers_in_float64(name, eta, respacing):
+    diffusion = create_diffusion(100, "cosine", respacing)
+    out = SAMPLERS[name](toy, diffusion, noise, eta=eta)
+    assert out.dtype == torch.float32 and out.shape == SHAPE
+    np.testing.assert_allclose(out.numpy(), plain(name, eta, diffusion), rtol=1e-4, atol=1e-4)
+
+
+# Written by `python tests/test_sampler.py`: first map, first point, joints 0 to 2.
+GOLDEN = {
+    ("ddpm", 0.0): [-0.842137, -0.776907, -0.841458],
+    ("ddim", 0.0): [-0.432798, -0.900071, -0.590035],
+    ("ddim", 0.5): [-0.850278, -0.918805, -0.808354],
+    ("ddim", 1.0): [-0.842137, -0.776907, -0.841458],
+}
+
+
+@pytest.mark.parametrize(("name", "eta"), CASES)
+def test_loops_give_the_stored_numbers(name, eta):
+    out = SAMPLERS[name](toy, create_diffusion(100, "cosine", "20"), noise, eta=eta)
+    np.testing.assert_allclose(out[0, 0, :3].numpy(), GOLDEN[name, eta], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "eta"), CASES)
+def test_a_model_that_knows_the_answer_is_believed(name, eta):
+    answer = torch.linspace(-2, 2, noise(0).numel()).reshape(SHAPE)
+    out = SAMPLERS[name](lambda x, t: answer, create_diffusion(50), noise, eta=eta)
+    torch.testing.assert_close(out, answer, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "eta"), [*CASES[:2], CASES[3]])
+def test_samples_of_a_gaussian_have_its_moments(name, eta):
+    """With the exact posterior mean of N(0.5, 0.3^2) the samples are that Gaussian."""
+    diffusion = create_diffusion(200)
+    key = KEYS[:1]
+
+    def posterior_mean(x, t):
+        ab = float(diffusion.alphas_cumprod[t])
+        gain = np.sqrt(ab) * 0.09 / (ab * 0.09 + 1 - ab)
+        return 0.5 + gain * (x - np.sqrt(ab) * 0.5)
+
+    out = SAMPLERS[name](
+        posterior_mean, diffusion, lambda step: philox.normal(key, step, 4096, 6), eta=eta
+    ).double()
+    assert abs(out.mean() - 0.5) < 0.01
+    assert abs(out.std() - 0.3) < 0.012  # 200 steps discretise the chain
+
+
+@pytest.mark.parametrize(("name", "eta"), CASES)
+def test_loops_ask_for_original_steps_and_draw_no_more_than_they_use(name, eta):
+    diffusion = create_diffusion(100, "cosine", "4")
+    seen, drawn, called = [], [], []
+
+    def denoise(x, t):
+        seen.append(t)
+        return toy(x, t)
+
+    def draw(step):
+        drawn.append(step)
+        return noise(step)
+
+    out = SAMPLERS[name](
+        denoise, diffusion, draw, eta=eta, callback=lambda t, x, x_0: called.append((t, x, x_0))
+    )
+    assert seen == diffusion.timestep_map[::-1].tolist() and all(type(t) is int for t in seen)
+    assert drawn == [100, *(seen[:-1] if name == "ddpm" or eta else [])]
+    assert [t for t, _, _ in called] == seen
+    assert torch.equal(called[-1][1], out) and called[0][2].shape == SHAPE
+
+
+@pytest.mark.parametrize(("name", "eta"), CASES)
+def test_points_may_run_in_any_order(name, eta):
+    order = torch.randperm(SHAPE[1], generator=torch.Generator().manual_seed(0))
+    diffusion = create_diffusion(100, "cosine", "5")
+    plain_order = SAMPLERS[name](toy, diffusion, noise, eta=eta)
+    shuffled = SAMPLERS[name](toy, diffusion, lambda step: noise(step)[:, order], eta=eta)
+    torch.testing.assert_close(shuffled, plain_order[:, order], rtol=1e-6, atol=1e-6)
+
+
+def test_eta_out_of_range_is_refused():
+    with pytest.raises(ValueError, match="eta is"):
+        ddim_sample_loop(toy, create_diffusion(10), noise, eta=1.5)
+
+
+def test_a_loop_waits_for_no_device():
+    """Meta tensors have no values: a loop that looked at one would raise."""
+
+    def empty(step):
+        return torch.empty(SHAPE, device="meta")
+
+    for loop in SAMPLERS.values():
+        assert loop(lambda x, t: x, create_diffusion(10), empty, eta=0.5).shape == SHAPE
+    assert p_sample_loop is SAMPLERS["ddpm"]
+
+
+# ---- the reference's trajectories, with its model ----
+
+
+def load_model(parity, config):
+    """The PointMamba whose weights the case names; its sizes are read off the weights."""
+    model = pytest.importorskip("cdm.model")
+    from cdm.architecture import Architecture
+
+    weights = torch.load(parity / config["checkpoint"], weights_only=True)
+    shapes = {key: tuple(value.shape) for key, value in weights.items()}
+    layer = "contact_model.layers.0"
+    depth = len({key.split(".")[2] for key in shapes if key.startswith("contact_model.layers.")})
+    hidden_dim, columns = shapes["contact_model.embedding.net.0.weight"]
+    contact_dim, last_dim = shapes["contact_layer.weight"]
+    time_emb_dim = shapes["timestep_embedder.pe"][-1]
+    text_feat_dim = np.load(parity / "09_diffusion/traj_inputs.npz")["text_vec"].shape[-1]
+    d_inner, d_state = shapes[f"{layer}.mamba.A_log"]
+    cdm = model.CDM(
+        Architecture(
+            arch="PointMamba",
+            contact_dim=contact_dim,
+            time_emb_dim=time_emb_dim,
+            text_feat_dim=text_feat_dim,
+            point_feat_dim=columns - contact_dim - text_feat_dim - time_emb_dim - 3,
+            last_dim=last_dim,
+            sizes={
+                "trans_dim": shapes[f"{layer}.norm.weight"][0],
+                "depth": depth,
+                "hidden_dim": hidden_dim,
+                "d_inner": d_inner,
+                "d_state": d_state,
+                "d_conv": shapes[f"{layer}.mamba.conv1d.weight"][-1],
+                "dt_rank": shapes[f"{layer}.mamba.dt_proj.weight"][-1],
+            },
+        )
+    )
+    cdm.load_state_dict(weights)
+    return cdm.eval()
+
+
+def eta_of(file_name):
+    """traj_ddim_eta05 -> 0.5, traj_ddim_eta0 -> 0, traj_p_sample -> 0."""
+    digits = file_name.partition("_eta")[2]
+    return float(f"{digits[0]}.{digits[1:] or 0}") if digits else 0.0
+
+
+def check_trajectories(parity, parity_index, device):
+    folder = parity / "09_diffusion"
+    config = json.loads((folder / "config.json").read_text())
+    tolerance = parity_index["tolerances"]["trajectory_fp32"]
+    inputs = np.load(folder / "traj_inputs.npz")
+    given = {k: torch.from_numpy(inputs[k]).to(device) for k in inputs.files if k != "text"}
+    cdm = load_model(parity, config).to(device)
+    files = sorted(path for path in folder.glob("traj_*.npz") if path.stem != "traj_inputs")
+    assert files
+    with torch.inference_mode():
+        denoise = cdm.condition(given["text_vec"], given["c_pc_xyz"], given.get("c_pc_feat"))
+        batch = torch.arange(len(denoise.order), device=device)[:, None]
+        for path in files:
+            golden = np.load(path)
+            name = "ddim" if "ddim" in path.stem else "ddpm"
+            respacing = config["respacing_ddim" if name == "ddim" else "respacing_p_sample"]
+            diffusion = create_diffusion(
+                config["diffusion_steps"], config["noise_schedule"], respacing
+            )
+            executed = golden["model_timesteps"].tolist()
+            draws = {diffusion.original_num_steps: given["init_noise"]}
+            draws |= dict(zip(executed, given["step_noises"], strict=True))
+            seen = []
+
+            SAMPLERS[name](
+                denoise,
+                diffusion,
+                lambda step, draws=draws: draws[step][batch, denoise.order],
+                eta=eta_of(path.stem),
+                callback=lambda *step, seen=seen: seen.append(step),
+            )
+            assert [t for t, _, _ in seen] == executed
+
+            def in_point_order(x):
+                return x[batch, denoise.inverse].cpu().numpy()
+
+            samples = [in_point_order(seen[i][1]) for i in golden["sample_steps"].tolist()]
+            for key, value in {
+                "pred_xstart_first": in_point_order(seen[0][2]),
+                "pred_xstart_last": in_point_order(seen[-1][2]),
+                "samples": np.stack(samples),
+                "final": in_point_order(seen[-1][1]),
+            }.items():
+                message = f"{path.stem}: {key}"
+                np.testing.assert_allclose(value, golden[key], **tolerance, err_msg=message)
+
+
+def test_trajectories_match_reference(parity, parity_index):
+    check_trajectories(parity, parity_index, "cpu")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_trajectories_match_reference_on_gpu(parity, parity_index):
+    check_trajectories(parity, parity_index, "cuda")
+
+
+if __name__ == "__main__":
+    for name, eta in CASES:
+        out = SAMPLERS[name](toy, create_diffusion(100, "cosine", "20"), noise, eta=eta)
+        print(f'    ("{name}", {eta}): {[round(float(v), 6) for v in out[0, 0, :3]]},')
