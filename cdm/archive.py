@@ -97,11 +97,15 @@ class ChunkRecord:
         return [row for row in self.samples if row["status"] != OK]
 
 
-def create_arrays(group: zarr.Group, layout: Layout) -> None:
-    """Declare the sharded arrays of an archive in an empty group."""
-    for name, (row, dtype, axes) in layout.arrays().items():
-        group.create_array(
-            name,
+def create_arrays(folder: Path, layout: Layout) -> dict[str, zarr.Array]:
+    """Declare the sharded arrays of an archive in its folder.
+
+    Each is created as a store of its own: through its group, zarr would make it with a hard
+    link, which not every file system has.
+    """
+    return {
+        name: zarr.create_array(
+            folder / name,
             shape=(layout.num_samples, *row),
             shards=(layout.chunk_size, *row),
             chunks=(1, *row),
@@ -110,12 +114,14 @@ def create_arrays(group: zarr.Group, layout: Layout) -> None:
             compressors=[Crc32cCodec()],
             dimension_names=("index", *axes),
         )
+        for name, (row, dtype, axes) in layout.arrays().items()
+    }
 
 
-def create_column(group: zarr.Group, name: str, dtype: Any, num_samples: int) -> zarr.Array:
+def create_column(folder: Path, name: str, dtype: Any, num_samples: int) -> zarr.Array:
     """Declare one text or integer per row."""
-    return group.create_array(
-        name,
+    return zarr.create_array(
+        folder / name,
         shape=(num_samples,),
         chunks=(min(COLUMN_ROWS, num_samples),),
         dtype=dtype,
@@ -137,12 +143,11 @@ def write_chunk(store: Path, arrays: Mapping[str, np.ndarray], record: ChunkReco
         ArchiveError: the disk refused, or what was read back differs from what was written.
     """
     with replacing(store) as temporary:
-        group = zarr.create_group(temporary, zarr_format=3, attributes=record.provenance)
-        create_arrays(group, record.layout)
+        zarr.create_group(temporary, zarr_format=3, attributes=record.provenance)
+        stored = create_arrays(temporary, record.layout)
         for name, values in arrays.items():
-            group[name][:] = values
-        for name, values in arrays.items():
-            if not np.array_equal(group[name][:], values, equal_nan=True):
+            stored[name][:] = values
+            if not np.array_equal(stored[name][:], values, equal_nan=True):
                 raise ArchiveError(
                     f"{store}: '{name}' reads back differently from what was written; the disk "
                     "may be failing. Nothing was kept; run again, on another disk if it returns"

@@ -53,9 +53,9 @@ def merge(plan: Plan, log: Callable[[str], None], threads: int = 1) -> dict[str,
     with replacing(archive) as temporary:
         attributes = {key: value for key, value in first.provenance.items() if key != "device"}
         group = zarr.create_group(temporary, zarr_format=3, attributes=attributes)
-        create_arrays(group, layout)
-        columns = {name: create_column(group, name, str, rows) for name in TEXT_COLUMNS}
-        columns["caption_idx"] = create_column(group, "caption_idx", "int32", rows)
+        create_arrays(temporary, layout)
+        columns = {name: create_column(temporary, name, str, rows) for name in TEXT_COLUMNS}
+        columns["caption_idx"] = create_column(temporary, "caption_idx", "int32", rows)
         copied = 0
         block: list[dict[str, Any]] = []
         written = 0

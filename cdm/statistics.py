@@ -89,7 +89,7 @@ def compute_statistics(dataset, reader) -> Statistics:
         pool.shutdown(cancel_futures=True)  # after an error the other 40,000 need no reading
     if not num_items:
         raise DataError(f"{dataset.data_dir}: no item to compute statistics from")
-    source = f"computed from {num_items} items, phase {dataset.config.phase}"
+    source = f"{dataset.statistics_name()} computed from {num_items} items"
     return _checked(total.mean[None], total.std[None], source, dataset.config.contact_dim)
 
 

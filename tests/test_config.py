@@ -70,7 +70,10 @@ def test_command_line_strings_are_read_as_the_type_the_schema_wants():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"sampling": {"batchsize": 4}}, "'sampling.batchsize'; did you mean 'sampling.batch_size'"),
+        (
+            {"sampling": {"batchsize": 4}},
+            "'sampling.batchsize'; did you mean 'sampling.batch_size'",
+        ),
         ({"dataset": {"batch_size": 4}}, "did you mean 'sampling.batch_size'?"),
         ({"trans_dim": 4}, "did you mean 'model.arch_pointmamba.trans_dim'?"),
         ({"task": {}}, "unknown key 'task'; the nearest valid key is"),
@@ -96,7 +99,10 @@ def test_a_missing_key_is_named():
     ("changes", "message"),
     [
         ({"exp_dir": None, "dataset": {"data_dir": "d"}}, "exp_dir is null: name the experiment"),
-        ({"model": {"data_repr": "contact_pelvis"}}, "the model would be asked for maps it was not"),
+        (
+            {"model": {"data_repr": "contact_pelvis"}},
+            "the model would be asked for maps it was not",
+        ),
         ({"sampling": {"eta": 0.5}}, "ddpm, which has no eta"),
         ({"dataset": {"min_horizon": 200}}, "no clip can be"),
         ({"model": {"scene_model": {"use_scene_model": True}}}, "no frozen PointTransformerSeg"),

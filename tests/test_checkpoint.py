@@ -1,0 +1,184 @@
+"""Checkpoints: found, read off without torch, and refused with every key named."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from helpers import REPO, demo_config, overlay, raw_config
+
+from cdm.checkpoint import (
+    DEMO_EXP_DIR,
+    expected_shapes,
+    find_checkpoint,
+    inspect_checkpoint,
+    load_state_dict,
+    read_shapes,
+)
+from cdm.config import load_config
+from cdm.demo.weights import ARCHITECTURE, demo_state_dict
+from cdm.errors import CheckpointError
+from cdm.model import CDM
+
+CONFIG = demo_config()
+
+
+def save(folder, state, name="model000100.pt"):
+    path = folder / "ckpt" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(state, path)
+    return path
+
+
+@pytest.fixture
+def state():
+    return {key: torch.from_numpy(value.copy()) for key, value in demo_state_dict().items()}
+
+
+def test_the_newest_checkpoint_by_natural_order_is_used(tmp_path, state):
+    for name in ("model000200.pt", "model1000000.pt", "model000900.pt"):
+        save(tmp_path, {"x": torch.zeros(1)}, name)
+    assert find_checkpoint(str(tmp_path)).name == "model1000000.pt"
+
+
+@pytest.mark.parametrize(
+    ("made", "seen"),
+    [((), "no such folder"), (("exp",), "has no ckpt/"), (("exp", "exp/ckpt"), "holds nothing")],
+)
+def test_no_checkpoint_says_where_it_looked_and_what_is_there(tmp_path, made, seen):
+    for name in made:
+        (tmp_path / name).mkdir()
+    with pytest.raises(CheckpointError) as error:
+        find_checkpoint(str(tmp_path / "exp"))
+    assert f"{tmp_path}/exp/ckpt/model*.pt" in str(error.value)
+    assert seen in str(error.value) and "exp_dir=" in str(error.value)
+
+
+def test_shapes_read_without_torch_are_those_torch_loads(tmp_path, state):
+    path = save(tmp_path, state)
+    assert read_shapes(path) == {key: tuple(value.shape) for key, value in state.items()}
+
+
+def test_every_parity_checkpoint_reads_the_same_without_torch(parity):
+    paths = sorted(parity.glob("*/exp/ckpt/*.pt"))
+    assert paths
+    for path in paths:
+        loaded = torch.load(path, weights_only=True)
+        assert read_shapes(path) == {key: tuple(value.shape) for key, value in loaded.items()}
+
+
+def test_inspecting_a_checkpoint_imports_no_torch():
+    code = (
+        "import sys, yaml; from cdm.config import load_config; import cdm.plan\n"
+        "from cdm.checkpoint import read_shapes, find_checkpoint\n"
+        "read_shapes(find_checkpoint('demo')); print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True)
+    assert done.stdout.strip() == "False", done.stderr
+
+
+def test_expected_shapes_are_exactly_the_models(state):
+    model = CDM(ARCHITECTURE)
+    shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    assert shapes == expected_shapes(ARCHITECTURE)
+
+
+def test_the_shipped_demo_weights_are_what_their_seed_makes():
+    shipped = load_state_dict(find_checkpoint("demo"))
+    made = demo_state_dict()
+    assert sorted(shipped) == sorted(made)
+    for key, value in made.items():
+        np.testing.assert_allclose(shipped[key].numpy(), value, rtol=1e-5, atol=1e-6, err_msg=key)
+    assert inspect_checkpoint(find_checkpoint("demo"), CONFIG).architecture == ARCHITECTURE
+    assert (DEMO_EXP_DIR / "ckpt").exists()
+
+
+def test_data_parallel_prefix_and_frozen_encoders_are_taken_off(tmp_path, state):
+    wrapped = {f"module.{key}": value for key, value in state.items()}
+    wrapped["module.text_model.token_embedding.weight"] = torch.zeros(3, 4)
+    path = save(tmp_path, wrapped)
+    assert inspect_checkpoint(path, CONFIG).architecture == ARCHITECTURE
+    assert sorted(load_state_dict(path)) == sorted(state)
+
+
+def test_missing_unexpected_and_misshapen_keys_are_all_listed(tmp_path, state):
+    del state["contact_model.layers.1.mamba.D"]
+    state["contact_model.extra"] = torch.zeros(2)
+    state["contact_model.out_proj.bias"] = torch.zeros(7)
+    with pytest.raises(CheckpointError) as error:
+        inspect_checkpoint(save(tmp_path, state), CONFIG)
+    message = str(error.value)
+    assert "contact_model.layers.1.mamba.D is missing" in message
+    assert "contact_model.extra (2,) is unexpected" in message
+    assert "contact_model.out_proj.bias is (7,), expected (64,)" in message
+
+
+def test_a_key_that_decides_a_size_is_named_when_it_is_missing(tmp_path, state):
+    del state["contact_layer.weight"]
+    with pytest.raises(CheckpointError, match="key 'contact_layer.weight' is missing"):
+        inspect_checkpoint(save(tmp_path, state), CONFIG)
+
+
+def test_sizes_that_contradict_the_configuration_are_named_key_by_key(tmp_path, state):
+    sizes = {"trans_dim": 256, "depth": 8, "last_dim": 64}
+    config = demo_config(model={"arch_pointmamba": sizes, "time_emb_dim": 128})
+    with pytest.raises(CheckpointError) as error:
+        inspect_checkpoint(save(tmp_path, state), config)
+    message = str(error.value)
+    assert "model.arch_pointmamba.trans_dim is 256, the weights have 64" in message
+    assert "model.arch_pointmamba.depth is 8, the weights have 3" in message
+    assert "model.time_emb_dim is 128, the weights have 64" in message
+    assert "last_dim" not in message
+
+
+def test_a_text_model_of_another_width_is_named(tmp_path, state):
+    changes = {"exp_dir": "x", "model": {"text_model": {"version": "ViT-B/32"}}}
+    config = load_config(overlay(raw_config(), changes))
+    with pytest.raises(CheckpointError, match=r"check model\.text_model\.version \(ViT-B/32\)"):
+        inspect_checkpoint(save(tmp_path, state), config)
+
+
+def test_joints_that_the_weights_do_not_have_are_named(tmp_path, state):
+    config = demo_config(dataset={"data_repr": "contact_pelvis"})
+    with pytest.raises(CheckpointError, match="has 1 joints, the weights .* have 6"):
+        inspect_checkpoint(save(tmp_path, state), config)
+
+
+def test_a_checkpoint_of_another_architecture_is_called_by_its_name(tmp_path):
+    state = {"contact_model.encoder_adapter.weight": torch.zeros(2, 2)}
+    with pytest.raises(CheckpointError, match="weights of a Perceiver"):
+        inspect_checkpoint(save(tmp_path, state), CONFIG)
+
+
+def test_a_truncated_or_flipped_checkpoint_is_refused(tmp_path, state):
+    path = save(tmp_path, state)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError, match="it may be truncated"):
+        read_shapes(path)
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1
+    path.write_bytes(flipped)
+    with pytest.raises(CheckpointError, match="not a readable checkpoint"):
+        read_shapes(path)
+
+
+def test_a_pickle_that_runs_code_is_refused_without_running_it(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return print, ("it ran",)
+
+    with pytest.raises(CheckpointError, match="not a plain state dict"):
+        read_shapes(save(tmp_path, {"contact_layer.weight": Evil()}))
+
+
+def test_a_training_state_instead_of_weights_is_refused(tmp_path, state):
+    with pytest.raises(CheckpointError, match="found step, expected a dict of tensors"):
+        read_shapes(save(tmp_path, {"step": 3}))
+
+
+def test_a_checkpoint_that_changed_since_the_plan_is_refused(tmp_path, state):
+    path = save(tmp_path, state)
+    with pytest.raises(CheckpointError, match="changed since the run was planned"):
+        load_state_dict(path, sha256="0" * 64)
