@@ -14,18 +14,20 @@ import torch
 
 from cdm.archive import OK, SKIPPED, ChunkRecord, Layout, write_chunk
 from cdm.checkpoint import hash_file, load_state_dict
-from cdm.config import Config
+from cdm.config import DEMO, Config
 from cdm.contact import to_distance
 from cdm.contents import ITEMS, STATISTICS, TEXT_MODEL, is_named_for
-from cdm.datasets.base import FileReader, Item, Sample
+from cdm.datasets import FileReader, Item, Sample
 from cdm.device import choose_device
 from cdm.diffusion import create_diffusion
 from cdm.errors import ArchiveError, BadItem
 from cdm.kernels import philox
+from cdm.kernels.selective_scan import resolve_backend
 from cdm.model import CDM
 from cdm.noise import stream_key
 from cdm.plan import Chunk, Plan, open_dataset, read_samples
 from cdm.sampler import SAMPLERS
+from cdm.serialization import gather_points
 from cdm.statistics import Statistics, load_statistics
 from cdm.text import find_text_weights, load_text_encoder
 
@@ -56,13 +58,14 @@ def generate_chunk(plan: Plan, chunk: Chunk, log: Log, threads: int = 1) -> Chun
         reader = FileReader(config.data_dir)
         device = choose_device(config.gpu, log)
         log(f"chunk {chunk.name}: {len(samples)} samples on {device_name(device)}")
-        if config.exp_dir == "demo":
+        if config.exp_dir == DEMO:
             log("the demo's weights are UNTRAINED: these maps mean nothing")
     with clock("text"):
         features = encode_texts(plan, [sample.text for sample in samples], device)
     with clock("model"):
         model = load_model(plan, device)
-        log(f"model: {plan.architecture.arch}, {model.describe_backend()}")
+        backend = resolve_backend(device, torch.float32)
+        log(f"model: {plan.architecture.arch}, selective scan by {backend}")
 
     layout = Layout(
         num_samples=len(samples),
@@ -197,10 +200,12 @@ def sample_batch(
 ) -> np.ndarray:
     """x_0 of one batch, (len(batch), num_points, contact_dim) float32, in the items' point order.
 
-    A short batch is padded with its last map, so that every matrix product of a run has one
-    shape and a map does not depend on what it is batched with.
+    A short batch is padded with its last map on a GPU, so that every matrix product of a run has
+    one shape and a map does not depend on what it is batched with. On the CPU the model computes
+    every map on its own.
     """
-    padded = batch + [batch[-1]] * (config.sampling.batch_size - len(batch))
+    padding = 0 if device == "cpu" else config.sampling.batch_size - len(batch)
+    padded = batch + [batch[-1]] * padding
     c_text = torch.stack([features[samples[row].text] for row, _, _ in padded])
     c_pc_xyz = _stack([item.c_pc_xyz for _, item, _ in padded], device)
     c_pc_feat = None
@@ -215,7 +220,8 @@ def sample_batch(
     num_points, contact_dim = c_pc_xyz.shape[1], model.architecture.contact_dim
 
     def noise(step: int) -> torch.Tensor:
-        return _gather(philox.normal(keys, step, num_points, contact_dim, device), denoise.order)
+        values = philox.normal(keys, step, num_points, contact_dim, device)
+        return values if denoise.order is None else gather_points(values, denoise.order)
 
     diffusion = create_diffusion(
         config.diffusion.steps,
@@ -225,16 +231,13 @@ def sample_batch(
     loop = SAMPLERS[config.sampling.method]
     progress.start_batch(diffusion.num_timesteps, len(batch))
     x_0 = loop(denoise, diffusion, noise, eta=config.sampling.eta, callback=progress.step)
-    return _gather(x_0, denoise.inverse)[: len(batch)].float().cpu().numpy()
+    if denoise.inverse is not None:
+        x_0 = gather_points(x_0, denoise.inverse)
+    return x_0[: len(batch)].float().cpu().numpy()
 
 
 def _stack(arrays: list[np.ndarray], device: str) -> torch.Tensor:
     return torch.from_numpy(np.stack(arrays)).to(device)
-
-
-def _gather(x: torch.Tensor, order: torch.Tensor | None) -> torch.Tensor:
-    """Points of each map in another order; x is (batch, num_points, contact_dim)."""
-    return x if order is None else x.gather(1, order[..., None].expand_as(x))
 
 
 def read_contents(plan: Plan, dataset, samples: list[Sample], reader: FileReader) -> dict:

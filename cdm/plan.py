@@ -17,6 +17,7 @@ import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,11 @@ from cdm.archive import store_path
 from cdm.checkpoint import find_checkpoint, inspect_checkpoint
 from cdm.config import Config
 from cdm.contents import ContentResolver, digest
-from cdm.datasets import make_dataset
-from cdm.datasets.base import Sample
+from cdm.datasets import Dataset, Sample, make_dataset
 from cdm.diffusion import space_timesteps
 from cdm.errors import ArchiveError, DataError
 from cdm.files import replacing, write_json
-from cdm.statistics import find_statistics, load_statistics
+from cdm.statistics import find_statistics
 from cdm.text import find_text_weights
 
 # Raised whenever the numbers a given configuration produces change.
@@ -148,11 +148,10 @@ def make_plan(config: Config) -> tuple[Plan, list[Sample]]:
     stats = None if config.is_demo_data else _stat_items(config, files)
 
     statistics = {"path": _computed_statistics(config, dataset), "computed": True, "values": None}
-    found = None if config.is_demo_data else find_statistics(dataset, config)
+    found = find_statistics(dataset)
     if found is not None:
-        values = load_statistics(found, config.dataset.contact_dim)
-        numbers = {"mean": values.mean.tolist(), "std": values.std.tolist()}
-        statistics = {"path": str(found), "computed": False, "values": numbers}
+        numbers = {"mean": found.mean.tolist(), "std": found.std.tolist()}
+        statistics = {"path": found.source, "computed": False, "values": numbers}
     settings = _settings(config, checkpoint, statistics, timesteps)
 
     size = config.workflow.chunk_size
@@ -178,14 +177,10 @@ def make_plan(config: Config) -> tuple[Plan, list[Sample]]:
     return plan, samples
 
 
-def open_dataset(config: Config, point_feat_dim: int):
+def open_dataset(config: Config, point_feat_dim: int) -> Dataset:
     """The dataset of a configuration; the demo's needs no files to list its samples."""
-    if config.is_demo_data:
-        from cdm.demo.scenes import DemoDataset
-
-        return DemoDataset(config.dataset, config.data_dir, point_feat_dim, config.seed)
     facts = Path(config.run_dir, "plan", "h3d_clips.json")
-    return make_dataset(config.dataset, point_feat_dim, config.seed, facts_path=facts)
+    return make_dataset(config.dataset, point_feat_dim, config.seed, config.data_dir, facts)
 
 
 def _computed_statistics(config: Config, dataset) -> str:
@@ -230,7 +225,7 @@ def _settings(config: Config, checkpoint, statistics, timesteps: list[int]) -> d
 
 
 def _stat_items(config: Config, files: Iterable[Iterable[str]]) -> dict[str, tuple[int, int]]:
-    """Size and mtime of every item's files; a missing file is an error, unless it may be skipped."""
+    """Size and mtime of every item's files, None for a missing one that may be skipped."""
     names = sorted({name for item in files for name in item})
     folder = config.data_dir
 
@@ -336,9 +331,7 @@ def read_samples(plan: Plan, chunk: Chunk) -> list[Sample]:
         file.seek(chunk.offset)
         lines = io.TextIOWrapper(file, "utf-8", newline="")
         rows = csv.reader(lines, delimiter="\t")
-        samples = [
-            _sample(row) for row, _ in zip(rows, range(chunk.start, chunk.stop), strict=False)
-        ]
+        samples = [_sample(row) for row in islice(rows, chunk.stop - chunk.start)]
     dataset = open_dataset(plan.config, plan.architecture.point_feat_dim)
     files = [dataset.files(sample) for sample in samples]
     if digest([digest(plan.settings), [_row(s) for s in samples], files]) != chunk.base:

@@ -35,7 +35,7 @@ ENVIRONMENT = "../envs/cpu.yaml" if CONFIG.gpu is None else "../envs/gpu.yaml"
 
 
 wildcard_constraints:
-    chunk=r"\d{5,}-[0-9a-f]{16}",
+    chunk=r"[0-9]+-[0-9a-f]+",
 
 
 def dataset_files():
@@ -52,7 +52,7 @@ def job_threads():
     """CPU threads of a chunk job: an even share of the cores for each GPU."""
     if CONFIG.workflow.threads != "auto":
         return CONFIG.workflow.threads
-    gpus = workflow.global_resources.get("gpu") or 1
+    gpus = int(workflow.global_resources["gpu"].value) if "gpu" in workflow.global_resources else 1
     return max(1, (workflow.cores or 1) // gpus)
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from cdm.config import load_config
-from cdm.datasets.base import FileReader
+from cdm.datasets import FileReader
 from cdm.joblog import job_log
 from cdm.plan import load_plan, open_dataset
 from cdm.statistics import compute_statistics, save_statistics

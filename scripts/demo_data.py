@@ -7,6 +7,6 @@ from cdm.files import write_json
 from cdm.joblog import job_log
 
 with job_log(snakemake.log[0]) as log:
-    count = write_demo(Path(snakemake.params.data_dir))
-    write_json(Path(snakemake.output[0]), {"data_dir": snakemake.params.data_dir, "items": count})
-    log(f"{count} procedural items -> {snakemake.params.data_dir}")
+    write_demo(Path(snakemake.params.data_dir))
+    write_json(Path(snakemake.output[0]), {"data_dir": snakemake.params.data_dir})
+    log(f"procedural rooms -> {snakemake.params.data_dir}")

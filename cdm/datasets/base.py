@@ -212,7 +212,7 @@ def stat_files(dataset: Dataset, samples: list[Sample]) -> dict[str, tuple[int, 
     stats, missing = {}, []
     for relpath in dict.fromkeys(name for sample in samples for name in dataset.files(sample)):
         try:
-            found = os.stat(dataset.data_dir / relpath)
+            found = os.stat(os.path.join(dataset.data_dir, relpath))
             stats[relpath] = (found.st_size, found.st_mtime_ns)
         except OSError:
             missing.append(relpath)

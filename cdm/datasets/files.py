@@ -137,6 +137,8 @@ def _checked(array: np.ndarray, place: str, shape: tuple) -> np.ndarray:
         raise BadItem(f"{place} is {array.shape}, expected {_shape_text(shape)}; {REBUILD}")
     if array.dtype.kind != "f":
         return array
+    with np.errstate(over="ignore"):  # what float32 cannot hold is found below
+        array = array.astype(np.float32, copy=False)
     num_bad = array.size - np.count_nonzero(np.isfinite(array))
     if num_bad:
         row = np.argwhere(~np.isfinite(array))[0].tolist()
@@ -144,7 +146,7 @@ def _checked(array: np.ndarray, place: str, shape: tuple) -> np.ndarray:
             f"{place} holds {num_bad} NaN or infinite numbers, the first at {row}, expected none; "
             f"{REBUILD}"
         )
-    return array.astype(np.float32, copy=False)
+    return array
 
 
 def _shape_text(shape: tuple) -> str:
@@ -157,14 +159,15 @@ def _shape_text(shape: tuple) -> str:
 def read_index(data_dir: Path, relpath: str) -> str:
     """Text of an index file (split, table, captions); DataError says what was looked for."""
     path = data_dir / relpath
-    if not data_dir.is_dir():
-        raise DataError(
-            f"{data_dir}: no such folder (looked for {relpath} in it); set dataset.data_dir to "
-            "the data folder that holds the sets"
-        )
     try:
-        return path.read_text(encoding="utf-8-sig")
+        with open(path, encoding="utf-8-sig") as file:
+            return file.read()
     except FileNotFoundError as error:
+        if not data_dir.is_dir():
+            raise DataError(
+                f"{data_dir}: no such folder (looked for {relpath} in it); set dataset.data_dir to "
+                "the data folder that holds the sets"
+            ) from error
         names = sorted(entry.name for entry in path.parent.glob("*"))
         beside = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") or "nothing"
         raise DataError(

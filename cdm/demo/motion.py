@@ -50,7 +50,7 @@ def key_poses(action: str, kind: str, size, room_ahead: float) -> list:
     stand, sit = make_pose(STAND), make_pose(SIT)
     lie = stand[:, [0, 2, 1]] * [1, -1, 1]  # on the back: up becomes -y, ahead becomes up
     front = np.array([0, depth / 2 + 0.25, PELVIS_M])
-    start = front + [0, room_ahead, 0]
+    start = front + np.array([0, room_ahead, 0])
     seat = np.array([0, min(depth / 2 - 0.15, 0.05 if kind == "chair" else 1), height + 0.1])
     # along the width of a sofa; along the depth of a bed, the head at its back
     bed = np.array([0.15, 0.1, height + 0.12] if kind == "sofa" else [0, -0.15, height + 0.12])

@@ -77,15 +77,18 @@ class Piece:
     def blocks(self, other: "Piece") -> bool:
         """Whether it stands where the other one or its user would be."""
         w, d, _ = other.size
-        grid = np.stack(np.meshgrid(np.linspace(-w, w, 7), np.linspace(-d, d + 1.6, 12)), -1) / 2
-        place = other.to_room(np.pad(grid, ((0, 0), (0, 0), (0, 1)))) - [self.x, self.y, 0]
+        grid = np.zeros((8, 12, 3))  # its footprint and 1 m in front of it
+        grid[..., 0] = np.linspace(-w / 2, w / 2, 8)[:, None]
+        grid[..., 1] = np.linspace(-d / 2, d / 2 + 1, 12)
+        place = other.to_room(grid) - [self.x, self.y, 0]
         c, s = math.cos(self.yaw), math.sin(self.yaw)
-        own = np.abs(place[..., :2] @ np.array([[c, -s], [s, c]]))
-        return bool((own < np.array(self.size[:2]) / 2 + 0.12).all(-1).any())
+        across = np.abs(place[..., 0] * c + place[..., 1] * s) < self.size[0] / 2 + 0.12
+        along = np.abs(place[..., 1] * c - place[..., 0] * s) < self.size[1] / 2 + 0.12
+        return bool((across & along).any())
 
     def room_ahead(self) -> float:
-        """Metres one can walk straight away from it, at most 1.2."""
-        steps = np.linspace(0.1, 1.2, 12)
+        """Metres one can walk straight away from it, at most 0.9."""
+        steps = np.linspace(0.1, 0.9, 9)
         path = self.to_room(np.stack([0 * steps, self.size[1] / 2 + 0.25 + steps, 0 * steps], -1))
         return float(steps[(np.abs(path[:, :2]) < HALF - 0.2).all(1)].max(initial=0.1))
 
@@ -108,14 +111,16 @@ def make_room(item: int, seed: int = SEED) -> Room:
     others = rng.permutation([kind for kind in SIZES if kind != target])[: rng.integers(2, 5)]
     pieces = [place(target, rng)]
     for kind in others:
-        for _ in range(40):  # what finds no place is left out
+        for _ in range(20):  # what finds no place is left out
             piece = place(str(kind), rng)
             if not any(piece.blocks(other) or other.blocks(piece) for other in pieces):
                 pieces.append(piece)
                 break
     texts = [phrase.format(target) for phrase in phrases]
     if len(pieces) > 1:
-        texts.append(f"{texts[0]} near the {pieces[1].kind}")
+        x, y = pieces[0].x, pieces[0].y
+        nearest = min(pieces[1:], key=lambda piece: math.hypot(piece.x - x, piece.y - y))
+        texts.append(f"{texts[0]} near the {nearest.kind}")
     x, y, z = (round(float(offset), 8) for offset in rng.uniform((-3, -3, -0.1), (3, 3, 0.1)))
     utterance = "$$".join(texts[: 1 + item % 3])
     return Room(pieces, action, AnnoRow(f"demo{item:04d}_00", (x, y, z), utterance))
@@ -171,10 +176,10 @@ def make_item(item: int, seed: int = SEED) -> tuple[np.ndarray, np.ndarray, np.n
     points, labels = make_points(room, np.random.default_rng([seed, item, 1]))
     target = room.pieces[0]
     motion = make_motion(room.action, target.kind, target.size, target.room_ahead())
-    joints = target.to_room(motion).transpose(1, 0, 2)  # (22, frames, 3)
-    xyz = points[:, None, :3].astype(np.float64)
-    dist = [np.linalg.norm(xyz - path, axis=-1).min(1) for path in joints]
-    return points, np.stack(dist, axis=1).astype(np.float32), labels
+    joints = target.to_room(motion).transpose(1, 2, 0)  # (22, 3, frames)
+    x, y, z = points[:, :3].T.astype(np.float64)[..., None]  # each (NUM_POINTS, 1)
+    squared = [((x - u) ** 2 + (y - v) ** 2 + (z - w) ** 2).min(1) for u, v, w in joints]
+    return points, np.sqrt(np.stack(squared, axis=1)).astype(np.float32), labels
 
 
 def annotations(seed: int = SEED, num_items: int = NUM_ITEMS) -> list[AnnoRow]:

@@ -63,9 +63,7 @@ def resolve_backend(device, dtype, needs_grad=False) -> str:
     device = torch.device(device)
     if device.type == "cuda" and cuda_package.available():
         return "mamba_ssm"
-    if device.type == "cpu" and dtype == torch.float32 and not needs_grad:
-        return "numba"
-    return "chunked"
+    return "numba" if _fits_numba(device, dtype, needs_grad) else "chunked"
 
 
 _FORWARD_ONLY = {
@@ -79,15 +77,20 @@ def _flip(x):
     return None if x is None else x.flip(1)
 
 
+def _fits_numba(device, dtype, needs_grad):
+    return device.type == "cpu" and dtype != torch.float64 and not needs_grad
+
+
 def _numba(u, *args):
     *inputs, delta_softplus, reverse, needs_grad = args
-    tensors = [u, *(x for x in inputs if x is not None)]
-    if needs_grad or any(x.dtype != torch.float32 or x.device.type != "cpu" for x in tensors):
+    if not _fits_numba(u.device, u.dtype, needs_grad):
         raise ValueError(
-            "selective_scan: backend numba takes float32 tensors on the CPU without gradients, "
-            f"found {u.dtype} on {u.device}{' with gradients' if needs_grad else ''}; "
+            "selective_scan: backend numba takes tensors of at most 32 bits on the CPU without "
+            f"gradients, found {u.dtype} on {u.device}{' with gradients' if needs_grad else ''}; "
             "use backend='auto'"
         )
     from cdm.kernels.selective_scan import cpu  # numba loads in a second: only when needed
 
-    return cpu.selective_scan(u, *inputs, delta_softplus, reverse)
+    inputs = [None if x is None else x.float() for x in (u, *inputs)]
+    y, last_state = cpu.selective_scan(*inputs, delta_softplus, reverse)
+    return y.to(u.dtype), last_state

@@ -1,0 +1,74 @@
+"""PointMamba: bidirectional Mamba blocks over points sorted along a Hilbert curve."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from cdm.backbones.base import Backbone
+from cdm.mamba import BidirectionalBlock
+from cdm.serialization import gather_points, hilbert_order
+
+
+class PointMambaState(NamedTuple):
+    """Conditions of a batch of samples, in Hilbert order."""
+
+    order: torch.Tensor  # (batch, num_points) int64
+    inverse: torch.Tensor  # (batch, num_points) int64
+    share: torch.Tensor  # (batch, num_points, hidden_dim): text, xyz, features and bias
+
+
+class PointMamba(Backbone):
+    """The first Linear sees the columns [x, text, time, xyz, point_feat] of every point.
+
+    It is applied share by share, each as often as its columns change.
+    """
+
+    def __init__(self, architecture, scan_backend="auto"):
+        super().__init__()
+        a, sizes = architecture, architecture.sizes
+        self.columns = [a.contact_dim, a.text_feat_dim, a.time_emb_dim, 3, a.point_feat_dim]
+        d_model, hidden_dim = sizes["trans_dim"], sizes["hidden_dim"]
+        self.embedding = nn.Module()
+        self.embedding.net = nn.Sequential(
+            nn.Linear(sum(self.columns), hidden_dim),
+            nn.GELU(),
+            nn.Linear(hidden_dim, d_model),
+            nn.LayerNorm(d_model),
+        )
+        block_sizes = {key: sizes[key] for key in ("d_inner", "d_state", "d_conv", "dt_rank")}
+        self.layers = nn.ModuleList(
+            BidirectionalBlock(d_model, backend=scan_backend, **block_sizes)
+            for _ in range(sizes["depth"])
+        )
+        self.out_proj = nn.Linear(d_model, a.last_dim)
+
+    def _first_weights(self):
+        """The first Linear's weight by columns: x, text, time, xyz, point_feat."""
+        return self.embedding.net[0].weight.split(self.columns, dim=1)
+
+    def prepare(self, c_text, c_pc_xyz, c_pc_feat=None):
+        _, order, inverse = hilbert_order(c_pc_xyz)
+        _, text, _, xyz, feat = self._first_weights()
+        share = F.linear(c_text, text, self.embedding.net[0].bias)[:, None]
+        share = share + F.linear(gather_points(c_pc_xyz, order), xyz)
+        if c_pc_feat is not None:
+            share = share + F.linear(gather_points(c_pc_feat, order), feat)
+        return PointMambaState(order, inverse, share)
+
+    def step_share(self, time_emb):
+        return F.linear(time_emb, self._first_weights()[2])
+
+    def features(self, x_t, step_share_t, state):
+        first = F.linear(x_t, self._first_weights()[0]) + state.share
+        first = first + step_share_t[:, None]
+        _, gelu, linear, norm = self.embedding.net
+        s = norm(linear(gelu(first)).to(first.dtype))  # (batch, num_points, d_model), never bf16
+        for layer in self.layers:
+            s = layer(s)
+        return s
+
+    @property
+    def last_linear(self):
+        return self.out_proj

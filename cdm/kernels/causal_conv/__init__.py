@@ -1,0 +1,43 @@
+"""The short causal convolution in front of Mamba's scan, with its SiLU."""
+
+import torch
+
+from cdm.kernels.causal_conv import naive
+
+
+def causal_conv_silu(x, weight, bias, reverse=False, backend="auto"):
+    """y_t = SiLU(bias + sum_k weight_k x_{t - (width - 1) + k}), with zeros before the start.
+
+    Matches `causal_conv1d_fn` of Dao-AILab/causal-conv1d with activation "silu", but channels
+    come last.
+
+    Args:
+        x: (batch, length, d_inner).
+        weight: (d_inner, width).
+        bias: (d_inner,).
+        reverse: run from the last element to the first, in place of flipping.
+        backend: "auto", "naive" or "numba" (CPU, float32, no gradients).
+    Returns:
+        y, shape and dtype of x.
+    Raises:
+        ValueError: unknown backend, or one that cannot run this input.
+    """
+    tensors = x, weight, bias
+    needs_grad = torch.is_grad_enabled() and any(a.requires_grad for a in tensors)
+    fits_numba = x.device.type == "cpu" and x.dtype != torch.float64 and not needs_grad
+    if backend == "auto":
+        backend = "numba" if fits_numba else "naive"
+    if backend == "naive":
+        x = x.flip(1) if reverse else x
+        y = naive.causal_conv_silu(x, weight.to(x.dtype), bias.to(x.dtype))
+        return y.flip(1) if reverse else y
+    if backend != "numba":
+        raise ValueError(f"causal_conv_silu: backend is {backend!r}, expected auto, naive or numba")
+    if not fits_numba:
+        raise ValueError(
+            "causal_conv_silu: backend numba takes tensors of at most 32 bits on the CPU without "
+            f"gradients, found {x.dtype} on {x.device}; use backend='auto'"
+        )
+    from cdm.kernels.causal_conv import cpu  # numba loads in a second: only when needed
+
+    return cpu.causal_conv_silu(*(a.float() for a in tensors), reverse).to(x.dtype)

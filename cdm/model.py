@@ -1,0 +1,171 @@
+"""The contact diffusion model: conditions and a noisy contact map in, the clean map out.
+
+After "Move as You Say, Interact as You Can" (Wang et al., CVPR 2024), `models/cdm.py`.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from cdm.backbones import BACKBONES
+from cdm.serialization import gather_points
+from cdm.threads import map_threads
+
+NUM_TIME_ROWS = 1000  # original diffusion steps the time table has rows for
+PRECISIONS = ("fp32", "bf16")
+
+
+class TimestepEmbedder(nn.Module):
+    """A row of the sinusoidal table for each step, then an MLP."""
+
+    def __init__(self, time_emb_dim):
+        super().__init__()
+        position = torch.arange(NUM_TIME_ROWS, dtype=torch.float32)[:, None]
+        columns = torch.arange(0, time_emb_dim, 2, dtype=torch.float32)
+        angle = position * torch.exp(columns * (-torch.log(torch.tensor(1e4)) / time_emb_dim))
+        pe = torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(1)  # (rows, time_emb_dim)
+        self.register_buffer("pe", pe[:, None, :time_emb_dim].clone())
+        self.time_embed = nn.Sequential(
+            nn.Linear(time_emb_dim, time_emb_dim),
+            nn.SiLU(),
+            nn.Linear(time_emb_dim, time_emb_dim),
+        )
+
+    def forward(self, timesteps=slice(None)):
+        """Original step numbers, (rows,) int64, to (rows, time_emb_dim); all rows by default."""
+        return self.time_embed(self.pe[timesteps, 0])
+
+
+class CDM(nn.Module):
+    """Contact diffusion model, for inference.
+
+    On the CPU every sample is computed on its own, on one thread: its map is the same bit for
+    bit at any place in a batch and with any number of threads.
+
+    Args:
+        architecture: `cdm.architecture.Architecture`.
+        precision: "fp32", or "bf16" for the backbone's matrix products in bfloat16.
+        scan_backend: of `cdm.kernels.selective_scan`.
+    """
+
+    def __init__(self, architecture, precision="fp32", scan_backend="auto"):
+        super().__init__()
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision is {precision!r}, expected one of {PRECISIONS}")
+        self.architecture = architecture
+        self.precision = precision
+        self.timestep_embedder = TimestepEmbedder(architecture.time_emb_dim)
+        self.contact_model = BACKBONES[architecture.arch](architecture, scan_backend)
+        self.contact_layer = nn.Linear(architecture.last_dim, architecture.contact_dim)
+
+    def forward(self, x, timesteps, c_text, c_pc_xyz, c_pc_feat=None):
+        """Predict x_start, all points in their given order.
+
+        Args:
+            x: (batch, num_points, contact_dim), the noisy contact map x_t.
+            timesteps: (batch,) int64, original step numbers.
+            c_text, c_pc_xyz, c_pc_feat: as in `condition`.
+        Returns:
+            pred_xstart, shape of x.
+        """
+        denoise = self.condition(c_text, c_pc_xyz, c_pc_feat)
+        if denoise.order is None:
+            return denoise(x, timesteps)
+        pred_xstart = denoise(gather_points(x, denoise.order), timesteps)
+        return gather_points(pred_xstart, denoise.inverse)
+
+    def condition(self, c_text, c_pc_xyz, c_pc_feat=None):
+        """Bind the conditions of a batch and compute all that stays the same over the steps.
+
+        Args:
+            c_text: (batch, text_feat_dim) or (batch, 1, text_feat_dim).
+            c_pc_xyz: (batch, num_points, 3), metres.
+            c_pc_feat: (batch, num_points, point_feat_dim); ignored when the model sees no point
+                features. A model that sees one column takes the dot product of wider features
+                with the text.
+        Returns:
+            `Denoiser`
+        """
+        return Denoiser(self, c_text.flatten(1), c_pc_xyz, self._check(c_pc_feat))
+
+    def _check(self, c_pc_feat):
+        expected = self.architecture.point_feat_dim
+        if expected == 0:
+            return None
+        found = None if c_pc_feat is None else c_pc_feat.shape[-1]
+        text_feat_dim = self.architecture.text_feat_dim
+        if found != expected and (expected != 1 or found != text_feat_dim):
+            raise ValueError(
+                f"c_pc_feat has {found or 'no'} columns, expected {expected}"
+                + (f" or {text_feat_dim}, to be compared with the text" if expected == 1 else "")
+            )
+        return c_pc_feat
+
+    def point_feat(self, c_text, c_pc_feat):
+        """The point features the backbone sees."""
+        if c_pc_feat is None or c_pc_feat.shape[-1] == self.architecture.point_feat_dim:
+            return c_pc_feat
+        return c_pc_feat @ c_text[:, :, None]  # (batch, num_points, 1)
+
+
+class Denoiser:
+    """A model with its conditions bound: x_t and t in, pred_xstart out, in the state's order.
+
+    Attributes:
+        order, inverse: (batch, num_points) int64, the point at each place and the place of each
+            point; None when the backbone keeps the order.
+    """
+
+    def __init__(self, cdm, c_text, c_pc_xyz, c_pc_feat):
+        self._cdm = cdm
+        self._alone = c_pc_xyz.device.type == "cpu" and not torch.is_grad_enabled()
+        columns = [self._pieces(x) for x in (c_text, c_pc_xyz, c_pc_feat) if x is not None]
+        self._states = self._map(self._prepare, *columns)
+        [(self._step_shares, *self._head)] = self._map(self._tabulate, [None])
+        if self._states[0].order is None:
+            self.order = self.inverse = None
+        else:
+            self.order = torch.cat([state.order for state in self._states])
+            self.inverse = torch.cat([state.inverse for state in self._states])
+
+    def __call__(self, x_t, t):
+        """Predict x_start.
+
+        Args:
+            x_t: (batch, num_points, contact_dim), in the state's order.
+            t: original step number, one for all or (batch,) int64.
+        Returns:
+            pred_xstart, shape and order of x_t.
+        """
+        step_share_t = self._step_shares[t].expand(len(x_t), -1)
+        pieces = self._pieces(x_t), self._pieces(step_share_t), self._states
+        return torch.cat(self._map(self._denoise, *pieces))
+
+    def _prepare(self, c_text, c_pc_xyz, c_pc_feat=None):
+        c_pc_feat = self._cdm.point_feat(c_text, c_pc_feat)
+        return self._cdm.contact_model.prepare(c_text, c_pc_xyz, c_pc_feat)
+
+    def _tabulate(self, _):
+        """The time's share for every step, and the backbone's last layer with the contact layer."""
+        backbone, contact = self._cdm.contact_model, self._cdm.contact_layer
+        last = backbone.last_linear
+        return (
+            backbone.step_share(self._cdm.timestep_embedder()),
+            contact.weight @ last.weight,
+            contact.weight @ last.bias + contact.bias,
+        )
+
+    def _denoise(self, x_t, step_share_t, state):
+        bf16 = self._cdm.precision == "bf16"
+        with torch.autocast(x_t.device.type, torch.bfloat16, enabled=bf16):
+            features = self._cdm.contact_model.features(x_t, step_share_t, state)
+        return F.linear(features, *self._head)
+
+    def _pieces(self, x):
+        """One piece for each call of the model; copies, because alignment can change a sum."""
+        return [piece.clone() for piece in x.split(1)] if self._alone else [x]
+
+    def _map(self, function, *columns):
+        if self._alone:
+            return map_threads(torch.no_grad()(function), *columns)
+        return list(map(function, *columns))

@@ -1,0 +1,77 @@
+"""The causal convolution against conv1d and against its definition."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from golden import assert_close
+
+from cdm.kernels.causal_conv import causal_conv_silu
+
+
+def make_inputs(batch=2, length=17, d_inner=24, width=4):
+    generator = torch.Generator().manual_seed(0)
+    x = 3 * torch.randn(batch, length, d_inner, generator=generator)
+    weight = torch.randn(d_inner, width, generator=generator)
+    return x, weight, torch.randn(d_inner, generator=generator)
+
+
+@pytest.mark.parametrize("backend", ["naive", "numba"])
+def test_last_kernel_element_meets_the_current_point(backend):
+    x, weight, bias = make_inputs(length=5)
+    y = causal_conv_silu(x, weight, bias, backend=backend)
+    expected = F.silu(
+        bias + weight[:, 3] * x[:, 2] + weight[:, 2] * x[:, 1] + weight[:, 1] * x[:, 0]
+    )
+    assert_close("y_2", expected, y[:, 2])
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("width", [1, 2, 4])
+@pytest.mark.parametrize("d_inner", [1, 15, 48])
+@pytest.mark.parametrize("length", [1, 2, 3, 63])
+def test_numba_matches_naive(length, d_inner, width, reverse):
+    inputs = make_inputs(length=length, d_inner=d_inner, width=width)
+    double = [x.double() for x in inputs]
+    expected = causal_conv_silu(*double, reverse=reverse, backend="naive")
+    y = causal_conv_silu(*inputs, reverse=reverse, backend="numba")
+    assert_close("y", expected, y, 1e-6, 2e-6)
+
+
+@pytest.mark.parametrize("backend", ["naive", "numba"])
+def test_reverse_is_flip_of_forward_of_flip(backend):
+    x, weight, bias = make_inputs()
+    expected = causal_conv_silu(x.flip(1), weight, bias, backend=backend).flip(1)
+    assert torch.equal(causal_conv_silu(x, weight, bias, reverse=True, backend=backend), expected)
+
+
+def test_numba_does_not_depend_on_batch_slot_or_threads():
+    x, weight, bias = make_inputs(batch=5, d_inner=21)
+    alone = causal_conv_silu(x[3:4], weight, bias, backend="numba")
+    num_threads = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3, 7):
+            torch.set_num_threads(threads)
+            y = causal_conv_silu(x, weight, bias, backend="numba")
+            assert torch.equal(y[3:4], alone), threads
+    finally:
+        torch.set_num_threads(num_threads)
+
+
+def test_every_output_is_written(monkeypatch):
+    original = torch.empty_like
+    monkeypatch.setattr(torch, "empty_like", lambda *a, **k: original(*a, **k).fill_(torch.nan))
+    assert causal_conv_silu(*make_inputs(d_inner=21), backend="numba").isfinite().all()
+
+
+def test_auto_keeps_gradients():
+    x, weight, bias = make_inputs()
+    causal_conv_silu(x.requires_grad_(), weight, bias).sum().backward()
+    assert x.grad.isfinite().all()
+
+
+def test_wrong_backends_say_so():
+    x, weight, bias = make_inputs()
+    with pytest.raises(ValueError, match="expected auto, naive or numba"):
+        causal_conv_silu(x, weight, bias, backend="cuda")
+    with pytest.raises(ValueError, match="use backend='auto'"):
+        causal_conv_silu(x.double(), weight, bias, backend="numba")
