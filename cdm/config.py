@@ -37,7 +37,7 @@ class DatasetConfig:
     num_points: int
     use_color: bool
     use_openscene: bool
-    transforms: tuple[str, ...]
+    transforms: tuple[str, ...] | None
     captions: str
     statistics: str | None
     on_bad_item: str
@@ -304,6 +304,11 @@ def _contradictions(config: Config):
         yield (
             f"model.text_model.path is '{model.text_model.path}' but version is hashing, which "
             "has no weights: set the encoder's version or path: null"
+        )
+    if dataset.name == "ContactMapCustomDataset" and dataset.transforms:
+        yield (
+            f"dataset.transforms is {list(dataset.transforms)} but ContactMapCustomDataset never "
+            "rotates: set dataset.transforms to null"
         )
     if dataset.name == "ContactHumanML3DDataset" and dataset.use_openscene:
         yield (

@@ -51,7 +51,7 @@ def is_named_for(fingerprint: str, base: str, contents: Mapping[str, Mapping[str
 class ContentResolver:
     """Finds, for each chunk, the finished one whose recorded contents are those of today."""
 
-    def __init__(self, config: Config, statistics: Mapping[str, Any], stats):
+    def __init__(self, config: Config, statistics: Mapping[str, Any], stats: Mapping[str, Any]):
         self.config = config
         self.stats = stats
         self.folder = Path(config.run_dir, "chunks")
@@ -111,7 +111,7 @@ class ContentResolver:
         return True
 
     def _stat(self, group: str, name: str) -> tuple[int, int] | None:
-        if group == ITEMS and self.stats is not None and name in self.stats:
+        if group == ITEMS and name in self.stats:
             return self.stats[name]
         try:
             found = os.stat(self._path(group, name))

@@ -13,11 +13,9 @@ the finished chunk with it, is found again.
 import csv
 import io
 import json
-import os
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +24,7 @@ from cdm.archive import store_path
 from cdm.checkpoint import find_checkpoint, inspect_checkpoint
 from cdm.config import Config
 from cdm.contents import ContentResolver, digest
-from cdm.datasets import Dataset, Sample, make_dataset
+from cdm.datasets import Dataset, Sample, make_dataset, stat_files
 from cdm.diffusion import space_timesteps
 from cdm.errors import ArchiveError, DataError
 from cdm.files import replacing, write_json
@@ -145,14 +143,14 @@ def make_plan(config: Config) -> tuple[Plan, list[Sample]]:
     if not samples:
         raise DataError(f"{config.data_dir}: no samples in phase {config.dataset.phase}")
     files = [dataset.files(sample) for sample in samples]
-    stats = None if config.is_demo_data else _stat_items(config, files)
+    stats = {} if config.is_demo_data else stat_files(dataset, chain.from_iterable(files))
 
     statistics = {"path": _computed_statistics(config, dataset), "computed": True, "values": None}
     found = find_statistics(dataset)
     if found is not None:
         numbers = {"mean": found.mean.tolist(), "std": found.std.tolist()}
         statistics = {"path": found.source, "computed": False, "values": numbers}
-    settings = _settings(config, checkpoint, statistics, timesteps)
+    settings = _settings(config, checkpoint, statistics, timesteps, dataset.rotates)
 
     size = config.workflow.chunk_size
     resolver = ContentResolver(config, statistics, stats)
@@ -187,7 +185,7 @@ def _computed_statistics(config: Config, dataset) -> str:
     return f"{config.run_dir}/statistics/{dataset.statistics_name()}"
 
 
-def _settings(config: Config, checkpoint, statistics, timesteps: list[int]) -> dict[str, Any]:
+def _settings(config: Config, checkpoint, statistics, timesteps, rotates) -> dict[str, Any]:
     """What can change a chunk's numbers, beside its rows and the content of its items.
 
     Batch size, device and threads are not in it: they change maps only within rounding, so a
@@ -208,7 +206,7 @@ def _settings(config: Config, checkpoint, statistics, timesteps: list[int]) -> d
             "num_points": dataset.num_points,
             "use_color": dataset.use_color,
             "use_openscene": dataset.use_openscene,
-            "transforms": dataset.transforms if dataset.phase == "train" else (),
+            "rotates": rotates,
         },
         "text_model": [config.model.text_model.version, config.model.text_model.max_length],
         "point_feat_dim": checkpoint.architecture.point_feat_dim,
@@ -222,32 +220,6 @@ def _settings(config: Config, checkpoint, statistics, timesteps: list[int]) -> d
         "chunk_size": config.workflow.chunk_size,
         "dtype": config.workflow.dtype,
     }
-
-
-def _stat_items(config: Config, files: Iterable[Iterable[str]]) -> dict[str, tuple[int, int]]:
-    """Size and mtime of every item's files, None for a missing one that may be skipped."""
-    names = sorted({name for item in files for name in item})
-    folder = config.data_dir
-
-    def stat(name: str) -> tuple[int, int] | None:
-        try:
-            found = os.stat(f"{folder}/{name}")
-        except OSError:
-            return None
-        return found.st_size, found.st_mtime_ns
-
-    with ThreadPoolExecutor(16) as pool:  # network file systems answer many requests at once
-        found = dict(zip(names, pool.map(stat, names, chunksize=256), strict=True))
-    missing = [name for name, stat in found.items() if stat is None]
-    if missing and config.dataset.on_bad_item == "fail":
-        listed = "\n  ".join(f"{folder}/{name}" for name in missing[:5])
-        more = f"\n  ... and {len(missing) - 5} more" if len(missing) > 5 else ""
-        raise DataError(
-            f"{len(missing)} of {len(names)} files that the dataset's index names are missing:\n"
-            f"  {listed}{more}\nCheck dataset.data_dir ({folder}), restore the files, or set "
-            "dataset.on_bad_item: skip"
-        )
-    return found
 
 
 def _drop_orphan_records(plan: Plan) -> None:

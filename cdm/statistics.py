@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cdm.datasets.files import write_atomic
 from cdm.errors import BadItem, DataError
+from cdm.files import write_bytes
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def save_statistics(path, statistics: Statistics) -> None:
     """Write a `Mean_Std_*.npz` that the reference can read; complete or not at all."""
     buffer = io.BytesIO()
     np.savez(buffer, mean=statistics.mean, std=statistics.std)
-    write_atomic(path, buffer.getvalue())
+    write_bytes(path, buffer.getvalue())
 
 
 def _checked(mean, std, source: str, contact_dim: int) -> Statistics:

@@ -4,8 +4,10 @@ import json
 
 import numpy as np
 import torch
+from helpers import raw_config
 
-from cdm.architecture import Architecture
+from cdm.checkpoint import find_checkpoint, inspect_checkpoint, load_state_dict
+from cdm.config import load_config
 from cdm.model import CDM
 
 POINT_MAMBA_CASES = ["01_pointmamba", "02_pointmamba_feat32", "02b_pointmamba_feat1"]
@@ -27,39 +29,39 @@ def forward_files(parity, case):
 
 
 def load_point_mamba(parity, case, **options):
-    """The case's CDM in eval mode, sizes read off weights, options and inputs."""
+    """The case's CDM in eval mode, built the way a run builds it: sizes read off the weights."""
     folder = parity / case
-    config = json.loads((folder / "config.json").read_text())
-    weights = torch.load(sorted((folder / "exp/ckpt").glob("model*.pt"))[-1], weights_only=True)
-    text_feat_dim = forward_files(parity, case)[0]["text_vec"].shape[-1]
-    cdm = CDM(point_mamba_architecture(weights, config["contact_dim"], text_feat_dim), **options)
-    cdm.load_state_dict(weights)
+    checkpoint = inspect_checkpoint(
+        find_checkpoint(str(folder / "exp")),
+        case_config(json.loads((folder / "config.json").read_text())),
+    )
+    cdm = CDM(checkpoint.architecture, **options)
+    cdm.load_state_dict(load_state_dict(checkpoint.path))
     return cdm.eval()
 
 
-def point_mamba_architecture(weights, contact_dim, text_feat_dim):
-    shapes = {key: tuple(tensor.shape) for key, tensor in weights.items()}
-    block = "contact_model.layers.0.mamba."
-    hidden_dim, num_columns = shapes["contact_model.embedding.net.0.weight"]
-    last_dim, d_model = shapes["contact_model.out_proj.weight"]
-    d_inner, d_state = shapes[block + "A_log"]
-    time_emb_dim = shapes["timestep_embedder.pe"][-1]
-    return Architecture(
-        arch="PointMamba",
-        contact_dim=contact_dim,
-        time_emb_dim=time_emb_dim,
-        text_feat_dim=text_feat_dim,
-        point_feat_dim=num_columns - contact_dim - text_feat_dim - time_emb_dim - 3,
-        last_dim=last_dim,
-        sizes={
-            "trans_dim": d_model,
-            "depth": sum(key.endswith("A_log") for key in shapes),
-            "hidden_dim": hidden_dim,
-            "d_state": d_state,
-            "d_conv": shapes[block + "conv1d.weight"][-1],
-            "d_inner": d_inner,
-            "dt_rank": shapes[block + "dt_proj.weight"][-1],
-        },
+def case_config(case):
+    """Our configuration for a case's `config.json`, whose names are the reference's."""
+    scene_model = case["scene_model"]
+    return load_config(
+        raw_config(
+            exp_dir="exp",
+            dataset={
+                "data_repr": case["data_repr"],
+                "num_points": scene_model["num_points"],
+                "use_color": scene_model["use_color"],
+                "use_openscene": scene_model["use_openscene"],
+            },
+            model={
+                "arch": case["arch"],
+                "time_emb_dim": case["time_emb_dim"],
+                "text_model": case["text_model"],
+                "scene_model": {
+                    key: scene_model[key] for key in ("use_scene_model", "point_feat_dim")
+                },
+                "arch_pointmamba": case["arch_pointmamba"],
+            },
+        )
     )
 
 

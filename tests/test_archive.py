@@ -155,7 +155,7 @@ def test_plain_xarray_reads_the_archive(plan):
 
 
 def test_no_archive_says_which_path_and_how_to_make_one(tmp_path):
-    with pytest.raises(ArchiveError, match="no archive here.*snakemake --cores"):
+    with pytest.raises(ArchiveError, match=r"no archive here.*snakemake --cores"):
         ContactMaps(tmp_path / "contact_maps.zarr")
 
 

@@ -116,7 +116,7 @@ def test_missing_unexpected_and_misshapen_keys_are_all_listed(tmp_path, state):
 
 def test_a_key_that_decides_a_size_is_named_when_it_is_missing(tmp_path, state):
     del state["contact_layer.weight"]
-    with pytest.raises(CheckpointError, match="key 'contact_layer.weight' is missing"):
+    with pytest.raises(CheckpointError, match=r"key 'contact_layer\.weight' is missing"):
         inspect_checkpoint(save(tmp_path, state), CONFIG)
 
 
@@ -141,7 +141,7 @@ def test_a_text_model_of_another_width_is_named(tmp_path, state):
 
 def test_joints_that_the_weights_do_not_have_are_named(tmp_path, state):
     config = demo_config(dataset={"data_repr": "contact_pelvis"})
-    with pytest.raises(CheckpointError, match="has 1 joints, the weights .* have 6"):
+    with pytest.raises(CheckpointError, match=r"has 1 joints, the weights .* have 6"):
         inspect_checkpoint(save(tmp_path, state), config)
 
 

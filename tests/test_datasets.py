@@ -32,7 +32,7 @@ def dataset_config(**options) -> DatasetConfig:
         "num_points": 16,
         "use_color": True,
         "use_openscene": False,
-        "transforms": ("RandomRotation",),
+        "transforms": None,
         "captions": "random",
         "statistics": None,
         "on_bad_item": "fail",
@@ -229,17 +229,23 @@ def test_rotation_keeps_height_and_lengths(gravity_dim):
     assert np.allclose(matrix @ matrix.T, np.eye(4)) and np.isclose(np.linalg.det(matrix), 1)
 
 
-def test_rotation_only_in_phase_train_with_the_transform(data_dir):
+def test_rotation_in_the_phases_train_and_all_with_the_transform(data_dir):
     reader = FileReader(data_dir)
     for phase, transforms, rotated in (
         ("train", ("RandomRotation",), True),
         ("train", (), False),
-        ("all", ("RandomRotation",), False),
+        ("all", ("RandomRotation",), True),
+        ("train", None, True),
     ):
         dataset = make(data_dir, phase=phase, transforms=transforms)
         item = dataset.load(dataset.samples()[0], reader)
         assert np.array_equal(item.info_aug_trans, np.eye(4)) != rotated
         assert item.c_pc_xyz.dtype == item.info_scene_trans.dtype == np.float32
+
+
+def test_h3d_is_not_rotated_unless_asked(data_dir):
+    assert not make_h3d(data_dir, phase="train", transforms=None).rotates
+    assert make_h3d(data_dir, phase="train", transforms=("RandomRotation",)).rotates
 
 
 def test_reader_records_exactly_what_it_returned(data_dir):
@@ -249,7 +255,7 @@ def test_reader_records_exactly_what_it_returned(data_dir):
     path = data_dir / dataset.files(sample)[0]
     assert list(reader.contents) == dataset.files(sample)
     record = reader.contents[dataset.files(sample)[0]]
-    assert stat_files(dataset, [sample]) == {
+    assert stat_files(dataset, dataset.files(sample)) == {
         dataset.files(sample)[0]: (record["size"], record["mtime_ns"])
     }
     os.utime(path)
@@ -353,8 +359,10 @@ def test_empty_selection_is_an_error(data_dir):
 def test_missing_files_are_counted_in_the_plan(data_dir):
     shutil.rmtree(data_dir / "PROX/contact_motion/contacts")
     dataset = make(data_dir, sets=("HUMANISE", "PROX"), phase="all")
-    with pytest.raises(DataError, match=r"6 of 12 files .* missing: PROX/.*00000.npz.*, \.\.\."):
-        stat_files(dataset, dataset.samples())
+    with pytest.raises(
+        DataError, match=r"6 of 12 files .* missing:\n.*PROX/.*00000.npz\n[^$]*and 1 more"
+    ):
+        stat_files(dataset, (n for s in dataset.samples() for n in dataset.files(s)))
 
 
 def test_broken_caption_line_and_motion_are_named(data_dir):

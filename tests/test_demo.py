@@ -24,6 +24,7 @@ from cdm.statistics import compute_statistics
 
 def demo_config(**options):
     defaults = {"data_dir": "demo", "sets": ("HUMANISE",), "phase": "all", "num_points": NUM_POINTS}
+    defaults["transforms"] = ()
     return dataset_config(**{**defaults, **options})
 
 
@@ -56,7 +57,7 @@ def test_items_load_and_give_statistics(demo_dir, monkeypatch):
     monkeypatch.setattr("cdm.demo.scenes.NUM_ITEMS", 6)
     dataset, reader = ContactMapDataset(demo_config(), demo_dir), FileReader(demo_dir)
     samples = dataset.samples()
-    assert len(stat_files(dataset, samples)) == 6
+    assert len(stat_files(dataset, [n for s in samples for n in dataset.files(s)])) == 6
     statistics = compute_statistics(dataset, reader)
     for sample in samples:
         item = dataset.load(sample, reader, statistics)

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from golden import load_point_mamba
 
 from cdm.diffusion import create_diffusion
 from cdm.kernels import philox
@@ -145,43 +146,6 @@ def test_a_loop_waits_for_no_device():
 # ---- the reference's trajectories, with its model ----
 
 
-def load_model(parity, config):
-    """The PointMamba whose weights the case names; its sizes are read off the weights."""
-    model = pytest.importorskip("cdm.model")
-    from cdm.architecture import Architecture
-
-    weights = torch.load(parity / config["checkpoint"], weights_only=True)
-    shapes = {key: tuple(value.shape) for key, value in weights.items()}
-    layer = "contact_model.layers.0"
-    depth = len({key.split(".")[2] for key in shapes if key.startswith("contact_model.layers.")})
-    hidden_dim, columns = shapes["contact_model.embedding.net.0.weight"]
-    contact_dim, last_dim = shapes["contact_layer.weight"]
-    time_emb_dim = shapes["timestep_embedder.pe"][-1]
-    text_feat_dim = np.load(parity / "09_diffusion/traj_inputs.npz")["text_vec"].shape[-1]
-    d_inner, d_state = shapes[f"{layer}.mamba.A_log"]
-    cdm = model.CDM(
-        Architecture(
-            arch="PointMamba",
-            contact_dim=contact_dim,
-            time_emb_dim=time_emb_dim,
-            text_feat_dim=text_feat_dim,
-            point_feat_dim=columns - contact_dim - text_feat_dim - time_emb_dim - 3,
-            last_dim=last_dim,
-            sizes={
-                "trans_dim": shapes[f"{layer}.norm.weight"][0],
-                "depth": depth,
-                "hidden_dim": hidden_dim,
-                "d_inner": d_inner,
-                "d_state": d_state,
-                "d_conv": shapes[f"{layer}.mamba.conv1d.weight"][-1],
-                "dt_rank": shapes[f"{layer}.mamba.dt_proj.weight"][-1],
-            },
-        )
-    )
-    cdm.load_state_dict(weights)
-    return cdm.eval()
-
-
 def eta_of(file_name):
     """traj_ddim_eta05 -> 0.5, traj_ddim_eta0 -> 0, traj_p_sample -> 0."""
     digits = file_name.partition("_eta")[2]
@@ -194,7 +158,7 @@ def check_trajectories(parity, parity_index, device):
     tolerance = parity_index["tolerances"]["trajectory_fp32"]
     inputs = np.load(folder / "traj_inputs.npz")
     given = {k: torch.from_numpy(inputs[k]).to(device) for k in inputs.files if k != "text"}
-    cdm = load_model(parity, config).to(device)
+    cdm = load_point_mamba(parity, config["checkpoint"].split("/")[0]).to(device)
     files = sorted(path for path in folder.glob("traj_*.npz") if path.stem != "traj_inputs")
     assert files
     with torch.inference_mode():

@@ -98,18 +98,22 @@ def test_strided_inputs_match_naive(backend):
 def test_reverse_is_flip_of_forward_of_flip(backend):
     inputs = make_inputs()
     flipped = [x.flip(1) if x.ndim == 3 else x for x in inputs]
-    y, last_state = selective_scan(*inputs, reverse=True, return_last_state=True, backend=backend)
-    expected = selective_scan(*flipped, return_last_state=True, backend=backend)
+    options = {"delta_softplus": True, "return_last_state": True, "backend": backend}
+    y, last_state = selective_scan(*inputs, reverse=True, **options)
+    expected = selective_scan(*flipped, **options)
     assert torch.equal(y, expected[0].flip(1))
     assert torch.equal(last_state, expected[1])
 
 
 @pytest.mark.parametrize("backend", ["naive", *FAST])
 def test_every_output_is_written(backend, monkeypatch):
-    for name in ("empty_like", "empty"):
-        original = getattr(torch, name)
-        monkeypatch.setattr(torch, name, lambda *a, _f=original, **k: _f(*a, **k).fill_(torch.nan))
-    y, last_state = selective_scan(*make_inputs(d_inner=21), return_last_state=True, backend=backend)
+    for owner, name in ((torch, "empty_like"), (torch.Tensor, "new_empty")):
+        original = getattr(owner, name)
+        poisoned = lambda *a, _f=original, **k: _f(*a, **k).fill_(torch.nan)  # noqa: E731
+        monkeypatch.setattr(owner, name, poisoned)
+    y, last_state = selective_scan(
+        *make_inputs(d_inner=21), delta_softplus=True, return_last_state=True, backend=backend
+    )
     assert y.isfinite().all() and last_state.isfinite().all()
 
 
@@ -177,27 +181,27 @@ def test_wrong_backends_say_so():
 
 
 def test_compiled_kernel_is_cached_and_works_without_a_cache(tmp_path):
-    """A second process reads the kernel of the first; a folder nobody can write is no error."""
+    """A second process reads the kernel of the first; nowhere to write it is no error."""
     code = (
         "import torch, cdm.kernels.selective_scan.cpu as cpu;"
         "z = torch.ones(1, 3, 16);"
         "cpu.selective_scan(z, z, -torch.ones(16, 4), z[..., :4], z[..., :4], None, None, None,"
         " True, False);"
-        "stats = getattr(cpu._compile(4), 'stats', None);"
-        "print(sum(stats.cache_hits.values()))"
+        "print(sum(cpu._compile(4).stats.cache_hits.values()))"
     )
+    nowhere = "from numba.core.caching import CacheImpl; CacheImpl._locator_classes = [];"
 
-    def run(cache_dir):
+    def cache_hits(code):
         environment = os.environ | {
-            "NUMBA_CACHE_DIR": str(cache_dir), "PYTHONPATH": os.pathsep.join(sys.path)
+            "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)
         }  # fmt: skip
         command = [sys.executable, "-c", code]
-        return subprocess.run(command, env=environment, text=True, capture_output=True, check=True)
+        run = subprocess.run(command, env=environment, text=True, capture_output=True, check=True)
+        return int(run.stdout)
 
-    assert int(run(tmp_path / "cache").stdout) == 0
-    assert int(run(tmp_path / "cache").stdout) == 1
-    (tmp_path / "file").write_text("")
-    assert int(run(tmp_path / "file" / "cache").stdout) == 0
+    assert cache_hits(code) == 0
+    assert cache_hits(code) == 1
+    assert cache_hits(nowhere + code) == 0
 
 
 @pytest.mark.gpu

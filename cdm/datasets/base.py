@@ -6,7 +6,9 @@ the order is that of the tables, never shuffled, and every random pick is counte
 
 import math
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +69,7 @@ class Dataset:
 
     gravity_dim = 2  # axis that points up
     has_ground_truth = True
+    default_transforms: tuple[str, ...] = ()  # the reference's, where the configuration has null
 
     def __init__(self, config, data_dir, point_feat_dim: int | None = None, seed: int = 0):
         self.config = config
@@ -121,9 +124,16 @@ class Dataset:
         """Contact of distances under this configuration."""
         return contact_from_distance(distance, self.config.use_raw_dist, self.config.sigma)
 
+    @property
+    def rotates(self) -> bool:
+        """Whether items are turned by a random angle; the reference does so to train."""
+        chosen = self.config.transforms
+        transforms = self.default_transforms if chosen is None else chosen
+        return self.config.phase in ("train", "all") and "RandomRotation" in transforms
+
     def rotation(self, sample: Sample) -> np.ndarray:
         """(4, 4) float64 rotation about the gravity axis; the same for all captions of an item."""
-        if self.config.phase != "train" or "RandomRotation" not in self.config.transforms:
+        if not self.rotates:
             return np.eye(4)
         u = uniform(stream_key(self.seed, "rotation", sample.set, sample.index))
         return gravity_rotation((2 * u - 1) * math.pi, self.gravity_dim)
@@ -207,19 +217,32 @@ def translation(offset) -> np.ndarray:
     return matrix
 
 
-def stat_files(dataset: Dataset, samples: list[Sample]) -> dict[str, tuple[int, int]]:
-    """(size, mtime_ns) of every file the samples need; DataError lists those that are missing."""
-    stats, missing = {}, []
-    for relpath in dict.fromkeys(name for sample in samples for name in dataset.files(sample)):
+def stat_files(dataset: Dataset, relpaths) -> dict[str, tuple[int, int] | None]:
+    """(size, mtime_ns) of every file the samples need, None for a missing one.
+
+    Raises:
+        DataError: files are missing, and `dataset.on_bad_item` does not permit to skip them.
+    """
+    names, folder = list(dict.fromkeys(relpaths)), str(dataset.data_dir)
+
+    def stat(name: str) -> tuple[int, int] | None:
         try:
-            found = os.stat(os.path.join(dataset.data_dir, relpath))
-            stats[relpath] = (found.st_size, found.st_mtime_ns)
+            found = os.stat(f"{folder}/{name}")
         except OSError:
-            missing.append(relpath)
-    if missing:
-        first = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+            return None
+        return found.st_size, found.st_mtime_ns
+
+    parts = [names[start : start + 256] for start in range(0, len(names), 256)]
+    with ThreadPoolExecutor(16) as pool:  # network file systems answer many requests at once
+        found = pool.map(lambda part: list(map(stat, part)), parts)
+        stats = dict(zip(names, chain.from_iterable(found), strict=True))
+    missing = [name for name, found in stats.items() if found is None]
+    if missing and dataset.config.on_bad_item == "fail":
+        listed = "".join(f"\n  {folder}/{name}" for name in missing[:5])
+        more = f"\n  ... and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise DataError(
-            f"{dataset.data_dir}: {len(missing)} of {len(missing) + len(stats)} files the samples "
-            f"need are missing: {first}; complete the data, or take the items out of the split file"
+            f"{len(missing)} of {len(names)} files the samples need are missing:{listed}{more}\n"
+            f"Check dataset.data_dir ({folder}), restore the files, take the items out of their "
+            "split file, or set dataset.on_bad_item: skip"
         )
     return stats

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from cdm.datasets.base import NUM_JOINTS, Dataset, Item, Sample, translation
-from cdm.datasets.files import load_npz, read_index, write_atomic
+from cdm.datasets.files import load_npz, read_index
 from cdm.errors import DataError
+from cdm.files import write_bytes
 
 FPS = 20
 
@@ -167,7 +168,7 @@ def motion_facts(data_dir: Path, relpaths, cache_path=None) -> dict[str, tuple[i
                 current[relpath] = [*current[relpath], *facts]
         if cache_path:
             known = {relpath: entry for relpath, entry in current.items() if entry is not None}
-            write_atomic(cache_path, json.dumps({**cache, **known}).encode())
+            write_bytes(cache_path, json.dumps({**cache, **known}).encode())
     return {name: entry and (entry[2], bool(entry[3])) for name, entry in current.items()}
 
 

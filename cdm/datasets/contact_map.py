@@ -15,6 +15,8 @@ NO_TRUTH = (
 class ContactMapDataset(Dataset):
     """Items of `{set}/contact_motion`, one per row of its anno.csv that the split file lists."""
 
+    default_transforms = ("RandomRotation",)
+
     def index_files(self):
         return [
             path

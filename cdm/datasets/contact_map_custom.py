@@ -14,6 +14,7 @@ class ContactMapCustomDataset(Dataset):
     """
 
     has_ground_truth = False
+    rotates = False
 
     def index_files(self):
         return ["custom/anno.csv"]
@@ -35,9 +36,6 @@ class ContactMapCustomDataset(Dataset):
 
     def files(self, sample):
         return [f"custom/points/{int(sample.index):04d}.npz"]
-
-    def rotation(self, sample):
-        return np.eye(4)
 
     def read_item(self, sample, reader):
         columns = 6 if self.config.use_color else (3, 6)

@@ -207,15 +207,3 @@ def read_table(data_dir: Path, relpath: str) -> list[AnnoRow]:
                 "numbers in scene_trans_x, scene_trans_y and scene_trans_z"
             )
     return table
-
-
-def write_atomic(path, data: bytes) -> None:
-    """Write a file complete or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from cdm.datasets.contact_map import ContactMapDataset
-from cdm.datasets.files import COLUMNS, AnnoRow, write_atomic
+from cdm.datasets.files import COLUMNS, AnnoRow
 from cdm.demo.motion import make_motion
+from cdm.files import write_bytes
 
 NUM_ITEMS, NUM_POINTS, SEED = 24, 2048, 0
 HALF, WALL = 2.0, 2.2  # metres: half the side of the crop, height of the walls
@@ -198,21 +199,21 @@ def write_demo(data_dir, seed: int = SEED, num_items: int = NUM_ITEMS) -> None:
     """Write the whole dataset; the same bytes every time."""
     folder = Path(data_dir) / "HUMANISE"
     for name, ids in splits(num_items).items():
-        write_atomic(folder / f"{name}.txt", "".join(f"{i:06d}\n" for i in ids).encode())
+        write_bytes(folder / f"{name}.txt", "".join(f"{i:06d}\n" for i in ids).encode())
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow([*COLUMNS, "others"])
     for row in annotations(seed, num_items):
         writer.writerow([row.scene_id, *row.scene_trans, row.utterance, ""])
-    write_atomic(folder / "contact_motion/anno.csv", table.getvalue().encode())
+    write_bytes(folder / "contact_motion/anno.csv", table.getvalue().encode())
     for item in range(num_items):
         points, dist, labels = make_item(item, seed)
         contacts, mask = io.BytesIO(), io.BytesIO()
         np.savez(contacts, points=points, mask=np.arange(len(points)), dist=dist)
         np.save(mask, labels == 1)
         name = f"{item:05d}"
-        write_atomic(folder / f"contact_motion/contacts/{name}.npz", contacts.getvalue())
-        write_atomic(folder / f"contact_motion/target_mask/{name}.npy", mask.getvalue())
+        write_bytes(folder / f"contact_motion/contacts/{name}.npz", contacts.getvalue())
+        write_bytes(folder / f"contact_motion/target_mask/{name}.npy", mask.getvalue())
 
 
 class DemoDataset(ContactMapDataset):

@@ -3,8 +3,8 @@
 from functools import cache
 
 import numba
-import numpy as np
 import torch
+import torch.nn.functional as F
 
 from cdm.kernels.vector_math import silu
 from cdm.threads import map_threads
@@ -12,13 +12,17 @@ from cdm.threads import map_threads
 
 def causal_conv_silu(x, weight, bias, reverse):
     """Arguments and result as `cdm.kernels.causal_conv.causal_conv_silu`."""
-    batch, length, _ = x.shape
-    y = torch.empty_like(x, memory_format=torch.contiguous_format)
+    batch, length, d_inner = x.shape
+    width = weight.shape[1]
+    zeros = (0, width - 1) if reverse else (width - 1, 0)
+    x = F.pad(x, (0, 0, *zeros))  # (batch, length + width - 1, d_inner)
+    weight = weight.flip(1) if reverse else weight
+    y = x.new_empty(batch, length, d_inner)
     arrays = [a.detach().contiguous().numpy() for a in (x, weight.t(), bias, y)]
-    kernel = _compile()
+    kernel = _compile(width)
 
     def convolve(first, end):
-        kernel(*arrays, first, end, reverse)
+        kernel(*arrays, first, end)
 
     num_tasks = min(torch.get_num_threads(), batch * length)
     edges = [batch * length * i // num_tasks for i in range(num_tasks + 1)]
@@ -27,23 +31,17 @@ def causal_conv_silu(x, weight, bias, reverse):
 
 
 @cache
-def _compile():
-    def convolve(x, weight, bias, y, first, end, reverse):
-        length, d_inner = x.shape[1:]
-        width = weight.shape[0]
-        total = np.empty(d_inner, np.float32)
+def _compile(width):
+    def convolve(x, weight, bias, y, first, end):
+        length, d_inner = y.shape[1:]
         for row in range(first, end):
             b, t = row // length, row % length
-            total[:] = bias
-            for k in range(width):
-                source = t + (width - 1 - k) if reverse else t - (width - 1 - k)
-                if 0 <= source < length:
-                    x_k, weight_k = x[b, source], weight[k]
-                    for c in range(d_inner):
-                        total[c] += weight_k[c] * x_k[c]
-            y_t = y[b, t]
+            x_t, y_t = x[b, t : t + width], y[b, t]
             for c in range(d_inner):
-                y_t[c] = silu(total[c])
+                total = bias[c]
+                for k in range(width):
+                    total += weight[k, c] * x_t[k, c]
+                y_t[c] = silu(total)
 
     options = {"nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
     try:
