@@ -5,9 +5,11 @@ import sys
 
 # The package lies beside the Snakefile, so that no environment needs to have it installed.
 sys.path.insert(0, str(workflow.basedir))
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    [str(workflow.basedir), os.environ.get("PYTHONPATH", "")]
-).rstrip(os.pathsep)
+os.environ.update(
+    PYTHONPATH=os.pathsep.join(
+        [str(workflow.basedir), dict(os.environ).get("PYTHONPATH", "")]
+    )
+)
 
 from snakemake.exceptions import WorkflowError
 
@@ -52,7 +54,11 @@ def job_threads():
     """CPU threads of a chunk job: an even share of the cores for each GPU."""
     if CONFIG.workflow.threads != "auto":
         return CONFIG.workflow.threads
-    gpus = int(workflow.global_resources["gpu"].value) if "gpu" in workflow.global_resources else 1
+    gpus = (
+        int(workflow.global_resources["gpu"].value)
+        if "gpu" in workflow.global_resources
+        else 1
+    )
     return max(1, (workflow.cores or 1) // gpus)
 
 

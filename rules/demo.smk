@@ -6,8 +6,6 @@ rule demo_data:
         DEMO_DATA,
     log:
         f"{RUN}/logs/demo_data.log",
-    params:
-        data_dir=CONFIG.data_dir,
     conda:
         ENVIRONMENT
     script:

@@ -8,8 +8,6 @@ rule export_npz:
         f"{RUN}/generated_contact_maps.npz",
     log:
         f"{RUN}/logs/export_npz.log",
-    params:
-        archive=PLAN.archive,
     conda:
         ENVIRONMENT
     script:
@@ -23,9 +21,6 @@ rule export_pred_contact:
         f"{RUN}/pred_contact.json",
     log:
         f"{RUN}/logs/export_pred_contact.log",
-    params:
-        archive=PLAN.archive,
-        folder=RUN,
     conda:
         ENVIRONMENT
     script:

@@ -9,10 +9,10 @@ rule generate_chunk:
         f"{RUN}/chunks/{{chunk}}.json",
     log:
         f"{RUN}/logs/generate_chunk/{{chunk}}.log",
+    conda:
+        ENVIRONMENT
     threads: job_threads()
     resources:
         gpu=1,
-    conda:
-        ENVIRONMENT
     script:
         "../scripts/generate_chunk.py"

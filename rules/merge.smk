@@ -8,8 +8,8 @@ rule merge:
         PLAN.archive_record,
     log:
         f"{RUN}/logs/merge.log",
-    threads: min(8, workflow.cores or 1)
     conda:
         ENVIRONMENT
+    threads: min(8, workflow.cores or 1)
     script:
         "../scripts/merge.py"

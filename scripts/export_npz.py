@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
+from cdm.config import load_config
 from cdm.export import export_npz
 from cdm.joblog import job_log
+from cdm.plan import load_plan
 
 with job_log(snakemake.log[0]) as log:
-    export_npz(Path(snakemake.params.archive), Path(snakemake.output[0]), log)
+    plan = load_plan(load_config(snakemake.config))
+    export_npz(Path(plan.archive), Path(snakemake.output[0]), log)

@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+from cdm.config import load_config
 from cdm.export import export_pred_contact
 from cdm.joblog import job_log
+from cdm.plan import load_plan
 
 with job_log(snakemake.log[0]) as log:
-    folder, record = Path(snakemake.params.folder), Path(snakemake.output[0])
-    export_pred_contact(Path(snakemake.params.archive), folder, record, log)
+    plan = load_plan(load_config(snakemake.config))
+    folder, record = Path(plan.config.run_dir), Path(snakemake.output[0])
+    export_pred_contact(Path(plan.archive), folder, record, log)

@@ -171,6 +171,26 @@ def test_computed_statistics_are_float64_means_and_stay_out_of_the_data_folder()
     assert not list(Path("data").glob("Mean_Std*"))
 
 
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_a_gpu_gives_the_cpus_maps_within_rounding(usual):
+    found = arrays(run(configure(exp_name="other", gpu=0)))
+    np.testing.assert_allclose(found["sample"], usual["sample"], rtol=1e-4, atol=1e-4)
+    assert found["text"].tolist() == usual["text"].tolist()
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("chunk_size", [1, 5, 1000])
+def test_chunk_size_changes_no_bit_on_a_gpu(chunk_size):
+    usual = arrays(run(configure(gpu=0, sampling={"batch_size": 4})))
+    other = {"workflow": {"chunk_size": chunk_size}, "sampling": {"batch_size": 4}}
+    assert_same(arrays(run(configure(exp_name="other", gpu=0, **other))), usual)
+
+
 # --- bad items -----------------------------------------------------------------------------------
 
 

@@ -172,6 +172,15 @@ def test_bfloat16_is_computed_in_float32():
     assert_close("bf16", naive, y, 1e-2, 1e-3)
 
 
+@pytest.mark.parametrize("backend", ["naive", *FAST])
+def test_autocast_does_not_reach_the_scan(backend):
+    inputs = make_inputs()
+    expected = selective_scan(*inputs, delta_softplus=True, backend=backend)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = selective_scan(*inputs, delta_softplus=True, backend=backend)
+    assert torch.equal(y, expected)
+
+
 def test_wrong_backends_say_so():
     inputs = make_inputs()
     with pytest.raises(ValueError, match="expected auto or"):

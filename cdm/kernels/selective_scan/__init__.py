@@ -51,7 +51,8 @@ def selective_scan(
     elif backend in _FORWARD_ONLY:
         if reverse:
             inputs = _flip(u), _flip(delta), A, _flip(B), _flip(C), D, _flip(z), delta_bias
-        y, last_state = _FORWARD_ONLY[backend](*inputs, delta_softplus)
+        with torch.autocast(u.device.type, enabled=False):  # the states need float32
+            y, last_state = _FORWARD_ONLY[backend](*inputs, delta_softplus)
         y = _flip(y) if reverse else y
     else:
         raise ValueError(f"selective_scan: backend is {backend!r}, expected auto or {BACKENDS}")
