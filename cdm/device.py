@@ -15,7 +15,7 @@ from pathlib import Path
 from cdm.errors import ConfigError
 
 SCHEDULER_JOB = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID")
-_held = []  # open lock files; a lease lasts until the process ends
+_held: dict[Path, int] = {}  # open lock files; a lease lasts until the process ends
 
 
 def choose_device(gpu: int | str | None, log: Callable[[str], None]) -> str:
@@ -58,17 +58,22 @@ def lease(names: list[str], log: Callable[[str], None], folder: Path | None = No
         The name of the device now held.
     """
     folder = folder or Path(tempfile.gettempdir(), "contact-map-devices")
-    folder.mkdir(mode=0o777, parents=True, exist_ok=True)
+    if not folder.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o1777)  # for every user of the machine, as /tmp is
+    paths = {name: folder / f"{name}.lock" for name in names}
     told = False
     while True:
-        for name in names:
-            file = os.open(folder / f"{name}.lock", os.O_RDWR | os.O_CREAT, 0o666)
+        for name, path in paths.items():
+            if path in _held:  # this process's own, from an earlier chunk
+                return name
+            file = os.open(path, os.O_RDONLY | os.O_CREAT, 0o644)
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 os.close(file)
                 continue
-            _held.append(file)
+            _held[path] = file
             return name
         if not told:
             log(f"all {len(names)} GPU(s) are taken by other jobs; waiting for one")

@@ -1,6 +1,6 @@
 """The selective scan for CPUs, compiled by numba (float32).
 
-A row of 16 channels is one or two vector registers. The kernel walks through time once and, at
+A row of 32 channels is two to eight vector registers. The kernel walks through time once and, at
 every step, along the channels, so memory is read in order; the states wait in the L2 cache.
 Every channel sees the same operations whatever the batch or the number of threads.
 """
@@ -14,7 +14,7 @@ import torch
 from cdm.kernels.vector_math import LOG2_E, exp2, silu, softplus
 from cdm.threads import map_threads
 
-WIDTH = 16  # channels a block
+WIDTH = 32  # channels a block
 UNROLL = 4  # states a pass: enough independent work to hide the latency of exp2
 
 
