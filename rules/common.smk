@@ -33,7 +33,6 @@ except CDMError as error:
 
 RUN = CONFIG.run_dir
 DEMO_DATA = f"{RUN}/data/demo.json"
-ENVIRONMENT = "../envs/cpu.yaml" if CONFIG.gpu is None else "../envs/gpu.yaml"
 
 
 wildcard_constraints:

@@ -7,6 +7,6 @@ rule demo_data:
     log:
         f"{RUN}/logs/demo_data.log",
     conda:
-        ENVIRONMENT
+        "../envs/archive.yaml"
     script:
         "../scripts/demo_data.py"

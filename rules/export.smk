@@ -9,7 +9,7 @@ rule export_npz:
     log:
         f"{RUN}/logs/export_npz.log",
     conda:
-        ENVIRONMENT
+        "../envs/archive.yaml"
     script:
         "../scripts/export_npz.py"
 
@@ -22,6 +22,6 @@ rule export_pred_contact:
     log:
         f"{RUN}/logs/export_pred_contact.log",
     conda:
-        ENVIRONMENT
+        "../envs/archive.yaml"
     script:
         "../scripts/export_pred_contact.py"

@@ -10,7 +10,7 @@ rule generate_chunk:
     log:
         f"{RUN}/logs/generate_chunk/{{chunk}}.log",
     conda:
-        ENVIRONMENT
+        "../envs/sampling.yaml"
     threads: job_threads()
     resources:
         gpu=1,

@@ -9,7 +9,7 @@ rule merge:
     log:
         f"{RUN}/logs/merge.log",
     conda:
-        ENVIRONMENT
+        "../envs/archive.yaml"
     threads: min(8, workflow.cores or 1)
     script:
         "../scripts/merge.py"

@@ -11,6 +11,6 @@ if PLAN.statistics["computed"]:
         log:
             f"{RUN}/logs/compute_statistics.log",
         conda:
-            ENVIRONMENT
+            "../envs/archive.yaml"
         script:
             "../scripts/compute_statistics.py"
