@@ -49,16 +49,12 @@ def statistics_file():
     return [PLAN.statistics["path"]] if PLAN.statistics["computed"] else []
 
 
-def job_threads():
+def job_threads(wildcards):
     """CPU threads of a chunk job: an even share of the cores for each GPU."""
     if CONFIG.workflow.threads != "auto":
         return CONFIG.workflow.threads
-    gpus = (
-        int(workflow.global_resources["gpu"].value)
-        if "gpu" in workflow.global_resources
-        else 1
-    )
-    return max(1, (workflow.cores or 1) // gpus)
+    gpus = workflow.global_resources.get("gpu")
+    return max(1, workflow.cores // (gpus.value if gpus else 1))
 
 
 def farewell():

@@ -11,7 +11,7 @@ rule generate_chunk:
         f"{RUN}/logs/generate_chunk/{{chunk}}.log",
     conda:
         "../envs/sampling.yaml"
-    threads: job_threads()
+    threads: job_threads
     resources:
         gpu=1,
     script:

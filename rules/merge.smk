@@ -10,6 +10,6 @@ rule merge:
         f"{RUN}/logs/merge.log",
     conda:
         "../envs/archive.yaml"
-    threads: min(8, workflow.cores or 1)
+    threads: lambda wildcards: min(8, workflow.cores)
     script:
         "../scripts/merge.py"

@@ -42,6 +42,12 @@ def run(folder, *arguments, **options):
     return done.stdout
 
 
+def unlock(folder):
+    """What the README says to type after a kill."""
+    command = ["snakemake", "-s", REPO / "Snakefile", "--configfile", "mine.yaml", "--unlock"]
+    subprocess.run(map(str, command), cwd=folder, check=True, capture_output=True)
+
+
 def planned(folder, *arguments, **options):
     """Chunk numbers that a dry run would make, and the other rules it would run."""
     output = run(folder, "-n", *arguments, **options)
@@ -268,7 +274,7 @@ def test_a_run_killed_at_random_moments_ends_in_the_same_archive(finished, tmp_p
     pick = random.Random(4)
     for _ in range(3):
         kill_group(folder, after=pick.uniform(3, 9))
-        snakemake(folder, "--unlock")  # what the README says to type
+        unlock(folder)
     run(folder)
     assert_same(arrays(folder), arrays(finished))
     assert not list((folder / "outputs/run").rglob("*.tmp"))
@@ -284,6 +290,9 @@ def test_after_a_kill_snakemake_says_how_to_unlock(finished, tmp_path):
             break
     done = snakemake(folder)
     assert done.returncode != 0 and "--unlock" in done.stdout
+    unlock(folder)
+    run(folder)
+    assert_same(arrays(folder), arrays(finished))
 
 
 # --- bad input: one readable message, no traceback, in seconds ---
