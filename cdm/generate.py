@@ -67,6 +67,7 @@ def generate_chunk(plan: Plan, chunk: Chunk, log: Log, threads: int = 1) -> Chun
         backend = resolve_backend(device, torch.float32)
         log(f"model: {plan.architecture.arch}, selective scan by {backend}")
 
+    sampler = MapSampler(model, config, features, device)
     layout = Layout(
         num_samples=len(samples),
         chunk_size=config.workflow.chunk_size,
@@ -82,7 +83,7 @@ def generate_chunk(plan: Plan, chunk: Chunk, log: Log, threads: int = 1) -> Chun
     progress = Progress(len(samples) * layout.k_samples, chunk.name, log)
     with clock("sample"), torch.inference_mode():
         for batch in batches(maps, config.sampling.batch_size):
-            x = sample_batch(model, batch, samples, features, config, progress, device)
+            x = sampler.sample([(samples[row], item, k) for row, item, k in batch], progress)
             for (row, item, k), x_0 in zip(batch, x, strict=True):
                 if not np.isfinite(x_0).all():
                     problem = f"{_name(samples[row])}: the model gave NaN or infinity"
@@ -189,55 +190,63 @@ def batches(maps: Iterator, batch_size: int) -> Iterator[list]:
         yield batch
 
 
-def sample_batch(
-    model: CDM,
-    batch: list[tuple[int, Item, int]],
-    samples: list[Sample],
-    features: dict[str, torch.Tensor],
-    config: Config,
-    progress: "Progress",
-    device: str,
-) -> np.ndarray:
-    """x_0 of one batch, (len(batch), num_points, contact_dim) float32, in the items' point order.
+class MapSampler:
+    """Draws maps with one model and one sampler.
 
-    A short batch is padded with its last map on a GPU, so that every matrix product of a run has
-    one shape and a map does not depend on what it is batched with. On the CPU the model computes
-    every map on its own.
+    Args:
+        model: on its device, in eval mode.
+        config: sections `diffusion` and `sampling`, and the seed.
+        features: text feature of every caption, (text_feat_dim,) float32.
+        device: torch device name.
     """
-    padding = 0 if device == "cpu" else config.sampling.batch_size - len(batch)
-    padded = batch + [batch[-1]] * padding
-    c_text = torch.stack([features[samples[row].text] for row, _, _ in padded])
-    c_pc_xyz = _stack([item.c_pc_xyz for _, item, _ in padded], device)
-    c_pc_feat = None
-    if model.architecture.point_feat_dim:
-        c_pc_feat = _stack([item.c_pc_feat for _, item, _ in padded], device)
-    keys = [
-        stream_key(config.seed, "noise", s.set, s.index, s.caption_idx, k)
-        for s, k in ((samples[row], k) for row, _, k in padded)
-    ]
-    keys = philox.device_keys(keys, device)
-    denoise = model.condition(c_text, c_pc_xyz, c_pc_feat)
-    num_points, contact_dim = c_pc_xyz.shape[1], model.architecture.contact_dim
 
-    def noise(step: int) -> torch.Tensor:
-        values = philox.normal(keys, step, num_points, contact_dim, device)
-        return values if denoise.order is None else gather_points(values, denoise.order)
+    def __init__(self, model: CDM, config: Config, features: dict[str, torch.Tensor], device: str):
+        self.model, self.config, self.features, self.device = model, config, features, device
+        diffusion = config.diffusion
+        self.diffusion = create_diffusion(
+            diffusion.steps, diffusion.noise_schedule, diffusion.timestep_respacing
+        )
 
-    diffusion = create_diffusion(
-        config.diffusion.steps,
-        config.diffusion.noise_schedule,
-        config.diffusion.timestep_respacing,
-    )
-    loop = SAMPLERS[config.sampling.method]
-    progress.start_batch(diffusion.num_timesteps, len(batch))
-    x_0 = loop(denoise, diffusion, noise, eta=config.sampling.eta, callback=progress.step)
-    if denoise.inverse is not None:
-        x_0 = gather_points(x_0, denoise.inverse)
-    return x_0[: len(batch)].float().cpu().numpy()
+    def sample(self, batch: list[tuple[Sample, Item, int]], progress: "Progress") -> np.ndarray:
+        """x_0 of a batch of (sample, item, k), in the items' point order.
 
+        A short batch is padded with its last map on a GPU, so that every matrix product of a run
+        has one shape and a map does not depend on what it is batched with. On the CPU the model
+        computes every map on its own.
 
-def _stack(arrays: list[np.ndarray], device: str) -> torch.Tensor:
-    return torch.from_numpy(np.stack(arrays)).to(device)
+        Returns:
+            (len(batch), num_points, contact_dim) float32.
+        """
+        sampling = self.config.sampling
+        padding = 0 if self.device == "cpu" else sampling.batch_size - len(batch)
+        padded = batch + [batch[-1]] * padding
+        c_text = torch.stack([self.features[sample.text] for sample, _, _ in padded])
+        c_pc_xyz = self._stack([item.c_pc_xyz for _, item, _ in padded])
+        c_pc_feat = None
+        if self.model.architecture.point_feat_dim:
+            c_pc_feat = self._stack([item.c_pc_feat for _, item, _ in padded])
+        denoise = self.model.condition(c_text, c_pc_xyz, c_pc_feat)
+
+        keys = [
+            stream_key(self.config.seed, "noise", s.set, s.index, s.caption_idx, k)
+            for s, _, k in padded
+        ]
+        keys = philox.device_keys(keys, self.device)
+        shape = c_pc_xyz.shape[1], self.model.architecture.contact_dim
+
+        def noise(step: int) -> torch.Tensor:
+            values = philox.normal(keys, step, *shape, self.device)
+            return values if denoise.order is None else gather_points(values, denoise.order)
+
+        progress.start_batch(self.diffusion.num_timesteps, len(batch))
+        loop = SAMPLERS[sampling.method]
+        x_0 = loop(denoise, self.diffusion, noise, eta=sampling.eta, callback=progress.step)
+        if denoise.inverse is not None:
+            x_0 = gather_points(x_0, denoise.inverse)
+        return x_0[: len(batch)].float().cpu().numpy()
+
+    def _stack(self, arrays: list[np.ndarray]) -> torch.Tensor:
+        return torch.from_numpy(np.stack(arrays)).to(self.device)
 
 
 def read_contents(plan: Plan, dataset, samples: list[Sample], reader: FileReader) -> dict:

@@ -25,6 +25,7 @@ from cdm.checkpoint import find_checkpoint, inspect_checkpoint
 from cdm.config import Config
 from cdm.contents import ContentResolver, digest
 from cdm.datasets import Dataset, Sample, make_dataset, stat_files
+from cdm.demo.scenes import DemoDataset
 from cdm.diffusion import space_timesteps
 from cdm.errors import ArchiveError, DataError
 from cdm.files import replacing, write_json
@@ -177,6 +178,8 @@ def make_plan(config: Config) -> tuple[Plan, list[Sample]]:
 
 def open_dataset(config: Config, point_feat_dim: int) -> Dataset:
     """The dataset of a configuration; the demo's needs no files to list its samples."""
+    if config.is_demo_data:
+        return DemoDataset(config.dataset, config.data_dir, point_feat_dim, config.seed)
     facts = Path(config.run_dir, "plan", "h3d_clips.json")
     return make_dataset(config.dataset, point_feat_dim, config.seed, config.data_dir, facts)
 

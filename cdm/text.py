@@ -48,7 +48,13 @@ def load_text_encoder(
         return lambda captions: _hashing(captions, text_feat_dim).to(device)
     folder = find_text_weights(version, path)[0].parent
     load = _load_bert if version.startswith("bert") else _load_clip
-    tokenize, embed, width = load(folder, max_length, device)
+    try:
+        tokenize, embed, width = load(folder, max_length, device)
+    except ImportError as error:
+        raise CheckpointError(
+            f"transformers cannot provide {version} ({error}). Most often torchvision is there in "
+            "a build for another torch: pip uninstall torchvision, or install the one of your torch"
+        ) from error
     if width != text_feat_dim:
         raise CheckpointError(
             f"{folder}: {version} gives text features of width {width}, but the contact model "

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from test_datasets import dataset_config
 
-from cdm.datasets import FileReader, make_dataset, stat_files
+from cdm.datasets import FileReader, stat_files
 from cdm.datasets.contact_map import ContactMapDataset
 from cdm.demo.motion import NUM_FRAMES, make_motion
 from cdm.demo.scenes import (
     HALF,
     NUM_ITEMS,
     NUM_POINTS,
+    DemoDataset,
     annotations,
     make_item,
     make_room,
@@ -36,7 +37,7 @@ def demo_dir(tmp_path_factory):
 
 
 def test_samples_are_known_without_files(tmp_path):
-    dataset = make_dataset(demo_config(), data_dir=tmp_path / "not yet there")
+    dataset = DemoDataset(demo_config(), tmp_path / "not yet there")
     samples = dataset.samples()
     assert dataset.index_files() == []
     assert [sample.index for sample in samples] == [str(i) for i in range(NUM_ITEMS)]
@@ -49,7 +50,7 @@ def test_samples_are_those_of_the_files(tmp_path, monkeypatch, phase):
     write_demo(tmp_path)
     config = demo_config(phase=phase, captions="all")
     from_files = ContactMapDataset(config, tmp_path).samples()
-    assert make_dataset(config, data_dir=tmp_path).samples() == from_files
+    assert DemoDataset(config, tmp_path).samples() == from_files
     assert len({sample.index for sample in from_files}) == len(splits()[phase])
 
 

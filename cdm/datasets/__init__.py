@@ -20,17 +20,13 @@ def make_dataset(
     """The dataset section `dataset` of the configuration describes.
 
     Args:
-        config: `cdm.config.DatasetConfig`; `data_dir: demo` means the built-in demo.
+        config: `cdm.config.DatasetConfig`.
         point_feat_dim: width of the model's point features, or None.
         seed: of caption picks and rotations.
         data_dir: where the data lies; config.data_dir unless given.
         facts_path: cache of motion lengths (H3D).
     """
     data_dir = config.data_dir if data_dir is None else data_dir
-    if config.data_dir == "demo":
-        from cdm.demo.scenes import DemoDataset  # the demo builds on this package
-
-        return DemoDataset(config, data_dir, point_feat_dim, seed)
     if config.name == "ContactHumanML3DDataset":
         return ContactHumanML3DDataset(config, data_dir, point_feat_dim, seed, facts_path)
     classes = {cls.__name__: cls for cls in (ContactMapDataset, ContactMapCustomDataset)}
