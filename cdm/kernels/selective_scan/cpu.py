@@ -1,7 +1,7 @@
 """The selective scan for CPUs, compiled by numba (float32).
 
-A row of 32 channels is two to eight vector registers. The kernel walks through time once and, at
-every step, along the channels, so memory is read in order; the states wait in the L2 cache.
+A row of 16 channels is one or two vector registers. A block of channels takes a tile of time
+steps at once, with its states in the L1 cache; the tile's inputs wait in L2 for the next block.
 Every channel sees the same operations whatever the batch or the number of threads.
 """
 
@@ -14,7 +14,8 @@ import torch
 from cdm.kernels.vector_math import LOG2_E, exp2, silu, softplus
 from cdm.threads import map_threads
 
-WIDTH = 32  # channels a block
+WIDTH = 16  # channels a block
+TILE = 64  # steps a block takes at a time: its states then stay in the L1 cache
 UNROLL = 4  # states a pass: enough independent work to hide the latency of exp2
 
 
@@ -57,8 +58,8 @@ def _compile(d_state):
         # One array, because LLVM then knows that its rows do not overlap: per block the rows of
         # A, then h, then delta, delta * u and y. Absent channels and states stay zero.
         rows = np.zeros((min(end - first, num_blocks), 2 * d_state + 3, WIDTH), np.float32)
-        b_row = np.zeros(d_state, np.float32)
-        c_row = np.zeros(d_state, np.float32)
+        b_rows = np.zeros((TILE, d_state), np.float32)
+        c_rows = np.zeros((TILE, d_state), np.float32)
         H, DELTA, DELTA_U, Y = d_state, 2 * d_state, 2 * d_state + 1, 2 * d_state + 2
 
         for b in range(first // num_blocks, (end - 1) // num_blocks + 1):
@@ -71,49 +72,54 @@ def _compile(d_state):
                     for n in range(given):
                         s[n, c] = A[k * WIDTH + c, n] * LOG2_E
 
-            for i in range(length):
-                t = length - 1 - i if reverse else i
-                for n in range(given):
-                    b_row[n] = B[b, t, n]
-                    c_row[n] = C[b, t, n]
+            for start_i in range(0, length, TILE):
+                stop_i = min(start_i + TILE, length)
+                for i in range(start_i, stop_i):
+                    t = length - 1 - i if reverse else i
+                    for n in range(given):
+                        b_rows[i - start_i, n] = B[b, t, n]
+                        c_rows[i - start_i, n] = C[b, t, n]
                 for k in range(low, high):
                     s = rows[k - low]
                     start = k * WIDTH
                     width = min(WIDTH, d_inner - start)
-                    u_t = u[b, t, start : start + width]
-                    delta_t = delta[b, t, start : start + width]
-                    for c in range(width):
-                        s[DELTA, c] = delta_t[c] + delta_bias[start + c]
-                    if plus:
+                    for i in range(start_i, stop_i):
+                        t = length - 1 - i if reverse else i
+                        b_row, c_row = b_rows[i - start_i], c_rows[i - start_i]
+                        u_t = u[b, t, start : start + width]
+                        delta_t = delta[b, t, start : start + width]
                         for c in range(width):
-                            s[DELTA, c] = softplus(s[DELTA, c])
-                    for c in range(width):
-                        s[DELTA_U, c] = s[DELTA, c] * u_t[c]
-                        s[Y, c] = D[start + c] * u_t[c]
+                            s[DELTA, c] = delta_t[c] + delta_bias[start + c]
+                        if plus:
+                            for c in range(width):
+                                s[DELTA, c] = softplus(s[DELTA, c])
+                        for c in range(width):
+                            s[DELTA_U, c] = s[DELTA, c] * u_t[c]
+                            s[Y, c] = D[start + c] * u_t[c]
 
-                    for n in range(0, d_state, UNROLL):
-                        b0, b1, b2, b3 = b_row[n], b_row[n + 1], b_row[n + 2], b_row[n + 3]
-                        c0, c1, c2, c3 = c_row[n], c_row[n + 1], c_row[n + 2], c_row[n + 3]
-                        for c in range(WIDTH):
-                            delta_c, delta_u = s[DELTA, c], s[DELTA_U, c]
-                            h0 = exp2(delta_c * s[n, c]) * s[H + n, c] + delta_u * b0
-                            h1 = exp2(delta_c * s[n + 1, c]) * s[H + n + 1, c] + delta_u * b1
-                            h2 = exp2(delta_c * s[n + 2, c]) * s[H + n + 2, c] + delta_u * b2
-                            h3 = exp2(delta_c * s[n + 3, c]) * s[H + n + 3, c] + delta_u * b3
-                            s[H + n, c] = h0
-                            s[H + n + 1, c] = h1
-                            s[H + n + 2, c] = h2
-                            s[H + n + 3, c] = h3
-                            s[Y, c] += (h0 * c0 + h1 * c1) + (h2 * c2 + h3 * c3)
+                        for n in range(0, d_state, UNROLL):
+                            b0, b1, b2, b3 = b_row[n], b_row[n + 1], b_row[n + 2], b_row[n + 3]
+                            c0, c1, c2, c3 = c_row[n], c_row[n + 1], c_row[n + 2], c_row[n + 3]
+                            for c in range(WIDTH):
+                                delta_c, delta_u = s[DELTA, c], s[DELTA_U, c]
+                                h0 = exp2(delta_c * s[n, c]) * s[H + n, c] + delta_u * b0
+                                h1 = exp2(delta_c * s[n + 1, c]) * s[H + n + 1, c] + delta_u * b1
+                                h2 = exp2(delta_c * s[n + 2, c]) * s[H + n + 2, c] + delta_u * b2
+                                h3 = exp2(delta_c * s[n + 3, c]) * s[H + n + 3, c] + delta_u * b3
+                                s[H + n, c] = h0
+                                s[H + n + 1, c] = h1
+                                s[H + n + 2, c] = h2
+                                s[H + n + 3, c] = h3
+                                s[Y, c] += (h0 * c0 + h1 * c1) + (h2 * c2 + h3 * c3)
 
-                    y_t = y[b, t, start : start + width]
-                    if gated:
-                        z_t = z[b, t, start : start + width]
-                        for c in range(width):
-                            y_t[c] = s[Y, c] * silu(z_t[c])
-                    else:
-                        for c in range(width):
-                            y_t[c] = s[Y, c]
+                        y_t = y[b, t, start : start + width]
+                        if gated:
+                            z_t = z[b, t, start : start + width]
+                            for c in range(width):
+                                y_t[c] = s[Y, c] * silu(z_t[c])
+                        else:
+                            for c in range(width):
+                                y_t[c] = s[Y, c]
 
             for k in range(low, high):
                 for c in range(min(WIDTH, d_inner - k * WIDTH)):
