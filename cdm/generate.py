@@ -86,8 +86,11 @@ def generate_chunk(plan: Plan, chunk: Chunk, log: Log, threads: int = 1) -> Chun
             x = sampler.sample([(samples[row], item, k) for row, item, k in batch], progress)
             for (row, item, k), x_0 in zip(batch, x, strict=True):
                 if not np.isfinite(x_0).all():
-                    problem = f"{_name(samples[row])}: the model gave NaN or infinity"
-                    _skip_or_raise(BadItem(problem), row, config, reasons, log)
+                    problem = BadItem(
+                        f"{_name(samples[row])}: the model gave NaN or infinity; look at its "
+                        "points and at the checkpoint, or set dataset.on_bad_item to skip"
+                    )
+                    _skip_or_raise(problem, row, config, reasons, log)
                     continue
                 arrays["sample"][row, k] = x_0
                 arrays["distance"][row, k] = to_distance(
@@ -169,10 +172,7 @@ def load_items(
 
 def _skip_or_raise(problem: BadItem, row: int, config: Config, reasons: dict, log: Log) -> None:
     if config.dataset.on_bad_item == "fail":
-        raise BadItem(
-            f"{problem}\nRepair the item, take it out of its split file, or set "
-            "dataset.on_bad_item: skip to go on without it"
-        ) from problem
+        raise problem
     if row not in reasons:
         log(f"skipped: {problem}")
     reasons[row] = str(problem)

@@ -238,7 +238,7 @@ def test_a_bad_item_fails_its_chunk_with_one_message_and_leaves_nothing(damage):
         run(configure())
     message = str(error.value)
     assert "00004.npz" in message and BAD[damage] in message
-    assert "dataset.on_bad_item: skip" in message
+    assert "set dataset.on_bad_item to skip" in message
     assert not list(Path("outputs/run/chunks").glob("*00001-*"))
 
 

@@ -378,7 +378,7 @@ def test_a_bad_item_fails_its_chunk_only_and_is_told_without_a_traceback(folder)
     shutil.rmtree(folder / "outputs")
     done = snakemake(folder)
     assert done.returncode != 0 and "Traceback" not in done.stdout, done.stdout
-    assert f"({NUM_POINTS - 1}, 6)" in done.stdout and "on_bad_item: skip" in done.stdout
+    assert f"({NUM_POINTS - 1}, 6)" in done.stdout and "on_bad_item to skip" in done.stdout
     assert "2 of 3 chunks are finished" in done.stdout
     assert len(list((folder / "outputs/run/chunks").glob("*.json"))) == 2
 
