@@ -85,10 +85,6 @@ class Dataset:
         """Files `load` reads for a sample, relative to data_dir."""
         raise NotImplementedError
 
-    def index_files(self) -> list[str]:
-        """Files `samples` reads, relative to data_dir."""
-        raise NotImplementedError
-
     def read_item(self, sample: Sample, reader: FileReader) -> Item:
         """The item as it lies on disk: neither rotated nor normalised."""
         raise NotImplementedError

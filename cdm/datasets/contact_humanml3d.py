@@ -34,12 +34,6 @@ class ContactHumanML3DDataset(Dataset):
         self.facts_path = facts_path
         self.dropped: dict[str, str] = {}
 
-    def index_files(self):
-        files = [self._split_file(self.config.phase)]
-        for name in self._names(self.config.phase):
-            files += [_motion_file(name), _text_file(name)]
-        return files
-
     def samples(self):
         names = self._names(self.config.phase)
         facts = motion_facts(self.data_dir, map(_motion_file, names), self.facts_path)

@@ -17,13 +17,6 @@ class ContactMapDataset(Dataset):
 
     default_transforms = ("RandomRotation",)
 
-    def index_files(self):
-        return [
-            path
-            for set_name in self.config.sets
-            for path in (f"{set_name}/contact_motion/anno.csv", self._split_file(set_name))
-        ]
-
     def samples(self):
         samples = []
         for set_name in self.config.sets:

@@ -16,9 +16,6 @@ class ContactMapCustomDataset(Dataset):
     has_ground_truth = False
     rotates = False
 
-    def index_files(self):
-        return ["custom/anno.csv"]
-
     def samples(self):
         if self.config.use_openscene:
             raise DataError(

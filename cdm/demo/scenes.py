@@ -219,9 +219,6 @@ def write_demo(data_dir, seed: int = SEED, num_items: int = NUM_ITEMS) -> None:
 class DemoDataset(ContactMapDataset):
     """The demo as a dataset whose samples are known before its files are written."""
 
-    def index_files(self):
-        return []
-
     def read_rows(self, set_name):
         return annotations()
 
