@@ -53,7 +53,7 @@ def generate_chunk(plan: Plan, chunk: Chunk, log: Log, threads: int = 1) -> Chun
     torch.set_num_threads(threads)
     with clock("load"):
         samples = read_samples(plan, chunk)
-        statistics = load_statistics(plan.statistics["path"], config.dataset.contact_dim)
+        statistics = planned_statistics(plan)
         dataset = open_dataset(config, plan.architecture.point_feat_dim)
         reader = FileReader(config.data_dir)
         device = choose_device(config.gpu, log)
@@ -134,6 +134,18 @@ def generate_chunk(plan: Plan, chunk: Chunk, log: Log, threads: int = 1) -> Chun
         f"{sum(clock.seconds.values()) + seconds:.1f} s in all -> {store}"
     )
     return record
+
+
+def planned_statistics(plan: Plan) -> Statistics:
+    """The normalisation statistics, which must be those the plan saw."""
+    statistics = load_statistics(plan.statistics["path"], plan.config.dataset.contact_dim)
+    planned = plan.statistics["values"]
+    if planned and planned != statistics.numbers():
+        raise ArchiveError(
+            f"{plan.statistics['path']}: changed since the run was planned; start snakemake again, "
+            "finished chunks are kept"
+        )
+    return statistics
 
 
 def encode_texts(plan: Plan, texts: list[str], device: str) -> dict[str, torch.Tensor]:
@@ -280,8 +292,7 @@ def provenance(plan: Plan, statistics: Statistics, device: str) -> dict[str, Any
         "architecture": asdict(plan.architecture),
         "statistics": {
             "path": plan.statistics["path"],
-            "mean": statistics.mean.tolist(),
-            "std": statistics.std.tolist(),
+            **statistics.numbers(),
             "sigma": plan.config.dataset.sigma,
         },
         "device": device_name(device),

@@ -149,8 +149,7 @@ def make_plan(config: Config) -> tuple[Plan, list[Sample]]:
     statistics = {"path": _computed_statistics(config, dataset), "computed": True, "values": None}
     found = find_statistics(dataset)
     if found is not None:
-        numbers = {"mean": found.mean.tolist(), "std": found.std.tolist()}
-        statistics = {"path": found.source, "computed": False, "values": numbers}
+        statistics = {"path": found.source, "computed": False, "values": found.numbers()}
     settings = _settings(config, checkpoint, statistics, timesteps, dataset.rotates)
 
     size = config.workflow.chunk_size
@@ -184,8 +183,10 @@ def open_dataset(config: Config, point_feat_dim: int) -> Dataset:
     return make_dataset(config.dataset, point_feat_dim, config.seed, config.data_dir, facts)
 
 
-def _computed_statistics(config: Config, dataset) -> str:
-    return f"{config.run_dir}/statistics/{dataset.statistics_name()}"
+def _computed_statistics(config: Config, dataset: Dataset) -> str:
+    """The reference's file name, in a folder for what it does not tell: split and joints."""
+    chosen = digest([config.dataset.phase, config.dataset.data_repr_joints])[:8]
+    return f"{config.run_dir}/statistics/{chosen}/{dataset.statistics_name()}"
 
 
 def _settings(config: Config, checkpoint, statistics, timesteps, rotates) -> dict[str, Any]:
@@ -194,7 +195,7 @@ def _settings(config: Config, checkpoint, statistics, timesteps, rotates) -> dic
     Batch size, device and threads are not in it: they change maps only within rounding, so a
     run may go on with a smaller batch or on another machine.
     """
-    dataset = config.dataset
+    dataset, point_feat_dim = config.dataset, checkpoint.architecture.point_feat_dim
     return {
         "numerics_version": NUMERICS_VERSION,
         "seed": config.seed,
@@ -207,12 +208,10 @@ def _settings(config: Config, checkpoint, statistics, timesteps, rotates) -> dic
             "use_raw_dist": dataset.use_raw_dist,
             "sigma": dataset.sigma,
             "num_points": dataset.num_points,
-            "use_color": dataset.use_color,
-            "use_openscene": dataset.use_openscene,
             "rotates": rotates,
         },
         "text_model": [config.model.text_model.version, config.model.text_model.max_length],
-        "point_feat_dim": checkpoint.architecture.point_feat_dim,
+        "point_feat": point_feat_dim and [point_feat_dim, dataset.use_color, dataset.use_openscene],
         "diffusion": [config.diffusion.steps, config.diffusion.noise_schedule, timesteps],
         "sampling": {
             "method": config.sampling.method,

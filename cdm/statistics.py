@@ -29,6 +29,10 @@ class Statistics:
     std: np.ndarray
     source: str
 
+    def numbers(self) -> dict[str, list]:
+        """Mean and std as JSON values."""
+        return {"mean": self.mean.tolist(), "std": self.std.tolist()}
+
     def normalise(self, contact: np.ndarray) -> np.ndarray:
         """(contact - mean) / std, float32; contact: (..., contact_dim)."""
         return ((contact - self.mean) / self.std).astype(np.float32)

@@ -283,6 +283,15 @@ def test_an_item_edited_between_plan_and_job_is_never_filed_under_the_old_conten
     assert not Path(plan.chunk_record(plan.chunks[1])).exists()
 
 
+def test_statistics_that_change_between_plan_and_job_are_refused():
+    plan, samples = make_plan(configure())
+    save_plan(plan, samples)
+    mean, std = np.full((1, 6), 0.21, np.float32), np.full((1, 6), 0.3, np.float32)
+    np.savez(plan.statistics["path"], mean=mean, std=std)
+    with pytest.raises(ArchiveError, match="changed since the run was planned"):
+        generate_chunk(plan, plan.chunks[0], lambda line: None)
+
+
 def test_a_model_that_gives_nan_never_reaches_the_archive(folder):
     from cdm.checkpoint import find_checkpoint
 
@@ -292,6 +301,23 @@ def test_a_model_that_gives_nan_never_reaches_the_archive(folder):
     torch.save(state, "exp/ckpt/model000001.pt")
     with pytest.raises(BadItem, match="the model gave NaN"):
         run(configure(exp_dir="exp"))
+
+
+def test_point_features_count_only_where_the_model_sees_them():
+    names = [
+        [chunk.name for chunk in make_plan(configure(dataset={"use_color": use}))[0].chunks]
+        for use in (True, False)
+    ]
+    assert names[0] == names[1]
+
+
+def test_statistics_are_computed_apart_for_each_split():
+    next(Path("data").glob("Mean_Std*")).unlink()
+    shutil.copy("data/HUMANISE/train.txt", "data/HUMANISE/all.txt")
+    paths = {
+        make_plan(configure(dataset={"phase": p}))[0].statistics["path"] for p in ("train", "all")
+    }
+    assert len(paths) == 2
 
 
 def test_a_chunk_of_another_run_is_refused_by_name():
