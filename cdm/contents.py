@@ -5,6 +5,7 @@ groups. Files are compared by size and mtime first and hashed only where those d
 touch or a copy changes nothing and an edit changes exactly its chunk.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -57,11 +58,14 @@ class ContentResolver:
         self.folder = Path(config.run_dir, "chunks")
         self.records: dict[int, list[Path]] = {}
         for path in sorted(self.folder.glob("*-*.json")):
-            self.records.setdefault(int(path.name.split("-")[0]), []).append(path)
+            number = path.name.split("-")[0]
+            if number.isdigit():
+                self.records.setdefault(int(number), []).append(path)
         self.cache_path = Path(config.run_dir, "plan", "contents.json")
         self.cache: dict[str, list] = {}
-        if self.records and self.cache_path.exists():
-            self.cache = json.loads(self.cache_path.read_bytes())
+        if self.records:
+            with contextlib.suppress(OSError, ValueError):  # only a cache
+                self.cache = json.loads(self.cache_path.read_bytes())
         self.hashed = False
         text_model = config.model.text_model
         self.paths = {
@@ -131,7 +135,10 @@ class ContentResolver:
             return None
         key = f"{group}/{name}"
         if self.cache.get(key, [])[:2] != [*now]:
-            self.cache[key] = [*now, hash_file(self._path(group, name))]
+            try:
+                self.cache[key] = [*now, hash_file(self._path(group, name))]
+            except OSError:
+                return None  # unreadable: as good as missing
             self.hashed = True
         return self.cache[key][2]
 

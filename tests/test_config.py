@@ -128,3 +128,11 @@ def test_an_experiment_without_data_dir_reads_the_data_folder_beside_it():
 
 def test_outputs_lie_under_the_run_name_only():
     assert demo_config(exp_name="mine").run_dir == "outputs/mine"
+
+
+@pytest.mark.parametrize("name", ["archive", "sampling"])
+def test_environments_pin_what_the_constraints_pin(name):
+    constraints = (REPO / "constraints.txt").read_text().splitlines()
+    environment = yaml.safe_load((REPO / f"envs/{name}.yaml").read_text())
+    pins = environment["dependencies"][-1]["pip"]
+    assert pins and not set(pins) - set(constraints)

@@ -255,6 +255,16 @@ def test_a_skipped_item_is_in_the_status_column_and_in_the_records(usual, damage
     assert '"num_skipped": 1' in record and BAD[damage] in record
 
 
+@pytest.mark.parametrize("damage", BAD)
+def test_an_item_that_turned_bad_after_its_chunk_was_made_reruns_that_chunk(usual, damage):
+    names = [chunk.name for chunk in make_plan(configure())[0].chunks]
+    damage(contacts(4))
+    plan, _ = make_plan(configure())
+    assert [chunk.name == name for chunk, name in zip(plan.chunks, names, strict=True)] == [
+        True, False, True
+    ]  # fmt: skip
+
+
 def test_a_missing_file_is_found_in_the_plan_and_can_be_skipped(usual):
     contacts(4).unlink()
     with pytest.raises(DataError, match=r"1 of 7 files .*\n.*00004\.npz"):
