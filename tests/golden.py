@@ -55,7 +55,7 @@ def case_config(case):
             model={
                 "arch": case["arch"],
                 "time_emb_dim": case["time_emb_dim"],
-                "text_model": case["text_model"],
+                "text_model": {"version": "hashing"},  # cases bring text vectors of any width
                 "scene_model": {
                     key: scene_model[key] for key in ("use_scene_model", "point_feat_dim")
                 },
