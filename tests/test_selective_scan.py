@@ -212,6 +212,8 @@ def test_compiled_kernel_is_cached_and_works_without_a_cache(tmp_path):
     assert cache_hits(code) == 0
     assert cache_hits(code) == 1
     assert cache_hits(nowhere + code) == 0
+    other_math = "import cdm.kernels.vector_math as math; math.VERSION += 2;"
+    assert cache_hits(other_math + code) == 0
 
 
 @pytest.mark.gpu

@@ -1,14 +1,20 @@
 """exp2, softplus and SiLU as short polynomials that LLVM turns into vector code (float32).
 
 The libm calls of numba stay scalar and cost ten times more. Each function is within 2e-7 of the
-exact value, relative, wherever that is a normal number. The files that call these functions are
-cached by numba: after an edit here, touch them.
+exact value, relative, wherever that is a normal number.
 """
+
+import zlib
+from pathlib import Path
 
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
+
+# numba's cache looks at a kernel's own file and closure, not at what it inlines from here: a kernel
+# that has this number in its closure is compiled again when this file changes. Never 0.
+VERSION = zlib.crc32(Path(__file__).read_bytes()) | 1
 
 LOG2_E = np.float32(1.4426950408889634)
 
@@ -86,3 +92,12 @@ def softplus(x):
 @inline
 def silu(x):
     return x / (_ONE + exp2(-x * LOG2_E))
+
+
+def compile_kernel(function):
+    """Compile a kernel, cached on disk for later processes."""
+    options = {"nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
+    try:
+        return njit(cache=True, **options)(function)
+    except RuntimeError:  # neither the package's folder nor the user's cache can be written
+        return njit(**options)(function)
