@@ -6,7 +6,6 @@ so that what was never written cannot read as data. The final archive has the sa
 shard k *is* the shard file of chunk k (see `cdm.merge`).
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -20,7 +19,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from cdm.contact import denormalise
 from cdm.errors import ArchiveError
-from cdm.files import replacing, write_json
+from cdm.files import hash_file, replacing, write_json
 
 OK, SKIPPED = "ok", "skipped"
 COLUMN_ROWS = 65536  # rows per chunk of a text or integer column
@@ -200,8 +199,7 @@ def checksum_files(store: Path) -> dict[str, list]:
 
 
 def _checksum(path: Path) -> list:
-    with open(path, "rb") as file:
-        return [path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()]
+    return [path.stat().st_size, hash_file(path)]
 
 
 def verify_chunk(path: Path) -> ChunkRecord:

@@ -5,7 +5,6 @@ the frozen encoders. Its shapes decide the architecture; a contradiction with th
 is an error that lists every key.
 """
 
-import hashlib
 import io
 import pickle
 import re
@@ -18,6 +17,7 @@ from types import SimpleNamespace
 from cdm.architecture import Architecture
 from cdm.config import DEMO, Config
 from cdm.errors import CheckpointError
+from cdm.files import hash_file
 from cdm.text import TEXT_FEAT_DIMS
 
 Shapes = dict[str, tuple[int, ...]]
@@ -70,12 +70,6 @@ def find_checkpoint(exp_dir: str) -> Path:
 
 def _natural(path: Path) -> list[int | str]:
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
-
-
-def hash_file(path: Path) -> str:
-    """sha256 of a file's bytes, in hex."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def inspect_checkpoint(path: Path, config: Config) -> Checkpoint:

@@ -14,11 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from cdm.archive import read_record
-from cdm.checkpoint import hash_file
 from cdm.config import Config
 from cdm.errors import ArchiveError
-from cdm.files import write_json
-from cdm.text import find_text_weights
+from cdm.files import hash_file, write_json
 
 ITEMS, STATISTICS, TEXT_MODEL = "items", "statistics", "text_model"
 
@@ -52,7 +50,7 @@ def is_named_for(fingerprint: str, base: str, contents: Mapping[str, Mapping[str
 class ContentResolver:
     """Finds, for each chunk, the finished one whose recorded contents are those of today."""
 
-    def __init__(self, config: Config, statistics: Mapping[str, Any], stats: Mapping[str, Any]):
+    def __init__(self, config: Config, weights: list[Path], statistics: dict, stats: dict):
         self.config = config
         self.stats = stats
         self.folder = Path(config.run_dir, "chunks")
@@ -67,13 +65,7 @@ class ContentResolver:
             with contextlib.suppress(OSError, ValueError):  # only a cache
                 self.cache = json.loads(self.cache_path.read_bytes())
         self.hashed = False
-        text_model = config.model.text_model
-        self.paths = {
-            TEXT_MODEL: {
-                path.name: path for path in find_text_weights(text_model.version, text_model.path)
-            },
-            STATISTICS: {},
-        }
+        self.paths = {TEXT_MODEL: {path.name: path for path in weights}, STATISTICS: {}}
         if statistics["computed"]:
             path = Path(statistics["path"])
             self.paths[STATISTICS][path.name] = path

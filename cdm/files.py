@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -59,6 +60,12 @@ def explain_os_error(error: OSError, path: Path) -> str:
         f"cannot write {path}: {error.strerror or error}. Finished chunks are kept; {advice}, "
         "then run the same snakemake command again"
     )
+
+
+def hash_file(path: Path) -> str:
+    """sha256 of a file's bytes, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def remove_leftovers(path: Path) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from cdm.archive import OK, SKIPPED, ChunkRecord, Layout, write_chunk
-from cdm.checkpoint import hash_file, load_state_dict
+from cdm.checkpoint import load_state_dict
 from cdm.config import DEMO, Config
 from cdm.contact import to_distance
 from cdm.contents import ITEMS, STATISTICS, TEXT_MODEL, is_named_for
@@ -21,6 +21,7 @@ from cdm.datasets import FileReader, Item, Sample
 from cdm.device import choose_device
 from cdm.diffusion import create_diffusion
 from cdm.errors import ArchiveError, BadItem
+from cdm.files import hash_file
 from cdm.kernels import philox
 from cdm.kernels.selective_scan import resolve_backend
 from cdm.model import CDM

@@ -136,7 +136,7 @@ def make_plan(config: Config) -> tuple[Plan, list[Sample]]:
     checkpoint_path = find_checkpoint(config.exp_dir)
     checkpoint = inspect_checkpoint(checkpoint_path, config)
     text_model = config.model.text_model
-    find_text_weights(text_model.version, text_model.path)
+    weights = find_text_weights(text_model.version, text_model.path)
     timesteps = sorted(space_timesteps(config.diffusion.steps, config.diffusion.timestep_respacing))
 
     dataset = open_dataset(config, checkpoint.architecture.point_feat_dim)
@@ -153,7 +153,7 @@ def make_plan(config: Config) -> tuple[Plan, list[Sample]]:
     settings = _settings(config, checkpoint, statistics, timesteps, dataset.rotates)
 
     size = config.workflow.chunk_size
-    resolver = ContentResolver(config, statistics, stats)
+    resolver = ContentResolver(config, weights, statistics, stats)
     settings_digest = digest(settings)
     chunks, offset = [], len(_header())
     for number, start in enumerate(range(0, len(samples), size)):

@@ -1,15 +1,18 @@
 """What a contact backbone offers: its work split by how often it has to run."""
 
+from abc import ABC, abstractmethod
+
 from torch import nn
 
 
-class Backbone(nn.Module):
+class Backbone(nn.Module, ABC):
     """From noisy contact maps and conditions to features of every point.
 
     A backbone is built from an `Architecture`. Point order is its own choice: x_t goes in, and
     features come out, in the order of `prepare`'s state.
     """
 
+    @abstractmethod
     def prepare(self, c_text, c_pc_xyz, c_pc_feat=None):
         """Everything that neither x_t nor t changes; once per sample.
 
@@ -21,12 +24,12 @@ class Backbone(nn.Module):
             state with `order` and `inverse`, (batch, num_points) int64, or None and None when
             points keep their order.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def step_share(self, time_emb):
         """The share of the time embedding, (rows, time_emb_dim) to (rows, hidden); once a run."""
-        raise NotImplementedError
 
+    @abstractmethod
     def features(self, x_t, step_share_t, state):
         """Features before `last_linear`; once per sample and step.
 
@@ -36,12 +39,11 @@ class Backbone(nn.Module):
         Returns:
             (batch, num_points, width).
         """
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def last_linear(self) -> nn.Linear:
         """The linear layer from `features` to last_dim; the caller may fold it into its own."""
-        raise NotImplementedError
 
     def forward(self, x_t, step_share_t, state):
         """Features, (batch, num_points, last_dim), in the state's order."""

@@ -6,6 +6,7 @@ the order is that of the tables, never shuffled, and every random pick is counte
 
 import math
 import os
+from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -57,7 +58,7 @@ class Item:
     x: np.ndarray | None = None
 
 
-class Dataset:
+class Dataset(ABC):
     """The interface of a dataset; subclasses know one layout on disk.
 
     Args:
@@ -77,17 +78,17 @@ class Dataset:
         self.point_feat_dim = point_feat_dim
         self.seed = seed
 
+    @abstractmethod
     def samples(self) -> list[Sample]:
         """All samples, in the order of the plan."""
-        raise NotImplementedError
 
+    @abstractmethod
     def files(self, sample: Sample) -> list[str]:
         """Files `load` reads for a sample, relative to data_dir."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read_item(self, sample: Sample, reader: FileReader) -> Item:
         """The item as it lies on disk: neither rotated nor normalised."""
-        raise NotImplementedError
 
     def read_distance(self, sample: Sample, reader: FileReader) -> np.ndarray:
         """The item's (num_points, contact_dim) distances alone."""
