@@ -1,0 +1,95 @@
+"""The bidirectional scan on CUDA devices: on tensor cores in bfloat16, and in float32."""
+
+from functools import cache
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from cdm.kernels.nvrtc import Kernel, ints
+
+HERE = Path(__file__).parent
+WARPS = 2  # of a block and direction, 32 channels each
+FLOAT32_CHANNELS = 64  # of a block and direction
+TILE = 8  # tokens
+POLYNOMIALS = 0x8888  # which of 16 exponentials are polynomials; by measurement
+
+
+def bidirectional_scan(u, x_dbl, dt_weight, dt_bias, A, D, z):
+    """Arguments and result as `cdm.kernels.bidirectional_scan.bidirectional_scan`."""
+    y = u.new_empty(u.shape[1:])
+    u, x_dbl, dt_weight = u.contiguous(), x_dbl.contiguous(), dt_weight.contiguous()
+    if z.stride(2) != 1 or z.stride(0) != z.stride(1) * z.shape[1] or z.data_ptr() % 16:
+        z = z.contiguous()
+    scan = _tensor_cores if u.dtype == torch.bfloat16 else _float32
+    scan(u, x_dbl, dt_weight, dt_bias, A.contiguous(), D, z, y)
+    return y
+
+
+def num_segments(batch: int, length: int, d_inner: int, device) -> int:
+    """Segments a sequence is cut into so that a small batch fills the device.
+
+    Cutting costs a first pass over the states, about as long as the scan itself: it pays where
+    the segments together bring what one would leave idle.
+    """
+    blocks = batch * -(-d_inner // (32 * WARPS))
+    processors = torch.cuda.get_device_properties(device).multi_processor_count
+    tiles = -(-length // TILE)
+    segments = 2 * processors // blocks  # two blocks a processor are what hides latency
+    return max(1, min(segments, tiles // 16)) if segments >= 4 else 1
+
+
+def _tensor_cores(u, x_dbl, dt_weight, dt_bias, A, D, z, y):
+    _, batch, length, d_inner = u.shape
+    d_state = A.shape[1]
+    kernels = _tensor_core_kernels(u.device.index, d_state, dt_weight.shape[1])
+    tiles = -(-length // TILE)
+    segment_tiles = -(-tiles // num_segments(batch, length, d_inner, u.device))
+    segments = -(-tiles // segment_tiles)
+    ends = sums = None
+    if segments > 1:
+        ends = torch.empty(2, batch, segments, d_inner, d_state, device=u.device)
+        sums = torch.empty(2, batch, segments, d_inner, device=u.device)
+    grid = (-(-d_inner // (32 * WARPS)), segments, batch)
+    arguments = (
+        u, x_dbl, z, dt_weight, dt_bias, A, D, y, ends, sums,
+        *ints(batch, length, d_inner, z.stride(1), segment_tiles),
+    )  # fmt: skip
+    for kernel in kernels if segments > 1 else kernels[1:]:
+        kernel(grid, 64 * WARPS, *arguments)
+
+
+@cache
+def _tensor_core_kernels(device_index, d_state, dt_rank, polynomials=None, min_blocks=2):
+    macros = {
+        "D_STATE": d_state,
+        "DT_RANK": dt_rank,
+        "WARPS": WARPS,
+        "MIN_BLOCKS": min_blocks if d_state <= 32 else 1,
+        "POLY_MASK": POLYNOMIALS if polynomials is None else polynomials,
+    }
+    source = HERE / "tensor_cores.cu"
+    names = "segment_states", "bidirectional_scan"
+    return [Kernel(source, name, device_index, **macros) for name in names]
+
+
+def _float32(u, x_dbl, dt_weight, dt_bias, A, D, z, y):
+    _, batch, length, d_inner = u.shape
+    (_, dt_rank), d_state = dt_weight.shape, A.shape[1]
+    delta = F.linear(x_dbl[..., :dt_rank], dt_weight)
+    grid = (-(-d_inner // FLOAT32_CHANNELS), batch)
+    _float32_kernel(u.device.index, d_state, dt_rank)(
+        grid, 2 * FLOAT32_CHANNELS, u, delta, x_dbl, z, dt_bias, A, D, y,
+        *ints(batch, length, d_inner, z.stride(1)),
+    )  # fmt: skip
+
+
+@cache
+def _float32_kernel(device_index, d_state, dt_rank):
+    macros = {
+        "D_STATE": d_state,
+        "B_COLUMN": dt_rank,
+        "ROW": dt_rank + 2 * d_state,
+        "CHANNELS": FLOAT32_CHANNELS,
+    }
+    return Kernel(HERE / "float32.cu", "bidirectional_scan", device_index, **macros)
