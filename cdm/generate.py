@@ -26,7 +26,7 @@ from cdm.kernels.selective_scan import resolve_backend
 from cdm.model import CDM
 from cdm.noise import stream_key
 from cdm.plan import Chunk, Plan, open_dataset, read_samples
-from cdm.progress import Clock, Progress
+from cdm.progress import Clock, Heartbeat, Progress
 from cdm.sampler import SAMPLERS
 from cdm.serialization import gather_points
 from cdm.statistics import Statistics, load_statistics
@@ -35,7 +35,9 @@ from cdm.text import find_text_weights, load_text_encoder
 Log = Callable[[str], None]
 
 
-def generate_chunk(plan: Plan, chunk: Chunk, log: Log, threads: int = 1) -> ChunkRecord:
+def generate_chunk(
+    plan: Plan, chunk: Chunk, log: Log, threads: int = 1, heartbeat: Heartbeat | None = None
+) -> ChunkRecord:
     """Sample every item of one chunk and write its store and record.
 
     Args:
@@ -43,6 +45,7 @@ def generate_chunk(plan: Plan, chunk: Chunk, log: Log, threads: int = 1) -> Chun
         chunk: one of the plan's.
         log: gets one line of text at a time.
         threads: CPU threads to use.
+        heartbeat: told how far the chunk is.
     Returns:
         The record, as written.
     Raises:
@@ -80,7 +83,7 @@ def generate_chunk(plan: Plan, chunk: Chunk, log: Log, threads: int = 1) -> Chun
     reasons: dict[int, str] = {}
     good = load_items(dataset, samples, reader, config, reasons, log)
     maps = ((row, item, k) for row, item in good for k in range(layout.k_samples))
-    progress = Progress(len(samples) * layout.k_samples, chunk.name, log)
+    progress = Progress(len(samples) * layout.k_samples, chunk.name, log, heartbeat)
     with clock("sample"), torch.inference_mode():
         for batch in batches(maps, config.sampling.batch_size):
             x = sampler.sample([(samples[row], item, k) for row, item, k in batch], progress)
