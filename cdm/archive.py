@@ -202,6 +202,19 @@ def _checksum(path: Path) -> list:
     return [path.stat().st_size, hash_file(path)]
 
 
+def verify_file(path: Path, expected: list) -> str | None:
+    """What is wrong with a file whose [size in bytes, sha256] should be `expected`, or None."""
+    try:
+        found = _checksum(path)
+    except OSError as error:
+        return f"{path}: {error.strerror or error}"
+    if found == expected:
+        return None
+    size = f"{found[0]} bytes, expected {expected[0]}"
+    what = "contents changed since it was written" if found[0] == expected[0] else size
+    return f"{path}: corrupt ({what})"
+
+
 def verify_chunk(path: Path) -> ChunkRecord:
     """Read a chunk's record and hold every byte of its store against it.
 
@@ -215,16 +228,9 @@ def verify_chunk(path: Path) -> ChunkRecord:
     if record.name != path.stem:
         raise ArchiveError(f"{path}: this is the record of chunk {record.name}; {rebuild(path)}")
     for relative, expected in record.files.items():
-        try:
-            found = _checksum(store / relative)
-        except OSError as error:
-            raise ArchiveError(
-                f"{store / relative}: {error.strerror or error}; {rebuild(path)}"
-            ) from None
-        if found != expected:
-            size = f"{found[0]} bytes, expected {expected[0]}"
-            what = "contents changed since it was written" if found[0] == expected[0] else size
-            raise ArchiveError(f"{store / relative}: corrupt ({what}); {rebuild(path)}")
+        problem = verify_file(store / relative, expected)
+        if problem:
+            raise ArchiveError(f"{problem}; {rebuild(path)}")
     return record
 
 

@@ -15,6 +15,8 @@ from snakemake.exceptions import WorkflowError
 
 from cdm.config import is_demo, load_config
 from cdm.errors import CDMError
+from cdm.live import LiveProgress
+from cdm.pace import describe_pace
 from cdm.plan import describe, load_plan, make_plan, save_plan
 
 if is_demo(config):
@@ -32,6 +34,7 @@ except CDMError as error:
     raise WorkflowError(str(error))
 
 RUN = CONFIG.run_dir
+LIVE = LiveProgress(PLAN, sys.stderr)
 DEMO_DATA = f"{RUN}/data/demo.json"
 
 
@@ -72,5 +75,6 @@ def advice():
     done = sum(Path(record).exists() for record in PLAN.chunk_records())
     return (
         f"\n{done} of {len(PLAN.chunks)} chunks are finished and stay finished. Once the cause "
-        "above is removed, type the same command again to go on."
+        "above is removed, type the same command again to go on;\n"
+        f"python -m cdm status {RUN} says how far it is and what failed."
     )
