@@ -14,6 +14,7 @@ import zarr
 from cdm.archive import (
     COLUMN_ROWS,
     ChunkRecord,
+    checksum_files,
     create_arrays,
     create_column,
     read_record,
@@ -22,7 +23,7 @@ from cdm.archive import (
     verify_chunk,
 )
 from cdm.errors import ArchiveError
-from cdm.files import replacing, write_json
+from cdm.files import replacing_all, seal
 from cdm.plan import Plan
 
 TEXT_COLUMNS = ("set", "index", "text", "scene_id", "status")
@@ -50,19 +51,22 @@ def merge(plan: Plan, log: Callable[[str], None], threads: int = 1) -> dict[str,
     layout = replace(first.layout, num_samples=rows)
     devices: set[str] = set()
 
-    with replacing(archive) as temporary:
+    with replacing_all(archive, Path(plan.archive_record)) as (temporary, temporary_record):
         attributes = {key: value for key, value in first.provenance.items() if key != "device"}
         group = zarr.create_group(temporary, zarr_format=3, attributes=attributes)
         create_arrays(temporary, layout)
         columns = {name: create_column(temporary, name, str, rows) for name in TEXT_COLUMNS}
         columns["caption_idx"] = create_column(temporary, "caption_idx", "int32", rows)
         copied = 0
+        files: dict[str, list] = {}
         block: list[dict[str, Any]] = []
         written = 0
         for number, path in enumerate(records):
             record = read_record(path)
             devices.add(record.provenance["device"])
-            copied += _link_shards(record, store_path(path), temporary, number)
+            shards = _shards(record, number)
+            files |= {target: record.files[source] for source, target in shards.items()}
+            copied += _link_shards(shards, store_path(path), temporary)
             block += record.samples
             while len(block) >= COLUMN_ROWS:
                 _write_rows(columns, block[:COLUMN_ROWS], written)
@@ -70,21 +74,21 @@ def merge(plan: Plan, log: Callable[[str], None], threads: int = 1) -> dict[str,
         _write_rows(columns, block, written)
         group.attrs["devices"] = sorted(devices)
         group.attrs["plan"] = plan.fingerprint
+        summary = {
+            "archive": archive.name,
+            "plan": plan.fingerprint,
+            "layout": asdict(layout),
+            "num_samples": rows,
+            "num_skipped": len(skipped),
+            "skipped": skipped,
+            "chunks": [path.stem for path in records],
+            "files": files | checksum_files(temporary, leaving_out=files),
+        }
+        temporary_record.write_bytes(seal(summary))
         _drop_records(archive)  # from here on the old archive, if any, is being replaced
     if copied:
         log(f"no hard links on this file system: {copied} shard files were copied")
-
-    summary = {
-        "archive": archive.name,
-        "plan": plan.fingerprint,
-        "layout": asdict(layout),
-        "num_samples": rows,
-        "num_skipped": len(skipped),
-        "skipped": skipped,
-        "chunks": [path.stem for path in records],
-    }
-    write_json(Path(plan.archive_record), summary)
-    size = sum(path.stat().st_size for path in archive.rglob("*") if path.is_file())
+    size = sum(size for size, _ in summary["files"].values())
     log(f"{rows} samples ({len(skipped)} skipped) from {len(records)} chunks, {size / 1e6:.1f} MB")
     return summary
 
@@ -141,23 +145,30 @@ def _numbers(record: ChunkRecord) -> tuple:
     return statistics["mean"], statistics["std"]
 
 
-def _link_shards(record: ChunkRecord, store: Path, archive: Path, number: int) -> int:
-    """Make a chunk's shards the archive's; how many had to be copied.
+def _shards(record: ChunkRecord, number: int) -> dict[str, str]:
+    """Paths of a chunk's shards, in its store -> in the archive.
 
     A chunk's only shard of `sample` is sample/c/0/0/0/0; in the archive it is sample/c/7/0/0/0
     for chunk 7. Arrays of skipped samples only have no shard.
     """
+    paths = (relative.split("/") for relative in record.files)
+    return {
+        "/".join([array, *key]): "/".join([array, "c", str(number), *key[2:]])
+        for array, *key in paths
+        if key and key[0] == "c"  # the others are metadata
+    }
+
+
+def _link_shards(shards: dict[str, str], store: Path, archive: Path) -> int:
+    """Make a chunk's shards the archive's; how many had to be copied."""
     copied = 0
-    for relative in record.files:
-        array, *key = relative.split("/")
-        if not key or key[0] != "c":
-            continue  # metadata
-        target = archive.joinpath(array, "c", str(number), *key[2:])
-        target.parent.mkdir(parents=True, exist_ok=True)
+    for source, target in shards.items():
+        path = archive / target
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            os.link(store / relative, target)
+            os.link(store / source, path)
         except OSError:
-            shutil.copyfile(store / relative, target)
+            shutil.copyfile(store / source, path)
             copied += 1
     return copied
 

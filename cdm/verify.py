@@ -7,7 +7,6 @@ was skipped, and distances that are those of the model's output.
 
 import csv
 import itertools
-import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -17,7 +16,17 @@ from typing import Any
 import numpy as np
 import zarr
 
-from cdm.archive import COLUMN_ROWS, OK, SKIPPED, Layout, record_path, verify_chunk, verify_file
+from cdm.archive import (
+    COLUMN_ROWS,
+    OK,
+    SKIPPED,
+    Layout,
+    merge_again,
+    read_archive_record,
+    record_path,
+    verify_chunk,
+    verify_file,
+)
 from cdm.contact import denormalise
 from cdm.errors import ArchiveError
 from cdm.plan import read_plan
@@ -93,14 +102,9 @@ def verify(path: str | Path, deep: bool = False, log: Log = lambda line: None) -
             "outputs/EXP_NAME/contact_maps.zarr, or the folder it lies in"
         ) from None
 
-    record = _find_record(path, group)
-    if record is None:
-        deep = True
-        report.notes.append(
-            f"no record contact_maps-{group.attrs.get('plan', 'PLAN')}.json beside it, so no "
-            "checksums of whole files: every map is read instead"
-        )
-    else:
+    record = _find_record(path, group, report)
+    deep = deep or record is None
+    if record:
         _verify_files(path, record["files"], report)
     layout = _verify_structure(path, group, record, report)
     if layout is None:
@@ -110,10 +114,9 @@ def verify(path: str | Path, deep: bool = False, log: Log = lambda line: None) -
     if deep:
         _verify_maps(path, group, layout, report, log)
     if report.problems:
-        remedy = f"rm -rf {path} {path.with_suffix('')}-*.json"
+        record = path.with_name(f"{path.stem}-{group.attrs.get('plan')}.json")
         report.notes.append(
-            f"to have it merged anew: {remedy}, then run the same snakemake command again; the "
-            "merge names every damaged chunk and how to rebuild it"
+            f"{merge_again(record)}; the merge names every damaged chunk and how to rebuild it"
         )
     return report
 
@@ -129,14 +132,18 @@ def _verify_one_chunk(store: Path, report: Report) -> None:
     report.num_bytes = sum(size for size, _ in record.files.values())
 
 
-def _find_record(path: Path, group: zarr.Group) -> dict[str, Any] | None:
+def _find_record(path: Path, group: zarr.Group, report: Report) -> dict[str, Any] | None:
     """The record of this very archive."""
     record = path.with_name(f"{path.stem}-{group.attrs.get('plan')}.json")
+    if not record.exists():
+        report.notes.append(
+            f"{record}: no such file, so there are no checksums of whole files: every map is read"
+        )
+        return None
     try:
-        content = json.loads(record.read_bytes())
-        Layout(**content["layout"])
-        return content if isinstance(content["files"], dict) else None
-    except (OSError, ValueError, KeyError, TypeError):
+        return read_archive_record(record)
+    except ArchiveError as error:
+        report.problems.append(str(error))
         return None
 
 

@@ -35,6 +35,9 @@ except CDMError as error:
 
 RUN = CONFIG.run_dir
 LIVE = LiveProgress(PLAN, sys.stderr)
+# No --cores is given for a cluster, and its jobs must not take all cores of their node.
+ON_CLUSTER = workflow.remote_exec or not workflow.resource_settings.cores
+CLUSTER_THREADS = 4
 DEMO_DATA = f"{RUN}/data/demo.json"
 
 
@@ -56,8 +59,15 @@ def job_threads(wildcards):
     """CPU threads of a chunk job: an even share of the cores for each GPU."""
     if CONFIG.workflow.threads != "auto":
         return CONFIG.workflow.threads
+    if ON_CLUSTER:
+        return CLUSTER_THREADS
     gpus = workflow.global_resources.get("gpu")
     return max(1, workflow.cores // (gpus.value if gpus else 1))
+
+
+def merge_threads(wildcards):
+    """Threads that verify chunks while merging."""
+    return CLUSTER_THREADS if ON_CLUSTER else min(8, workflow.cores)
 
 
 def farewell():
