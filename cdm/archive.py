@@ -99,7 +99,8 @@ def create_arrays(folder: Path, layout: Layout) -> dict[str, zarr.Array]:
     """Declare the sharded arrays of an archive in its folder.
 
     Each is created as a store of its own: through its group, zarr would make it with a hard
-    link, which not every file system has.
+    link, which not every file system has. Shards lie side by side, `sample/c.7.0.0.0`: a folder
+    for each would make ten thousand shards slow to sync and to remove.
     """
     return {
         name: zarr.create_array(
@@ -111,6 +112,7 @@ def create_arrays(folder: Path, layout: Layout) -> dict[str, zarr.Array]:
             fill_value=float("nan"),
             compressors=[Crc32cCodec()],
             dimension_names=("index", *axes),
+            chunk_key_encoding={"name": "default", "separator": "."},
         )
         for name, (row, dtype, axes) in layout.arrays().items()
     }

@@ -181,17 +181,23 @@ def remove(path: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Flush a file, or a folder with all that is in it, to disk."""
+    """Flush a file, or a folder with all that is in it, to disk.
+
+    Further hard links of a file are left to their folder's sync: the file itself was flushed when
+    it got its first name.
+    """
     if path.is_dir():
         for folder, _, names in os.walk(path):
             for name in names:
-                _fsync(Path(folder, name))
-            _fsync(Path(folder))
+                file = os.path.join(folder, name)
+                if os.lstat(file).st_nlink == 1:
+                    _fsync(file)
+            _fsync(folder)
     else:
         _fsync(path)
 
 
-def _fsync(path: Path) -> None:
+def _fsync(path: str | Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
