@@ -154,7 +154,7 @@ def run_estimate(args: argparse.Namespace) -> int:
     from cdm.estimate import describe_estimate, estimate  # torch
 
     with at_home(args) as config:
-        result = estimate(make_plan(config)[0:2], args.minutes_per_chunk, log=progress(args))
+        result = estimate(*make_plan(config), args.minutes_per_chunk, log=progress(args))
     show(args, asdict(result), describe_estimate(result))
     return OK
 
