@@ -83,7 +83,7 @@ def generate_chunk(
     reasons: dict[int, str] = {}
     good = load_items(dataset, samples, reader, config, reasons, log)
     maps = ((row, item, k) for row, item in good for k in range(layout.k_samples))
-    progress = Progress(len(samples) * layout.k_samples, chunk.name, log, heartbeat)
+    progress = Progress(len(samples) * layout.k_samples, f"chunk {chunk.name}", log, heartbeat)
     with clock("sample"), torch.inference_mode():
         for batch in batches(maps, config.sampling.batch_size):
             x = sampler.sample([(samples[row], item, k) for row, item, k in batch], progress)

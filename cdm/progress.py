@@ -201,9 +201,7 @@ class Progress:
         if last or due or (self.told == 0 and silent >= REPORT_EVERY_S):
             self.reported, self.told = now, maps
             eta = duration((self.total - maps) / rate)
-            self.log(
-                f"chunk {self.name}: {maps:.4g}/{self.total} maps, {rate:.3g} maps/s, ETA {eta}"
-            )
+            self.log(f"{self.name}: {maps:.4g}/{self.total} maps, {rate:.3g} maps/s, ETA {eta}")
 
 
 def duration(seconds: float) -> str:

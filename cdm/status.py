@@ -175,15 +175,19 @@ def read_status(plan: Plan, run: str | Path) -> Status:
 
 def last_error(log: Path) -> str | None:
     """The error a job's log ends with, or None."""
+    text = read_tail(log)
+    found = ERROR.search(text)
+    if found:
+        return found[1]
+    return text.splitlines()[-1] if "Traceback (most recent call last)" in text else None
+
+
+def read_tail(log: Path) -> str:
+    """The last lines of a log; empty where there is none."""
     with suppress(OSError), open(log, "rb") as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - 8192))
-        text = file.read().decode("utf-8", "replace").strip()
-        found = ERROR.search(text)
-        if found:
-            return found[1]
-        if "Traceback (most recent call last)" in text:
-            return text.splitlines()[-1]
-    return None
+        return file.read().decode("utf-8", "replace").strip()
+    return ""
 
 
 def _look_into(path: Path, status: Status) -> None:

@@ -16,9 +16,10 @@ from cdm.datasets import Sample
 from cdm.errors import ArchiveError
 from cdm.plan import Chunk, Plan, open_dataset, read_plan
 from cdm.progress import read_beats
-from cdm.status import LOGS, last_error
+from cdm.status import LOGS, last_error, read_tail
 from cdm.text import find_text_weights
 
+WRITTEN = " samples written in "  # in the last line of a finished chunk's log
 SHOWN = 3  # items or keys of a kind before "and N more"
 
 
@@ -65,7 +66,8 @@ def explain(plan: Plan, samples: list[Sample]) -> Why:
         last = None
     explainer = _Explainer(plan, samples, run, last)
     grouped: list[tuple[list[str], tuple[str, ...]]] = []
-    for chunk in plan.chunks:
+    merged = Path(plan.archive_record).exists() and Path(plan.archive).exists()
+    for chunk in () if merged else plan.chunks:  # an archive that is there needs no chunks
         record = Path(plan.chunk_record(chunk))
         if record.exists() and store_path(record).exists():
             continue
@@ -78,7 +80,7 @@ def explain(plan: Plan, samples: list[Sample]) -> Why:
         run=str(run),
         num_chunks=len(plan.chunks),
         todo=tuple(Reason(tuple(names), reasons) for names, reasons in grouped),
-        merge=not Path(plan.archive_record).exists(),
+        merge=not merged,
     )
 
 
@@ -169,6 +171,8 @@ class _Explainer:
         error = last_error(log)
         if error:
             yield f"failed: {error.splitlines()[0]} (log: {log})"
+        elif not cut_off and WRITTEN in read_tail(log):
+            yield "finished before, but its record or store was removed"
         elif cut_off or log.exists():
             yield "cut off before it was finished"
         else:
