@@ -29,12 +29,15 @@ rule all:
 
 onstart:
     save_plan(PLAN, SAMPLES)
-    print(describe(PLAN), file=sys.stderr)
+    print(describe(PLAN) + describe_pace(PLAN), file=sys.stderr)
+    LIVE.start()
 
 
 onsuccess:
+    LIVE.stop()
     print(farewell(), file=sys.stderr)
 
 
 onerror:
+    LIVE.stop()
     print(advice(), file=sys.stderr)

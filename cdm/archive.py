@@ -6,8 +6,7 @@ so that what was never written cannot read as data. The final archive has the sa
 shard k *is* the shard file of chunk k (see `cdm.merge`).
 """
 
-import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +18,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from cdm.contact import denormalise
 from cdm.errors import ArchiveError
-from cdm.files import hash_file, replacing, write_json
+from cdm.files import hash_file, replacing_all, seal, unseal
 
 OK, SKIPPED = "ok", "skipped"
 COLUMN_ROWS = 65536  # rows per chunk of a text or integer column
@@ -100,7 +99,8 @@ def create_arrays(folder: Path, layout: Layout) -> dict[str, zarr.Array]:
     """Declare the sharded arrays of an archive in its folder.
 
     Each is created as a store of its own: through its group, zarr would make it with a hard
-    link, which not every file system has.
+    link, which not every file system has. Shards lie side by side, `sample/c.7.0.0.0`: a folder
+    for each would make ten thousand shards slow to sync and to remove.
     """
     return {
         name: zarr.create_array(
@@ -112,6 +112,7 @@ def create_arrays(folder: Path, layout: Layout) -> dict[str, zarr.Array]:
             fill_value=float("nan"),
             compressors=[Crc32cCodec()],
             dimension_names=("index", *axes),
+            chunk_key_encoding={"name": "default", "separator": "."},
         )
         for name, (row, dtype, axes) in layout.arrays().items()
     }
@@ -130,7 +131,7 @@ def create_column(folder: Path, name: str, dtype: Any, num_samples: int) -> zarr
 
 
 def write_chunk(store: Path, arrays: Mapping[str, np.ndarray], record: ChunkRecord) -> ChunkRecord:
-    """Write a chunk: its store under a temporary name, read back, renamed; then its record.
+    """Write a chunk: store and record under temporary names, read back, renamed, record last.
 
     Args:
         store: `chunks/{name}.zarr`; the record becomes `chunks/{name}.json`.
@@ -141,7 +142,7 @@ def write_chunk(store: Path, arrays: Mapping[str, np.ndarray], record: ChunkReco
     Raises:
         ArchiveError: the disk refused, or what was read back differs from what was written.
     """
-    with replacing(store) as temporary:
+    with replacing_all(store, record_path(store)) as (temporary, temporary_record):
         zarr.create_group(temporary, zarr_format=3, attributes=record.provenance)
         stored = create_arrays(temporary, record.layout)
         for name, values in arrays.items():
@@ -154,7 +155,7 @@ def write_chunk(store: Path, arrays: Mapping[str, np.ndarray], record: ChunkReco
         record = ChunkRecord(**{**vars(record), "files": checksum_files(temporary)})
         for relative in record.files:  # merged archives share these files by hard link
             (temporary / relative).chmod(0o444)
-    write_json(record_path(store), asdict(record))
+        temporary_record.write_bytes(seal(asdict(record)))
     return record
 
 
@@ -175,7 +176,7 @@ def read_record(path: Path) -> ChunkRecord:
         ArchiveError: missing, truncated or not a record.
     """
     try:
-        content = json.loads(path.read_bytes())
+        content = unseal(path.read_bytes())
         return ChunkRecord(**{**content, "layout": Layout(**content["layout"])})
     except FileNotFoundError:
         found = "no such file"
@@ -192,14 +193,29 @@ def rebuild(record: Path) -> str:
     )
 
 
-def checksum_files(store: Path) -> dict[str, list]:
-    """Size and sha256 of every file in a store, by relative path."""
+def checksum_files(store: Path, leaving_out: Collection[str] = ()) -> dict[str, list]:
+    """Size and sha256 of every file in a store, by relative path, but those left out."""
     files = sorted(path for path in store.rglob("*") if path.is_file())
-    return {path.relative_to(store).as_posix(): _checksum(path) for path in files}
+    names = {path.relative_to(store).as_posix(): path for path in files}
+    return {name: checksum(path) for name, path in names.items() if name not in leaving_out}
 
 
-def _checksum(path: Path) -> list:
+def checksum(path: Path) -> list:
+    """Size in bytes and sha256 of a file."""
     return [path.stat().st_size, hash_file(path)]
+
+
+def verify_file(path: Path, expected: list) -> str | None:
+    """What is wrong with a file whose [size in bytes, sha256] should be `expected`, or None."""
+    try:
+        found = checksum(path)
+    except OSError as error:
+        return f"{path}: {error.strerror or error}"
+    if found == expected:
+        return None
+    size = f"{found[0]} bytes, expected {expected[0]}"
+    what = "contents changed since it was written" if found[0] == expected[0] else size
+    return f"{path}: corrupt ({what})"
 
 
 def verify_chunk(path: Path) -> ChunkRecord:
@@ -214,18 +230,51 @@ def verify_chunk(path: Path) -> ChunkRecord:
     store = store_path(path)
     if record.name != path.stem:
         raise ArchiveError(f"{path}: this is the record of chunk {record.name}; {rebuild(path)}")
-    for relative, expected in record.files.items():
-        try:
-            found = _checksum(store / relative)
-        except OSError as error:
-            raise ArchiveError(
-                f"{store / relative}: {error.strerror or error}; {rebuild(path)}"
-            ) from None
-        if found != expected:
-            size = f"{found[0]} bytes, expected {expected[0]}"
-            what = "contents changed since it was written" if found[0] == expected[0] else size
-            raise ArchiveError(f"{store / relative}: corrupt ({what}); {rebuild(path)}")
+    _verify_files(store, record.files, rebuild(path))
     return record
+
+
+def verify_archive(path: Path) -> dict[str, Any]:
+    """Read a merged archive's record and hold every byte of the archive beside it against it.
+
+    Args:
+        path: `contact_maps-{plan}.json`, beside `contact_maps.zarr`.
+    Returns:
+        The record.
+    Raises:
+        ArchiveError: names the file, what was found, and how to merge anew.
+    """
+    record = read_archive_record(path)
+    _verify_files(path.with_name(record["archive"]), record["files"], merge_again(path))
+    return record
+
+
+def read_archive_record(path: Path) -> dict[str, Any]:
+    """Read the record of a merged archive.
+
+    Raises:
+        ArchiveError: missing, truncated, changed, or not a record.
+    """
+    try:
+        record = unseal(path.read_bytes())
+        return record | {"archive": record["archive"], "files": dict(record["files"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArchiveError(
+            f"{path}: not an archive's record ({error}); {merge_again(path)}"
+        ) from None
+
+
+def merge_again(record: Path) -> str:
+    """How to have an archive merged anew."""
+    return f"to merge again from the chunks: rm {record}, then run the same snakemake command again"
+
+
+def _verify_files(store: Path, files: Mapping[str, list], advice: str) -> None:
+    """Hold the files of a store against their sizes and sha256."""
+    for relative, expected in files.items():
+        problem = verify_file(store / relative, expected)
+        if problem:
+            raise ArchiveError(f"{problem}; {advice}")
 
 
 class ContactMaps:

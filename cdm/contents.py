@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,7 @@ class ContentResolver:
             except ArchiveError:
                 continue  # the merge names it; a chunk of this name would be made again
             if record.base == base and record.name == path.stem:
-                if self._matches(record.contents):
+                if next(self.changed(record.contents), None) is None:
                     return record.name.split("-")[1]
                 candidates.append(record)
         if not candidates:
@@ -91,20 +91,19 @@ class ContentResolver:
             {group: {n: self._today(group, n) for n in names} for group, names in groups.items()},
         )
 
-    def _matches(self, contents: Mapping[str, Mapping[str, Any]]) -> bool:
-        """Whether every file is as recorded: same size and mtime, else same hash."""
+    def changed(self, contents: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+        """Files that are not as recorded: another size, or another hash where the mtime differs."""
         for group, files in contents.items():
             for name, then in files.items():
                 now = self._stat(group, name)
                 if now is None and (group == STATISTICS or self.config.is_demo_data):
                     continue  # a rule makes it again, alike, if a chunk needs it
                 if (then is None) != (now is None):
-                    return False
-                if then is None or now == (then["size"], then["mtime_ns"]):
+                    yield name
+                elif then is None or now == (then["size"], then["mtime_ns"]):
                     continue
-                if now[0] != then["size"] or self._today(group, name) != then["sha256"]:
-                    return False
-        return True
+                elif now[0] != then["size"] or self._today(group, name) != then["sha256"]:
+                    yield name
 
     def _stat(self, group: str, name: str) -> tuple[int, int] | None:
         if group == ITEMS and name in self.stats:

@@ -2,16 +2,20 @@
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from cdm.errors import ArchiveError
+
+LOCK_WAIT_S = 60.0  # how long a second writer of the same path waits for the first
 
 
 @contextlib.contextmanager
@@ -20,30 +24,124 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Everything written is fsynced before the rename, and the rename after it, so that a crash at
     any instant leaves the old content or the new, never a part. Leftovers of killed attempts at
-    the same path are removed first. A folder that stands at `path` is replaced.
+    the same path are removed first; a second writer waits for the first one to end. A folder
+    that stands at `path` is replaced.
 
     Raises:
-        ArchiveError: the disk is full, over quota or not writable; nothing is left behind.
+        ArchiveError: the disk is full, over quota or not writable, or another process does not
+            end its writing; nothing is left behind.
+    """
+    with replacing_all(path) as (temporary,):
+        yield temporary
+
+
+@contextlib.contextmanager
+def replacing_all(*paths: Path) -> Iterator[list[Path]]:
+    """`replacing` for siblings that belong together, such as a store and its record.
+
+    They take their names in this order, after old ones of all but the first are removed: where
+    the last one stands, all are of one attempt. Other writers of the first are kept away.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(path)
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-        try:
-            yield temporary
-            sync(temporary)
-            if path.is_dir():
-                old = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-                os.rename(path, old)
-                os.rename(temporary, path)
-                remove(old)
-            else:
-                os.replace(temporary, path)
-            _fsync(path.parent)
-        finally:
-            remove(temporary)
+        paths[0].parent.mkdir(parents=True, exist_ok=True)
+        with _sole_writer(paths[0]) as alone:
+            if alone:
+                for path in paths:
+                    remove_leftovers(path)
+            temporaries = [_temporary(path) for path in paths]
+            try:
+                yield temporaries
+                for temporary in temporaries:
+                    sync(temporary)
+                for path in paths[1:]:
+                    remove(path)
+                for temporary, path in zip(temporaries, paths, strict=True):
+                    _rename(temporary, path)
+            finally:
+                for temporary in temporaries:
+                    remove(temporary)
     except OSError as error:
-        raise ArchiveError(explain_os_error(error, path)) from error
+        raise ArchiveError(explain_os_error(error, paths[0])) from error
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+
+
+def _rename(temporary: Path, path: Path) -> None:
+    """Give a finished temporary its name, for good."""
+    if path.is_dir():
+        old = _temporary(path)
+        os.rename(path, old)
+        os.rename(temporary, path)
+        remove(old)
+    else:
+        os.replace(temporary, path)
+    _fsync(path.parent)
+
+
+@contextlib.contextmanager
+def _sole_writer(path: Path) -> Iterator[bool]:
+    """Keep other writers of `path` waiting; False where the file system has no locks."""
+    lock = path.with_name(f".{path.name}.lock")
+    deadline = time.monotonic() + LOCK_WAIT_S
+    try:
+        while (held := try_lock(lock)) is None:
+            if time.monotonic() > deadline:
+                raise ArchiveError(
+                    f"another process is writing {path}, since more than {LOCK_WAIT_S:.0f} s. Wait "
+                    "for it or end it, then run the same snakemake command again"
+                )
+            time.sleep(0.05)
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        unlock(lock, held)
+
+
+def try_lock(path: Path) -> int | None:
+    """Hold the lock file at `path`, unless another process does.
+
+    The system frees the lock when the process ends, however it ends.
+
+    Returns:
+        What `unlock` takes, or None while another process holds the lock.
+    Raises:
+        OSError: the folder is not writable, or its file system has no locks.
+    """
+    try:
+        try:
+            descriptor = os.open(path, os.O_RDWR)
+        except FileNotFoundError:
+            # Not O_CREAT alone: in a shared /tmp that is refused for files of other users.
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+            with contextlib.suppress(OSError):  # a file system without modes
+                os.fchmod(descriptor, 0o666)
+    except FileExistsError:
+        return None  # another process was faster
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+            return descriptor
+    except (BlockingIOError, FileNotFoundError):
+        pass  # held, or removed by the one that held it
+    except OSError:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return None
+
+
+def unlock(path: Path, descriptor: int) -> None:
+    """Give a lock back and remove its file."""
+    with contextlib.suppress(OSError):  # not ours to remove, or gone
+        path.unlink()
+    os.close(descriptor)
 
 
 def explain_os_error(error: OSError, path: Path) -> str:
@@ -83,17 +181,23 @@ def remove(path: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Flush a file, or a folder with all that is in it, to disk."""
+    """Flush a file, or a folder with all that is in it, to disk.
+
+    Further hard links of a file are left to their folder's sync: the file itself was flushed when
+    it got its first name.
+    """
     if path.is_dir():
         for folder, _, names in os.walk(path):
             for name in names:
-                _fsync(Path(folder, name))
-            _fsync(Path(folder))
+                file = os.path.join(folder, name)
+                if os.lstat(file).st_nlink == 1:
+                    _fsync(file)
+            _fsync(folder)
     else:
         _fsync(path)
 
 
-def _fsync(path: Path) -> None:
+def _fsync(path: str | Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -109,4 +213,33 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file atomically."""
-    write_bytes(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+    write_bytes(path, encode_json(content))
+
+
+def encode_json(content: Any) -> bytes:
+    """The bytes of a JSON file."""
+    return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+_SEAL = b',\n "sha256": "'
+
+
+def seal(content: dict[str, Any]) -> bytes:
+    """The bytes of a JSON object whose last key, `sha256`, vouches for all before it."""
+    return _sealed(encode_json(content).removesuffix(b"\n}\n"))
+
+
+def unseal(data: bytes) -> dict[str, Any]:
+    """The object that was sealed.
+
+    Raises:
+        ValueError: the bytes are not those that were written.
+    """
+    body = data.rpartition(_SEAL)[0]
+    if data != _sealed(body):
+        raise ValueError("truncated, or changed since it was written")
+    return json.loads(body + b"\n}")
+
+
+def _sealed(body: bytes) -> bytes:
+    return body + _SEAL + hashlib.sha256(body).hexdigest().encode() + b'"\n}\n'

@@ -4,8 +4,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +26,18 @@ from cdm.kernels.selective_scan import resolve_backend
 from cdm.model import CDM
 from cdm.noise import stream_key
 from cdm.plan import Chunk, Plan, open_dataset, read_samples
+from cdm.progress import Clock, Heartbeat, Progress
 from cdm.sampler import SAMPLERS
 from cdm.serialization import gather_points
 from cdm.statistics import Statistics, load_statistics
 from cdm.text import find_text_weights, load_text_encoder
 
 Log = Callable[[str], None]
-REPORT_EVERY_S = 5.0
 
 
-def generate_chunk(plan: Plan, chunk: Chunk, log: Log, threads: int = 1) -> ChunkRecord:
+def generate_chunk(
+    plan: Plan, chunk: Chunk, log: Log, threads: int = 1, heartbeat: Heartbeat | None = None
+) -> ChunkRecord:
     """Sample every item of one chunk and write its store and record.
 
     Args:
@@ -44,6 +45,7 @@ def generate_chunk(plan: Plan, chunk: Chunk, log: Log, threads: int = 1) -> Chun
         chunk: one of the plan's.
         log: gets one line of text at a time.
         threads: CPU threads to use.
+        heartbeat: told how far the chunk is.
     Returns:
         The record, as written.
     Raises:
@@ -81,7 +83,7 @@ def generate_chunk(plan: Plan, chunk: Chunk, log: Log, threads: int = 1) -> Chun
     reasons: dict[int, str] = {}
     good = load_items(dataset, samples, reader, config, reasons, log)
     maps = ((row, item, k) for row, item in good for k in range(layout.k_samples))
-    progress = Progress(len(samples) * layout.k_samples, chunk.name, log)
+    progress = Progress(len(samples) * layout.k_samples, f"chunk {chunk.name}", log, heartbeat)
     with clock("sample"), torch.inference_mode():
         for batch in batches(maps, config.sampling.batch_size):
             x = sampler.sample([(samples[row], item, k) for row, item, k in batch], progress)
@@ -220,7 +222,7 @@ class MapSampler:
             diffusion.steps, diffusion.noise_schedule, diffusion.timestep_respacing
         )
 
-    def sample(self, batch: list[tuple[Sample, Item, int]], progress: "Progress") -> np.ndarray:
+    def sample(self, batch: list[tuple[Sample, Item, int]], progress: Progress) -> np.ndarray:
         """x_0 of a batch of (sample, item, k), in the items' point order.
 
         A short batch is padded with its last map on a GPU, so that every matrix product of a run
@@ -327,53 +329,3 @@ def _sample_row(sample: Sample, reason: str | None) -> dict[str, Any]:
         "status": SKIPPED if reason else OK,
     }
     return row | {"reason": reason} if reason else row
-
-
-class Clock:
-    """Seconds spent in each named phase."""
-
-    def __init__(self):
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, phase: str):
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[phase] = round(time.perf_counter() - started, 3)
-
-
-@dataclass
-class Progress:
-    """Logs maps done, maps per second and the time left, every few seconds."""
-
-    total: int
-    name: str
-    log: Log
-    finished: int = 0
-
-    def __post_init__(self):
-        self.started = self.reported = time.perf_counter()
-
-    def start_batch(self, num_steps: int, size: int) -> None:
-        """A batch of `size` maps begins, of `num_steps` denoising steps."""
-        self.num_steps, self.steps, self.size = num_steps, 0, size
-
-    def step(self, *_) -> None:
-        """One denoising step of the batch is done; matches the sampler's callback."""
-        self.steps += 1
-        if time.perf_counter() - self.reported >= REPORT_EVERY_S:
-            self._report(self.finished + self.size * self.steps / self.num_steps)
-
-    def done(self, size: int) -> None:
-        """A batch is done."""
-        self.finished += size
-        self._report(self.finished)
-
-    def _report(self, maps: float) -> None:
-        self.reported = time.perf_counter()
-        rate = maps / (self.reported - self.started)
-        left = round((self.total - maps) / rate) if rate else 0
-        eta = f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02}"
-        self.log(f"chunk {self.name}: {maps:.4g}/{self.total} maps, {rate:.3g} maps/s, ETA {eta}")

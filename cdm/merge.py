@@ -14,16 +14,16 @@ import zarr
 from cdm.archive import (
     COLUMN_ROWS,
     ChunkRecord,
+    checksum_files,
     create_arrays,
     create_column,
-    read_record,
     rebuild,
     store_path,
     verify_chunk,
 )
 from cdm.errors import ArchiveError
-from cdm.files import replacing, write_json
-from cdm.plan import Plan
+from cdm.files import replacing_all, seal
+from cdm.plan import Chunk, Plan
 
 TEXT_COLUMNS = ("set", "index", "text", "scene_id", "status")
 
@@ -45,81 +45,82 @@ def merge(plan: Plan, log: Callable[[str], None], threads: int = 1) -> dict[str,
             how to rebuild it. An archive that stood there before is left as it was.
     """
     archive = Path(plan.archive)
-    records = [Path(path) for path in plan.chunk_records()]
-    first, skipped, rows = _check(plan, records, threads)
-    layout = replace(first.layout, num_samples=rows)
+    paths = [Path(path) for path in plan.chunk_records()]
+    problems: list[str] = []
+    first: ChunkRecord | None = None
     devices: set[str] = set()
-
-    with replacing(archive) as temporary:
-        attributes = {key: value for key, value in first.provenance.items() if key != "device"}
-        group = zarr.create_group(temporary, zarr_format=3, attributes=attributes)
-        create_arrays(temporary, layout)
-        columns = {name: create_column(temporary, name, str, rows) for name in TEXT_COLUMNS}
-        columns["caption_idx"] = create_column(temporary, "caption_idx", "int32", rows)
-        copied = 0
-        block: list[dict[str, Any]] = []
-        written = 0
-        for number, path in enumerate(records):
-            record = read_record(path)
-            devices.add(record.provenance["device"])
-            copied += _link_shards(record, store_path(path), temporary, number)
-            block += record.samples
-            while len(block) >= COLUMN_ROWS:
-                _write_rows(columns, block[:COLUMN_ROWS], written)
-                block, written = block[COLUMN_ROWS:], written + COLUMN_ROWS
-        _write_rows(columns, block, written)
+    files: dict[str, list] = {}
+    skipped: list[dict[str, Any]] = []
+    copied = 0
+    with replacing_all(archive, Path(plan.archive_record)) as (temporary, temporary_record):
+        for chunk, path, found in zip(plan.chunks, paths, _verify_all(paths, threads), strict=True):
+            problem = _problem(path, chunk, found, first)
+            if problem:
+                problems.append(problem)
+            if problems:
+                continue  # look on, to name them all
+            if first is None:
+                first, layout = found, replace(found.layout, num_samples=plan.num_samples)
+                group = _create_group(temporary, first)
+                create_arrays(temporary, layout)
+                columns = _Columns(temporary, layout.num_samples)
+            devices.add(found.provenance["device"])
+            shards = _shards(found, chunk.number)
+            files |= {target: found.files[source] for source, target in shards.items()}
+            copied += _link_shards(shards, store_path(path), temporary)
+            columns.append(found.samples)
+            skipped += [
+                {key: row[key] for key in ("set", "index", "caption_idx", "reason")}
+                for row in found.skipped
+            ]
+        if problems:
+            raise ArchiveError(_listed(problems, len(paths)))
+        columns.write()
         group.attrs["devices"] = sorted(devices)
         group.attrs["plan"] = plan.fingerprint
+        summary = {
+            "archive": archive.name,
+            "plan": plan.fingerprint,
+            "layout": asdict(layout),
+            "num_samples": layout.num_samples,
+            "num_skipped": len(skipped),
+            "skipped": skipped,
+            "chunks": [path.stem for path in paths],
+            "files": files | checksum_files(temporary, leaving_out=files),
+        }
+        temporary_record.write_bytes(seal(summary))
         _drop_records(archive)  # from here on the old archive, if any, is being replaced
     if copied:
         log(f"no hard links on this file system: {copied} shard files were copied")
-
-    summary = {
-        "archive": archive.name,
-        "plan": plan.fingerprint,
-        "layout": asdict(layout),
-        "num_samples": rows,
-        "num_skipped": len(skipped),
-        "skipped": skipped,
-        "chunks": [path.stem for path in records],
-    }
-    write_json(Path(plan.archive_record), summary)
-    size = sum(path.stat().st_size for path in archive.rglob("*") if path.is_file())
-    log(f"{rows} samples ({len(skipped)} skipped) from {len(records)} chunks, {size / 1e6:.1f} MB")
+    size = sum(size for size, _ in summary["files"].values())
+    log(
+        f"{layout.num_samples} samples ({len(skipped)} skipped) from {len(paths)} chunks, "
+        f"{size / 1e6:.1f} MB"
+    )
     return summary
 
 
-def _check(plan: Plan, paths: list[Path], threads: int) -> tuple[ChunkRecord, list, int]:
-    """Verify all chunks; the first one's record, the skipped samples, and the number of rows."""
-    problems, skipped, rows = [], [], 0
-    first: ChunkRecord | None = None
-    statistics = None
-    for chunk, path, found in zip(plan.chunks, paths, _verify_all(paths, threads), strict=True):
-        if isinstance(found, ArchiveError):
-            problems.append(str(found))
-            continue
-        first = first or found
-        statistics = statistics or _numbers(found)
-        expected = replace(first.layout, num_samples=chunk.stop - chunk.start)
-        if found.base != chunk.base or found.layout != expected:
-            problems.append(f"{path}: a chunk of another plan; {rebuild(path)}")
-        elif _numbers(found) != statistics:
-            problems.append(
-                f"{path}: made with other normalisation statistics than {paths[0].name}; "
-                f"{rebuild(path)}"
-            )
-        rows += found.layout.num_samples
-        skipped += [
-            {key: row[key] for key in ("set", "index", "caption_idx", "reason")}
-            for row in found.skipped
-        ]
-    if problems:
-        listed = "\n  ".join(problems[:10])
-        more = f"\n  ... and {len(problems) - 10} more" if len(problems) > 10 else ""
-        raise ArchiveError(
-            f"{len(problems)} of {len(paths)} chunks cannot be merged:\n  {listed}{more}"
+def _problem(
+    path: Path, chunk: Chunk, found: ChunkRecord | ArchiveError, first: ChunkRecord | None
+) -> str | None:
+    """Why a chunk cannot be merged with the first one, or None."""
+    if isinstance(found, ArchiveError):
+        return str(found)
+    first = first or found
+    expected = replace(first.layout, num_samples=chunk.stop - chunk.start)
+    if found.base != chunk.base or found.layout != expected:
+        return f"{path}: a chunk of another plan; {rebuild(path)}"
+    if _numbers(found) != _numbers(first):
+        return (
+            f"{path}: made with other normalisation statistics than {first.name}; {rebuild(path)}"
         )
-    return first, skipped, rows
+    return None
+
+
+def _listed(problems: list[str], num_chunks: int) -> str:
+    listed = "\n  ".join(problems[:10])
+    more = f"\n  ... and {len(problems) - 10} more" if len(problems) > 10 else ""
+    return f"{len(problems)} of {num_chunks} chunks cannot be merged:\n  {listed}{more}"
 
 
 def _verify_all(paths: list[Path], threads: int) -> Iterator[ChunkRecord | ArchiveError]:
@@ -141,35 +142,65 @@ def _numbers(record: ChunkRecord) -> tuple:
     return statistics["mean"], statistics["std"]
 
 
-def _link_shards(record: ChunkRecord, store: Path, archive: Path, number: int) -> int:
-    """Make a chunk's shards the archive's; how many had to be copied.
+def _shards(record: ChunkRecord, number: int) -> dict[str, str]:
+    """Paths of a chunk's shards, in its store -> in the archive.
 
-    A chunk's only shard of `sample` is sample/c/0/0/0/0; in the archive it is sample/c/7/0/0/0
+    A chunk's only shard of `sample` is sample/c.0.0.0.0; in the archive it is sample/c.7.0.0.0
     for chunk 7. Arrays of skipped samples only have no shard.
     """
+    return {
+        relative: relative.replace("/c.0.", f"/c.{number}.")
+        for relative in record.files
+        if "/c.0." in relative  # the others are metadata
+    }
+
+
+def _link_shards(shards: dict[str, str], store: Path, archive: Path) -> int:
+    """Make a chunk's shards the archive's; how many had to be copied."""
     copied = 0
-    for relative in record.files:
-        array, *key = relative.split("/")
-        if not key or key[0] != "c":
-            continue  # metadata
-        target = archive.joinpath(array, "c", str(number), *key[2:])
-        target.parent.mkdir(parents=True, exist_ok=True)
+    for source, target in shards.items():
+        path = archive / target
         try:
-            os.link(store / relative, target)
+            os.link(store / source, path)
         except OSError:
-            shutil.copyfile(store / relative, target)
+            shutil.copyfile(store / source, path)
             copied += 1
     return copied
 
 
-def _write_rows(columns: dict[str, zarr.Array], rows: list[dict[str, Any]], start: int) -> None:
-    """Write one block of the text and integer columns."""
-    if not rows:
-        return
-    stop = start + len(rows)
-    for name in TEXT_COLUMNS:
-        columns[name][start:stop] = np.array([row[name] for row in rows], dtype=object)
-    columns["caption_idx"][start:stop] = np.array([row["caption_idx"] for row in rows], np.int32)
+def _create_group(folder: Path, first: ChunkRecord) -> zarr.Group:
+    attributes = {key: value for key, value in first.provenance.items() if key != "device"}
+    return zarr.create_group(folder, zarr_format=3, attributes=attributes)
+
+
+class _Columns:
+    """The text and integer columns of an archive, written a block of rows at a time."""
+
+    def __init__(self, folder: Path, num_samples: int):
+        self.columns = {
+            name: create_column(folder, name, str, num_samples) for name in TEXT_COLUMNS
+        }
+        self.columns["caption_idx"] = create_column(folder, "caption_idx", "int32", num_samples)
+        self.rows: list[dict[str, Any]] = []
+        self.written = 0
+
+    def append(self, rows: list[dict[str, Any]]) -> None:
+        """Take the next rows."""
+        self.rows += rows
+        while len(self.rows) >= COLUMN_ROWS:
+            rest = self.rows[COLUMN_ROWS:]
+            del self.rows[COLUMN_ROWS:]
+            self.write()
+            self.rows = rest
+
+    def write(self) -> None:
+        """Write the rows that were taken and not yet written."""
+        start, stop = self.written, self.written + len(self.rows)
+        for name, column in self.columns.items():
+            dtype = np.int32 if name == "caption_idx" else object
+            if self.rows:
+                column[start:stop] = np.array([row[name] for row in self.rows], dtype)
+        self.rows, self.written = [], stop
 
 
 def _drop_records(archive: Path) -> None:

@@ -22,12 +22,12 @@ from typing import Any
 from cdm.architecture import Architecture
 from cdm.archive import store_path
 from cdm.checkpoint import find_checkpoint, inspect_checkpoint
-from cdm.config import Config
+from cdm.config import Config, load_config
 from cdm.contents import ContentResolver, digest
 from cdm.datasets import Dataset, Sample, make_dataset, stat_files
 from cdm.demo.scenes import DemoDataset
 from cdm.diffusion import space_timesteps
-from cdm.errors import ArchiveError, DataError
+from cdm.errors import ArchiveError, ConfigError, DataError
 from cdm.files import replacing, write_json
 from cdm.statistics import find_statistics
 from cdm.text import find_text_weights
@@ -281,17 +281,43 @@ def load_plan(config: Config) -> Plan:
     try:
         content = json.loads(Path(config.run_dir, "plan", "plan.json").read_bytes())
         if content["key"] == _key(config):
-            return Plan(
-                config=config,
-                architecture=Architecture(**content["architecture"]),
-                checkpoint=content["checkpoint"],
-                statistics=content["statistics"],
-                settings=content["settings"],
-                chunks=tuple(Chunk(**chunk) for chunk in content["chunks"]),
-            )
+            return _plan_from(content, config)
     except (OSError, ValueError, KeyError, TypeError):
         pass  # never planned, or by another version
     return make_plan(config)[0]
+
+
+def read_plan(run: str | Path) -> Plan:
+    """The plan that lies in a run's folder, with the configuration it was made from.
+
+    Raises:
+        ArchiveError: no plan there, or not one of this version.
+    """
+    path = Path(run, "plan", "plan.json")
+    try:
+        content = json.loads(path.read_bytes())
+        return _plan_from(content, load_config(content["config"]))
+    except FileNotFoundError:
+        raise ArchiveError(
+            f"{path}: no such file; expected the folder of a run that has been started, such as "
+            "outputs/demo"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
+        raise ArchiveError(
+            f"{path}: not a plan of this version ({type(error).__name__}: {error}); start "
+            "snakemake again to have it written anew, finished chunks are kept"
+        ) from None
+
+
+def _plan_from(content: dict[str, Any], config: Config) -> Plan:
+    return Plan(
+        config=config,
+        architecture=Architecture(**content["architecture"]),
+        checkpoint=content["checkpoint"],
+        statistics=content["statistics"],
+        settings=content["settings"],
+        chunks=tuple(Chunk(**chunk) for chunk in content["chunks"]),
+    )
 
 
 def read_samples(plan: Plan, chunk: Chunk) -> list[Sample]:

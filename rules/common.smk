@@ -15,6 +15,8 @@ from snakemake.exceptions import WorkflowError
 
 from cdm.config import is_demo, load_config
 from cdm.errors import CDMError
+from cdm.live import LiveProgress
+from cdm.pace import describe_pace
 from cdm.plan import describe, load_plan, make_plan, save_plan
 
 if is_demo(config):
@@ -32,6 +34,10 @@ except CDMError as error:
     raise WorkflowError(str(error))
 
 RUN = CONFIG.run_dir
+LIVE = LiveProgress(PLAN, sys.stderr)
+# No --cores is given for a cluster, and its jobs must not take all cores of their node.
+ON_CLUSTER = workflow.remote_exec or not workflow.resource_settings.cores
+CLUSTER_THREADS = 4
 DEMO_DATA = f"{RUN}/data/demo.json"
 
 
@@ -53,8 +59,15 @@ def job_threads(wildcards):
     """CPU threads of a chunk job: an even share of the cores for each GPU."""
     if CONFIG.workflow.threads != "auto":
         return CONFIG.workflow.threads
+    if ON_CLUSTER:
+        return CLUSTER_THREADS
     gpus = workflow.global_resources.get("gpu")
     return max(1, workflow.cores // (gpus.value if gpus else 1))
+
+
+def merge_threads(wildcards):
+    """Threads that verify chunks while merging."""
+    return CLUSTER_THREADS if ON_CLUSTER else min(8, workflow.cores)
 
 
 def farewell():
@@ -72,5 +85,6 @@ def advice():
     done = sum(Path(record).exists() for record in PLAN.chunk_records())
     return (
         f"\n{done} of {len(PLAN.chunks)} chunks are finished and stay finished. Once the cause "
-        "above is removed, type the same command again to go on."
+        "above is removed, type the same command again to go on;\n"
+        f"python -m cdm status {RUN} says how far it is and what failed."
     )

@@ -10,6 +10,6 @@ rule merge:
         f"{RUN}/logs/merge.log",
     conda:
         "../envs/archive.yaml"
-    threads: lambda wildcards: min(8, workflow.cores)
+    threads: merge_threads
     script:
         "../scripts/merge.py"

@@ -3,10 +3,12 @@
 from cdm.config import load_config
 from cdm.joblog import job_log
 from cdm.plan import load_plan
+from cdm.progress import Heartbeat
 
 with job_log(snakemake.log[0]) as log:
-    from cdm.generate import generate_chunk  # torch: after the log is open
-
     plan = load_plan(load_config(snakemake.config))
     chunk = plan.find_chunk(snakemake.wildcards.chunk)
-    generate_chunk(plan, chunk, log, threads=snakemake.threads)
+    with Heartbeat(plan.config.run_dir, chunk.name) as heartbeat:
+        from cdm.generate import generate_chunk  # torch: slow, so after the first signs of life
+
+        generate_chunk(plan, chunk, log, threads=snakemake.threads, heartbeat=heartbeat)

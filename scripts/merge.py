@@ -4,6 +4,9 @@ from cdm.config import load_config
 from cdm.joblog import job_log
 from cdm.merge import merge
 from cdm.plan import load_plan
+from cdm.progress import Heartbeat
 
 with job_log(snakemake.log[0]) as log:
-    merge(load_plan(load_config(snakemake.config)), log, threads=snakemake.threads)
+    plan = load_plan(load_config(snakemake.config))
+    with Heartbeat(plan.config.run_dir, "merge"):
+        merge(plan, log, threads=snakemake.threads)

@@ -117,7 +117,7 @@ def test_merged_archive_equals_its_chunks_joined(plan):
 def test_merging_links_the_shards_and_copies_nothing(plan):
     merge(plan, quiet)
     store = record_to_store(plan.chunk_record(plan.chunks[1]))
-    assert os.path.samefile(store / "sample/c/0/0/0/0", f"{plan.archive}/sample/c/1/0/0/0")
+    assert os.path.samefile(store / "sample/c.0.0.0.0", f"{plan.archive}/sample/c.1.0.0.0")
 
 
 def test_without_hard_links_merging_copies_and_says_so(plan, monkeypatch):
@@ -161,14 +161,14 @@ def test_no_archive_says_which_path_and_how_to_make_one(tmp_path):
 
 def test_every_flipped_bit_of_a_shard_is_found(plan):
     path = plan.chunk_record(plan.chunks[0])
-    shard = record_to_store(path) / "distance/c/0/0/0/0"
+    shard = record_to_store(path) / "distance/c.0.0.0.0"
     content = shard.read_bytes()
     shard.chmod(0o644)
     for position in np.linspace(0, len(content) - 1, 40).astype(int):
         flipped = bytearray(content)
         flipped[position] ^= 1 << (position % 8)
         shard.write_bytes(flipped)
-        with pytest.raises(ArchiveError, match=r"distance/c/0/0/0/0: corrupt.*to rebuild"):
+        with pytest.raises(ArchiveError, match=r"distance/c.0.0.0.0: corrupt.*to rebuild"):
             verify_chunk(record_to_store(path).with_suffix(".json"))
     shard.write_bytes(content)
     verify_chunk(record_to_store(path).with_suffix(".json"))
@@ -187,7 +187,7 @@ def damage_truncated_record(plan, record, store):
 
 
 def damage_missing_shard(plan, record, store):
-    (store / "points/c/0/0/0").unlink()
+    (store / "points/c.0.0.0").unlink()
 
 
 def damage_other_chunk(plan, record, store):

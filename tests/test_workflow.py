@@ -236,7 +236,7 @@ def test_exports_follow_the_archive(folder):
 def test_a_flipped_bit_in_a_chunk_is_named_by_the_merge_with_the_way_to_rebuild_it(folder):
     old = arrays(folder)
     shutil.rmtree(folder / "outputs/run/contact_maps.zarr")
-    shard = next((folder / "outputs/run/chunks").glob("00001-*.zarr")) / "sample/c/0/0/0/0"
+    shard = next((folder / "outputs/run/chunks").glob("00001-*.zarr")) / "sample/c.0.0.0.0"
     content = bytearray(shard.read_bytes())
     content[len(content) // 3] ^= 4
     shard.chmod(0o644)
@@ -244,7 +244,7 @@ def test_a_flipped_bit_in_a_chunk_is_named_by_the_merge_with_the_way_to_rebuild_
     done = snakemake(folder)
     assert done.returncode != 0
     found = re.search(
-        r"(\S+sample/c/0/0/0/0): corrupt .*to rebuild this chunk: (.*?), then", done.stdout
+        r"(\S+sample/c.0.0.0.0): corrupt .*to rebuild this chunk: (.*?), then", done.stdout
     )
     assert found and "Traceback" not in done.stdout, done.stdout
     subprocess.run(found[2], shell=True, cwd=folder, check=True)

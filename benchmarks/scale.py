@@ -1,0 +1,182 @@
+"""Seconds and peak memory of everything but sampling, at 10,000 chunks and 1,000,000 samples.
+
+    python benchmarks/scale.py --folder /scratch/scale
+
+A dummy generator takes the model's place: every chunk holds the same random maps of four points,
+and a record of its own. The folder needs 1.5 million inodes and 4 GB; it is kept, and what is
+there is used again. Every figure is one process of its own, as people run it.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from cdm.archive import OK, ChunkRecord, Layout, record_path, write_chunk
+from cdm.files import write_json
+from cdm.plan import read_plan, read_samples
+
+REPO = Path(__file__).resolve().parent.parent
+CHUNK_SIZE, NUM_POINTS, NUM_JOINTS = 100, 4, 6
+RUN = "outputs/scale"
+
+
+def write_dataset(folder: Path, num_items: int) -> None:
+    """A HUMANISE folder of empty items: whatever plans only looks at names, sizes and times."""
+    base = folder / "HUMANISE" / "contact_motion"
+    (base / "contacts").mkdir(parents=True)
+    with open(base / "anno.csv", "w") as table:
+        table.write("scene_id,scene_trans_x,scene_trans_y,scene_trans_z,utterance,others\n")
+        for i in range(num_items):
+            table.write(f"scene{i // 40:05},0.5,-0.25,{i % 8 / 8},walk to the chair number {i},x\n")
+    (folder / "HUMANISE" / "train.txt").write_text("".join(f"{i:06}\n" for i in range(num_items)))
+    for i in range(num_items):
+        os.close(os.open(base / "contacts" / f"{i:05}.npz", os.O_CREAT | os.O_WRONLY))
+    name = "Mean_Std_Cont_HUMANISE_contact_cont_joints_0.8.npz"
+    mean, std = np.full((1, 6), 0.2, np.float32), np.full((1, 6), 0.3, np.float32)
+    np.savez(folder / name, mean=mean, std=std)
+
+
+def generate(run: str, numbers: list[int]) -> None:
+    """The dummy generator: one real chunk of random maps, copied under the name of each chunk.
+
+    Every chunk has a record of its own, as long as a real one.
+    """
+    plan = read_plan(run)
+    layout = Layout(CHUNK_SIZE, CHUNK_SIZE, 1, NUM_POINTS, NUM_JOINTS, "float32")
+    provenance = {
+        "config": plan.config.as_dict(),
+        "settings": plan.settings,
+        "checkpoint": plan.checkpoint,
+        "architecture": asdict(plan.architecture),
+        "statistics": plan.statistics["values"] | {"path": plan.statistics["path"], "sigma": 0.8},
+        "device": "dummy generator",
+        "versions": {},
+    }
+    with tempfile.TemporaryDirectory() as scratch:
+        template = Path(scratch, "template.zarr")
+        rng = np.random.default_rng(0)
+        arrays = {
+            name: rng.random(values.shape, np.float32) for name, values in layout.empty().items()
+        }
+        seconds = {"load": 1.0, "text": 0.1, "model": 0.5, "sample": 300.0}
+        record = ChunkRecord("", "", layout, [], {}, provenance, seconds)
+        record = write_chunk(template, arrays, record)
+        for chunk in (plan.chunks[number] for number in numbers):
+            store = Path(run, "chunks", f"{chunk.name}.zarr")
+            if record_path(store).exists():
+                continue
+            samples = read_samples(plan, chunk)
+            rows = [asdict(sample) | {"status": OK} for sample in samples]
+            for row in rows:
+                del row["scene_trans"]
+            items = dict(content(plan, sample) for sample in samples)
+            contents = {"items": items, "text_model": {}, "statistics": {}}
+            shutil.copytree(template, store)
+            mine = replace(
+                record, name=chunk.name, base=chunk.base, samples=rows, contents=contents
+            )
+            write_json(record_path(store), asdict(mine))
+
+
+def content(plan, sample) -> tuple[str, dict]:
+    """What a chunk's record says of an empty item."""
+    name = f"HUMANISE/contact_motion/contacts/{int(sample.index):05}.npz"
+    modified = Path(plan.config.data_dir, name).stat().st_mtime_ns
+    sha256 = hashlib.sha256(b"").hexdigest()
+    return name, {"size": 0, "mtime_ns": modified, "sha256": sha256}
+
+
+def measure(what: str, command: list, folder: Path, ok=(0,)) -> dict:
+    """Seconds and peak memory (MB) of one process."""
+    started = time.perf_counter()
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(
+            list(map(str, command)), cwd=folder, stdout=output, stderr=output
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        seconds = time.perf_counter() - started
+        output.seek(0)
+        told = output.read()
+    if process.returncode not in ok:
+        sys.exit(f"{what}: exit status {process.returncode}\n{told[-3000:]}")
+    figure = {"what": what, "seconds": round(seconds, 2), "peak_MB": usage.ru_maxrss // 1024}
+    print(f"| {what} | {figure['seconds']} | {figure['peak_MB']} |", flush=True)
+    return figure
+
+
+def main() -> None:
+    """Build what is missing, and measure."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", type=Path, required=True, help="working folder, kept")
+    parser.add_argument("--chunks", type=int, default=10_000, help="of 100 samples each")
+    parser.add_argument("--cores", type=int, default=os.cpu_count())
+    args = parser.parse_args()
+    folder = args.folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "mine.yaml").exists():
+        write_dataset(folder / "data", args.chunks * CHUNK_SIZE)
+        config = {
+            "exp_name": "scale",
+            "exp_dir": "demo",
+            "gpu": None,
+            "dataset": {"data_dir": "data", "sets": ["HUMANISE"], "num_points": NUM_POINTS},
+            "model": {"text_model": {"version": "hashing"}},
+            "workflow": {"chunk_size": CHUNK_SIZE},
+        }
+        (folder / "mine.yaml").write_text(yaml.safe_dump(config))
+    os.chdir(folder)
+
+    python, cdm = sys.executable, [sys.executable, "-m", "cdm"]
+    here = ["--configfile", "mine.yaml"]
+    make_plan = (
+        "from cdm.settings import read_config; from cdm.plan import make_plan, save_plan; "
+        "save_plan(*make_plan(read_config(['mine.yaml'], [])))"
+    )
+    snakemake = ["snakemake", "-s", REPO / "Snakefile", *here, "--cores", "2", "--quiet", "all"]
+    print("| what | seconds | peak MB |\n| --- | --- | --- |")
+    figures = []
+
+    def figure(what, command, ok=(0,)):
+        figures.append(measure(what, command, folder, ok))
+
+    figure("plan, nothing finished", [python, "-c", make_plan])
+    figure("dry run (plan, DAG), nothing finished", [*snakemake, "-n"])
+    started, numbers = time.perf_counter(), np.arange(args.chunks)
+    for half in np.array_split(numbers, 2):
+        parts = [part.tolist() for part in np.array_split(half, 4 * args.cores)]
+        with ProcessPoolExecutor(args.cores) as pool:
+            list(pool.map(partial(generate, RUN), parts))
+        if half[0] == 0:
+            figure("status, half finished", [*cdm, "status", RUN])
+    seconds = time.perf_counter() - started
+    print(f"chunks written by the dummy generator: {seconds:.0f} s with {args.cores} processes")
+    figure("plan, all finished", [python, "-c", make_plan])
+    figure("dry run (plan, DAG), all finished", [*snakemake, "-n"])
+    figure("status, all finished", [*cdm, "status", RUN])
+    figure("why, all finished", [*cdm, "why", RUN])
+    merge = (
+        "from cdm.merge import merge; from cdm.plan import read_plan; "
+        f"merge(read_plan('{RUN}'), print, threads={args.cores})"
+    )
+    figure("merge", [python, "-c", merge])
+    figure("verify", [*cdm, "verify", RUN])
+    figure("verify --deep", [*cdm, "verify", RUN, "--deep"])
+    Path("figures.json").write_text(json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

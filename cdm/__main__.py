@@ -1,0 +1,252 @@
+"""The commands beside Snakemake: `python -m cdm COMMAND`, or `cdm COMMAND`."""
+
+import argparse
+import contextlib
+import json
+import os
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from cdm.config import Config
+from cdm.errors import CDMError, ConfigError
+from cdm.plan import Plan, make_plan, read_plan
+from cdm.settings import config_arguments, read_config
+
+OK, FOUND, REFUSED = 0, 1, 2
+WATCH_EVERY_S = 2.0
+EPILOG = """\
+A run is named by its folder (outputs/EXP_NAME), or by the --configfile and --config that snakemake
+is given; without either, it is that of the built-in demo.
+
+exit status: 0 all is well; 1 something is wrong with what was looked at (a failed chunk, a damaged
+archive, maps that differ); 2 the command could not be carried out.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    args = build_parser().parse_args(arguments)
+    try:
+        return args.command(args)
+    except CDMError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return REFUSED
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `cdm status | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    parser = argparse.ArgumentParser(
+        prog="cdm",
+        description="Look after runs of the contact-map workflow.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def add(name: str, function, meaning: str, run: str = "folder of a run, outputs/EXP_NAME"):
+        command = commands.add_parser(
+            name,
+            help=meaning[0].lower() + meaning[1:].split(".")[0],
+            description=meaning,
+            epilog=EPILOG,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        metavar = "ARCHIVE" if name == "verify" else "RUN"
+        command.add_argument("run", nargs="?", type=Path, metavar=metavar, help=run)
+        command.add_argument(
+            "--configfile", "--configfiles", nargs="+", default=[], metavar="FILE",
+            help="as given to snakemake",
+        )  # fmt: skip
+        command.add_argument(
+            "--config", nargs="+", default=[], metavar="KEY=VALUE", help="as given to snakemake"
+        )
+        command.add_argument("--json", action="store_true", help="print JSON")
+        command.set_defaults(command=function)
+        return command
+
+    status = add(
+        "status",
+        run_status,
+        "Tell how far a run is. From files alone, so that it also sees jobs of other machines; "
+        "exit status 1 if a chunk failed.",
+    )
+    status.add_argument("--watch", action="store_true", help="show it again every two seconds")
+    verify = add(
+        "verify",
+        run_verify,
+        "Check an archive. Structure, counts against the plan, and the sha256 of every file.",
+        run="contact_maps.zarr, the folder of its run, or the store of one chunk",
+    )
+    verify.add_argument("--deep", action="store_true", help="also read every map and look at it")
+    verify.add_argument(
+        "--resample", type=int, default=0, metavar="N",
+        help="generate N samples again and compare; needs checkpoint, data and torch",
+    )  # fmt: skip
+    estimate = add(
+        "estimate",
+        run_estimate,
+        "Time two real batches on this device. Prints GPU-hours, the archive's size, and a "
+        "chunk_size.",
+    )
+    estimate.add_argument(
+        "--minutes-per-chunk", type=float, default=10.0, metavar="M",
+        help="suggest a chunk_size for jobs of this length (default 10)",
+    )  # fmt: skip
+    cleaning = add(
+        "clean",
+        run_clean,
+        "List what a run no longer needs. Chunks that no plan refers to, and what killed jobs "
+        "left; nothing that a running job may be writing.",
+    )
+    cleaning.add_argument("--yes", action="store_true", help="remove what is listed")
+    add(
+        "why",
+        run_why,
+        "Tell which chunks would run now, and why. With a RUN folder, under the settings of its "
+        "last plan; give --configfile or --config to see what changed settings would do.",
+    )
+    return parser
+
+
+# --- commands ------------------------------------------------------------------------------------
+
+
+def run_status(args: argparse.Namespace) -> int:
+    from cdm.status import describe_status, read_status
+
+    while True:
+        plan, run = planned(args)
+        status = read_status(plan, run)
+        text = describe_status(status, shutil.get_terminal_size().columns)
+        show(args, status.as_dict(), "\033[H\033[2J" + text if args.watch else text)
+        finished = len(status.counts.done) == status.num_chunks and not status.counts.merging
+        if not args.watch or finished:
+            return FOUND if status.failed or status.damaged else OK
+        time.sleep(WATCH_EVERY_S)
+
+
+def run_verify(args: argparse.Namespace) -> int:
+    from cdm.verify import describe_report, verify
+
+    path = args.run or Path(configured(args).run_dir)
+    report = verify(path, deep=args.deep, log=progress(args))
+    if args.resample and not report.problems:
+        from cdm.resample import resample  # torch
+
+        report.resampled = resample(report.archive, args.resample, log=progress(args))
+        report.problems += report.resampled.problems
+    show(args, report.as_dict(), describe_report(report))
+    return FOUND if report.problems else OK
+
+
+def run_estimate(args: argparse.Namespace) -> int:
+    from cdm.estimate import describe_estimate, estimate  # torch
+
+    with at_home(args) as config:
+        result = estimate(*make_plan(config), args.minutes_per_chunk, log=progress(args))
+    show(args, asdict(result), describe_estimate(result))
+    return OK
+
+
+def run_clean(args: argparse.Namespace) -> int:
+    from cdm.clean import clean, describe_leftovers, find_leftovers
+
+    with at_home(args) as config:
+        # The last plan's chunks stay as well as those of the configuration as it is now.
+        plans = [make_plan(config)[0]]
+        with contextlib.suppress(CDMError):
+            plans.append(read_plan(config.run_dir))
+        leftovers, kept = find_leftovers(plans, config.run_dir)
+        if args.yes:
+            clean(leftovers)
+    content = {
+        "removed": args.yes,
+        "leftovers": [asdict(found) | {"path": str(found.path)} for found in leftovers],
+        "kept": [asdict(found) | {"path": str(found.path)} for found in kept],
+    }
+    show(args, content, describe_leftovers(leftovers, kept, removed=args.yes))
+    return OK
+
+
+def run_why(args: argparse.Namespace) -> int:
+    from cdm.why import describe_why, explain
+
+    with at_home(args) as config:
+        why = explain(*make_plan(config))
+        command = snakemake_command(args, config)
+    content = asdict(why) | {"num_todo": why.num_todo, "command": command}
+    show(args, content, describe_why(why, command))
+    return OK
+
+
+# --- what they share -----------------------------------------------------------------------------
+
+
+def configured(args: argparse.Namespace) -> Config:
+    """The configuration given on the command line."""
+    return read_config(args.configfile, args.config)
+
+
+def planned(args: argparse.Namespace) -> tuple[Plan, Path]:
+    """The plan that lies in the run's folder, and that folder."""
+    run = args.run or Path(configured(args).run_dir)
+    return read_plan(run), run
+
+
+@contextlib.contextmanager
+def at_home(args: argparse.Namespace):
+    """The run's configuration, in the working directory that its relative paths are meant from."""
+    if args.run is None:
+        yield configured(args)
+        return
+    if args.configfile or args.config:
+        raise ConfigError("give either the folder of a run or --configfile/--config, not both")
+    config = read_plan(args.run).config
+    home = args.run.resolve().parents[1]
+    if (home / config.run_dir).resolve() != args.run.resolve():
+        raise ConfigError(
+            f"{args.run}: its plan is of {config.run_dir}; the run's folder was renamed. Name it "
+            "as before, or give its --configfile with the new exp_name"
+        )
+    with contextlib.chdir(home):
+        yield config
+
+
+def snakemake_command(args: argparse.Namespace, config: Config) -> str:
+    """What to type to run this configuration."""
+    words = ["snakemake", "--cores", "1", "--resources", "gpu=1"]
+    if args.run is not None:
+        home = args.run.resolve().parents[1]
+        there = "" if home == Path.cwd() else f"cd {shlex.quote(str(home))} && "
+        return f"{there}{shlex.join(words)} {config_arguments(config)}".rstrip()
+    if args.configfile:
+        words += ["--configfile", *args.configfile]
+    if args.config:
+        words += ["--config", *args.config]
+    return shlex.join(words)
+
+
+def progress(args: argparse.Namespace):
+    """Where commands that take a while tell how far they are."""
+    return lambda line: print(line, file=sys.stderr, flush=True)
+
+
+def show(args: argparse.Namespace, content: Any, text: str) -> None:
+    """Print a result as text, or as JSON where that was asked for."""
+    print(json.dumps(content, indent=1, ensure_ascii=False) if args.json else text.rstrip())
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

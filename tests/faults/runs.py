@@ -1,0 +1,121 @@
+"""One small job in a folder of its own, and what the tests of faults ask about it."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import yaml
+from helpers import REPO, write_dataset
+
+from cdm.archive import ContactMaps, verify_archive, verify_chunk
+
+HOOK = Path(__file__).parent / "hook"
+NUM_ITEMS, NUM_POINTS = 7, 64
+CONFIG = {
+    "exp_name": "run",
+    "exp_dir": "demo",
+    "gpu": None,
+    "dataset": {"data_dir": "data", "sets": ["HUMANISE"], "num_points": NUM_POINTS},
+    "model": {"text_model": {"version": "hashing"}},
+    "diffusion": {"timestep_respacing": 4},
+    "sampling": {"batch_size": 2},
+    "workflow": {"chunk_size": 3},
+}
+LOCAL = ("--cores", "2", "--resources", "gpu=1")
+
+
+class Run:
+    """A folder with a dataset and a configuration, in which Snakemake runs."""
+
+    def __init__(self, folder: Path, num_points: int = NUM_POINTS, **changes):
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        write_dataset(folder / "data", NUM_ITEMS, num_points)
+        dataset = CONFIG["dataset"] | {"num_points": num_points}
+        config = CONFIG | {"dataset": dataset} | changes
+        (folder / "mine.yaml").write_text(yaml.safe_dump(config))
+
+    @property
+    def outputs(self) -> Path:
+        return self.folder / "outputs/run"
+
+    def command(self, *arguments: str) -> list[str]:
+        return ["snakemake", "-s", f"{REPO}/Snakefile", "--configfile", "mine.yaml", *arguments]
+
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen:
+        """Snakemake in a process group of its own, its output appended to run.log."""
+        with open(self.folder / "run.log", "ab") as log:
+            return subprocess.Popen(
+                self.command(*(arguments or LOCAL)),
+                cwd=self.folder,
+                env=_environment(environment),
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def snakemake(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+        """The finished process, with all its output in `stdout`."""
+        return subprocess.run(
+            self.command(*(arguments or LOCAL)),
+            cwd=self.folder,
+            env=_environment(environment),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def finish(self, *arguments: str, **environment: str) -> str:
+        """Run to the end; the output."""
+        done = self.snakemake(*arguments, **environment)
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    def unlock(self) -> None:
+        """What the README says to type after a kill."""
+        subprocess.run(self.command("--unlock"), cwd=self.folder, check=True, capture_output=True)
+
+    def records(self) -> list[Path]:
+        return sorted((self.outputs / "chunks").glob("*.json"))
+
+    def logs(self) -> str:
+        """What all chunk jobs logged."""
+        paths = sorted((self.outputs / "logs/generate_chunk").glob("*.log"))
+        return "".join(path.read_text() for path in paths)
+
+    def check(self) -> None:
+        """Whatever calls itself finished is whole."""
+        for path in self.records():
+            verify_chunk(path)
+        for path in self.outputs.glob("contact_maps-*.json"):
+            verify_archive(path)
+
+    def leftovers(self) -> list[Path]:
+        """Temporaries and locks that attempts left behind."""
+        return [path for end in ("tmp", "lock") for path in self.outputs.rglob(f".*.{end}")]
+
+
+def _environment(changes: dict[str, str]) -> dict[str, str]:
+    if not changes:
+        return dict(os.environ)
+    paths = [str(HOOK), os.environ.get("PYTHONPATH", "")]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))} | changes
+
+
+def arrays(run: Run) -> dict[str, np.ndarray]:
+    """Every array of the final archive."""
+    group = ContactMaps(run.outputs / "contact_maps.zarr").group
+    return {name: group[name][:] for name in sorted(group.array_keys())}
+
+
+def assert_same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
+    """Bit for bit: NaN equals NaN, and -0 does not equal 0."""
+    assert sorted(a) == sorted(b)
+    for name, values in a.items():
+        assert values.dtype == b[name].dtype, name
+        if values.dtype.kind == "f":
+            values, other = (x.view(f"u{x.itemsize}") for x in (values, b[name]))
+        else:
+            other = b[name]
+        np.testing.assert_array_equal(values, other, err_msg=name)
