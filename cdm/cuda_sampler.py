@@ -40,10 +40,9 @@ class CudaSampler:
         self._model_steps = self._noise_steps.clone()
         self._model_steps[0] = 0  # the start asks no model, and `start` may have no row there
         self._position = torch.zeros(1, dtype=torch.int64, device=device)
-        self._graph = None
 
     def __call__(self, keys, c_text, c_pc_xyz, c_pc_feat=None, callback=None):
-        """x_0 of a batch, points in their given order; every call takes the shapes of the first.
+        """x_0 of a batch, points in their given order; shapes as they were captured.
 
         Args:
             keys: (batch, 2) int64 on the device, see `cdm.kernels.philox.device_keys`.
@@ -54,11 +53,8 @@ class CudaSampler:
             (batch, num_points, contact_dim) float32, on the device; its values are there once
             the current stream has come so far.
         """
-        if self._graph is None:
-            self._capture(keys, c_text, c_pc_xyz, c_pc_feat)
-        else:
-            self._denoise.rebind(c_text, c_pc_xyz, c_pc_feat)
-            self._keys.copy_(keys)
+        self._denoise.rebind(c_text, c_pc_xyz, c_pc_feat)
+        self._keys.copy_(keys)
         self._start()
         done = []
         for i, t in enumerate(self.steps):
@@ -74,7 +70,8 @@ class CudaSampler:
             return self._x.clone()
         return gather_points(self._x, self._denoise.inverse)
 
-    def _capture(self, keys, c_text, c_pc_xyz, c_pc_feat):
+    def capture(self, keys, c_text, c_pc_xyz, c_pc_feat=None) -> None:
+        """Capture the graph for inputs of these shapes; arguments as those of a call."""
         self._keys = keys.clone()
         self._denoise = self.model.condition(c_text, c_pc_xyz, c_pc_feat)
         contact_dim = self.model.architecture.contact_dim
@@ -85,10 +82,9 @@ class CudaSampler:
         with torch.cuda.stream(side):  # libraries set themselves up outside the capture
             self._step()
         torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
             self._step()
-        self._graph = graph
 
     def _start(self):
         self._position.zero_()

@@ -70,3 +70,24 @@ def write_dataset(folder: Path, num_items: int, num_points: int = 64, split=None
 def write_split(folder: Path, ids) -> None:
     """Write HUMANISE/train.txt."""
     (folder / "HUMANISE" / "train.txt").write_text("".join(f"{i:06}\n" for i in ids))
+
+
+def relative_error(out, reference) -> float:
+    """||out - reference|| / ||reference||, both as float64 tensors; NaN where there is one."""
+    out, reference = out.detach().double().cpu(), reference.detach().double().cpu()
+    assert out.shape == reference.shape, f"{tuple(out.shape)}, expected {tuple(reference.shape)}"
+    return float((out - reference).norm() / reference.norm())
+
+
+def poison(monkeypatch) -> None:
+    """Have torch hand out memory full of NaN, so that an unwritten output shows."""
+    import torch
+
+    for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
+        original = getattr(owner, name)
+
+        def poisoned(*args, original=original, **kwargs):
+            x = original(*args, **kwargs)
+            return x.fill_(torch.nan) if x.is_floating_point() else x
+
+        monkeypatch.setattr(owner, name, poisoned)
