@@ -9,10 +9,13 @@ import torch.nn.functional as F
 from cdm.kernels.nvrtc import Kernel, ints
 
 HERE = Path(__file__).parent
-WARPS = 2  # of a block and direction, 32 channels each
 FLOAT32_CHANNELS = 64  # of a block and direction
 TILE = 8  # tokens
-POLYNOMIALS = 0x8888  # which of 16 exponentials are polynomials; by measurement
+
+# By measurement, see benchmarks/README.md.
+HALVES = 1  # 16 channels each, of a warp
+WARPS_PER_PROCESSOR = 16  # are what hides latencies
+POLYNOMIALS = 0x8080  # which of 16 exponentials are polynomials
 
 
 def bidirectional_scan(u, x_dbl, dt_weight, dt_bias, A, D, z):
@@ -32,16 +35,17 @@ def num_segments(batch: int, length: int, d_inner: int, device) -> int:
     Cutting costs a first pass over the states, about as long as the scan itself: it pays where
     the segments together bring what one would leave idle.
     """
-    blocks = batch * -(-d_inner // (32 * WARPS))
+    warps = 2 * batch * -(-d_inner // (16 * HALVES))
     processors = torch.cuda.get_device_properties(device).multi_processor_count
+    segments = WARPS_PER_PROCESSOR * processors // warps
     tiles = -(-length // TILE)
-    segments = 2 * processors // blocks  # two blocks a processor are what hides latency
     return max(1, min(segments, tiles // 16)) if segments >= 4 else 1
 
 
 def _tensor_cores(u, x_dbl, dt_weight, dt_bias, A, D, z, y):
     _, batch, length, d_inner = u.shape
     d_state = A.shape[1]
+    warps = _warps(d_state)
     kernels = _tensor_core_kernels(u.device.index, d_state, dt_weight.shape[1])
     tiles = -(-length // TILE)
     segment_tiles = -(-tiles // num_segments(batch, length, d_inner, u.device))
@@ -50,23 +54,29 @@ def _tensor_cores(u, x_dbl, dt_weight, dt_bias, A, D, z, y):
     if segments > 1:
         ends = torch.empty(2, batch, segments, d_inner, d_state, device=u.device)
         sums = torch.empty(2, batch, segments, d_inner, device=u.device)
-    grid = (-(-d_inner // (32 * WARPS)), segments, batch)
+    grid = (-(-d_inner // (16 * HALVES * warps)), segments, batch)
     arguments = (
         u, x_dbl, z, dt_weight, dt_bias, A, D, y, ends, sums,
         *ints(batch, length, d_inner, z.stride(1), segment_tiles),
     )  # fmt: skip
     for kernel in kernels if segments > 1 else kernels[1:]:
-        kernel(grid, 64 * WARPS, *arguments)
+        kernel(grid, 64 * warps, *arguments)
+
+
+def _warps(d_state: int) -> int:
+    """Warps of a block and direction: what its shared memory and registers hold."""
+    return 2 if d_state <= 16 else 1
 
 
 @cache
-def _tensor_core_kernels(device_index, d_state, dt_rank, polynomials=None, min_blocks=2):
+def _tensor_core_kernels(device_index, d_state, dt_rank):
     macros = {
         "D_STATE": d_state,
         "DT_RANK": dt_rank,
-        "WARPS": WARPS,
-        "MIN_BLOCKS": min_blocks if d_state <= 32 else 1,
-        "POLY_MASK": POLYNOMIALS if polynomials is None else polynomials,
+        "HALVES": HALVES,
+        "WARPS": _warps(d_state),
+        "MIN_BLOCKS": 4 if d_state <= 32 else 1,
+        "POLY_MASK": POLYNOMIALS,
     }
     source = HERE / "tensor_cores.cu"
     names = "segment_states", "bidirectional_scan"

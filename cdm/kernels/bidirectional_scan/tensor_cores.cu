@@ -16,13 +16,20 @@
 // to a tile first stores its share of y; whoever comes second adds it and applies the gate. One
 // barrier in the middle orders them.
 //
-// Defined by the caller: D_STATE, DT_RANK (a multiple of 16), WARPS (per direction), MIN_BLOCKS,
+// Defined by the caller: D_STATE, DT_RANK (a multiple of 16), HALVES (16 channels each; of a
+// warp), WARPS (per direction), MIN_BLOCKS (a processor's),
 // POLY_MASK (which of 16 exponentials are polynomials, to spare the special function unit).
 
 typedef unsigned int u32;
 
+template <int N>
+struct alignas(4 * N) Words {  // 2 N bfloat16 of a token
+    u32 at[N];
+};
+
 constexpr int TILE = 8;                // tokens
-constexpr int CHANNELS = 32;           // of a warp
+constexpr int CHANNELS = 16 * HALVES;  // of a warp
+constexpr int R = 2 * HALVES;          // rows (channels) of a lane
 constexpr int J = D_STATE / 8;         // state tiles
 constexpr int K = DT_RANK / 16;        // steps of the product with dt_proj
 constexpr int ROW_CHUNKS = (DT_RANK + 2 * D_STATE) / 8;  // 16-byte pieces of x_dbl's dt, B, C
@@ -91,9 +98,11 @@ __device__ __forceinline__ void mma_bf16_k8(float (&d)[4], const u32 (&a)[2], u3
         : "r"(a[0]), "r"(a[1]), "r"(b));
 }
 
-__device__ __forceinline__ void copy_async(uint4* shared, const uint4* global) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;"
-                 ::"r"((u32)__cvta_generic_to_shared(shared)), "l"(global) : "memory");
+template <typename T>
+__device__ __forceinline__ void copy_async(T* shared, const T* global) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;"
+                 ::"r"((u32)__cvta_generic_to_shared(shared)), "l"(global), "n"(sizeof(T))
+                 : "memory");
 }
 
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
@@ -119,15 +128,19 @@ __device__ __forceinline__ u32 transposed_matrix(const uint4* row) {
 }
 
 struct Raw {  // one tile as it lies in memory
-    uint4 u[32];                    // lane (g, c): token g, channels 8c ... 8c + 7
+    Words<R> u[32];                 // lane (g, c): token g, channels 2 R c ... 2 R (c + 1) - 1
     uint4 x_dbl[TILE][ROW_CHUNKS];  // rows of tokens
 };
 
+struct alignas(4 * R) Lengths {  // of a step, in units of ln 2: l of a lane's rows
+    float at[R];
+};
+
 struct Tile {  // the operands made of it
-    u32 u[4];           // rows of channels, columns 2c and 2c + 1 of tokens
-    u32 delta_u[2][2];  // likewise
-    u32 B[J][2];        // rows of states, columns of tokens: even ones, odd ones
-    u32 C[J];           // token g, states 2c and 2c + 1
+    u32 u[R];                // rows of channels, columns 2c and 2c + 1 of tokens
+    u32 delta_u[HALVES][2];  // likewise
+    u32 B[J][2];             // rows of states, columns of tokens: even ones, odd ones
+    u32 C[J];                // token g, states 2c and 2c + 1
 };
 
 // STATES_ONLY: the first pass over a segmented sequence, which leaves each segment's last state
@@ -140,22 +153,22 @@ __device__ __forceinline__ void scan(const u32* __restrict__ u_, const u32* __re
                                      int batch_size, int length, int d_inner, int z_stride,
                                      int segment_tiles) {
     __shared__ Raw raw_tiles[2 * WARPS][STAGES];
-    __shared__ float4 l_tiles[2 * WARPS][2][1 + (POLY_MASK != 0)][TILE * 8];  // l; clamped l
+    __shared__ Lengths l_tiles[2 * WARPS][2][1 + (POLY_MASK != 0)][TILE * 8];  // l; clamped l
     const int lane = threadIdx.x % 32, g = lane / 4, c = lane % 4, warp = threadIdx.x / 32;
     const bool backward = warp >= WARPS;
     const int channel = (blockIdx.x * WARPS + warp % WARPS) * CHANNELS;
     const int segment = blockIdx.y, num_segments = gridDim.y, b = blockIdx.z;
-    const bool channels_in = channel + 8 * c < d_inner;
+    const bool channels_in = channel + 2 * R * c < d_inner;
     const int first_tile = segment * segment_tiles;
     const int num_tiles = min(segment_tiles, (length + TILE - 1) / TILE - first_tile);
 
     // Parameters of this lane's rows.
-    float A[2][J][4], h[2][J][4], bias[4], D[4], longest[4];
-    u32 W[2][K][4];
-    int row_channel[4];
+    float A[HALVES][J][4], h[HALVES][J][4], bias[R], D[R], longest[R];
+    u32 W[HALVES][K][4];
+    int row_channel[R];
 #pragma unroll
-    for (int r = 0; r < 4; r++) {
-        const int ch = row_channel[r] = channel + 8 * (g / 2) + 2 * r + g % 2;
+    for (int r = 0; r < R; r++) {
+        const int ch = row_channel[r] = channel + 2 * R * (g / 2) + 2 * r + g % 2;
         const bool in = ch < d_inner;
         bias[r] = in ? dt_bias[ch] : 0;
         D[r] = in ? D_[ch] : 0;
@@ -184,7 +197,7 @@ __device__ __forceinline__ void scan(const u32* __restrict__ u_, const u32* __re
         int step = backward ? -1 : 1;
         for (int s = backward ? num_segments - 1 : 0; s != segment; s += step)
 #pragma unroll
-            for (int r = 0; r < 4; r++) {
+            for (int r = 0; r < R; r++) {
                 if (row_channel[r] >= d_inner) continue;
                 size_t at = (sequence * num_segments + s) * d_inner + row_channel[r];
                 float l = sums[at];
@@ -202,13 +215,14 @@ __device__ __forceinline__ void scan(const u32* __restrict__ u_, const u32* __re
     // Slot t of a tile is its t-th token in the order of the walk. Places that are not there are
     // read as the last one that is: they leave the states alone and are not stored.
     const int slot = backward ? TILE - 1 - g : g;
-    const int column = min(channel + 8 * c, d_inner - 8) / 8;
-    const uint4* u = (const uint4*)u_ + sequence * length * (d_inner / 8) + column;
+    const int stride = d_inner / (2 * R), column = min(channel / (2 * R) + c, stride - 1);
+    const Words<R>* u = (const Words<R>*)u_ + sequence * length * stride + column;
     const uint4* x_dbl = (const uint4*)x_dbl_ + sequence * length * ROW_CHUNKS;
-    uint4* y = (uint4*)y_ + (size_t)b * length * (d_inner / 8) + column;
-    const uint4* z = (const uint4*)z_ + (size_t)b * length * (z_stride / 8) + column;
+    Words<R>* y = (Words<R>*)y_ + (size_t)b * length * stride + column;
+    z_stride /= 2 * R;
+    const Words<R>* z = (const Words<R>*)z_ + (size_t)b * length * z_stride + column;
     const int second_visits = backward ? num_tiles / 2 : (num_tiles + 1) / 2;
-    float l_sum[4] = {0, 0, 0, 0};
+    float l_sum[R] = {};
 
     auto first_token = [&](int k) {  // of the tile that is walked k-th
         return (first_tile + (backward ? num_tiles - 1 - k : k)) * TILE;
@@ -217,7 +231,7 @@ __device__ __forceinline__ void scan(const u32* __restrict__ u_, const u32* __re
         if (k < num_tiles) {
             Raw& raw = raw_tiles[warp][k % STAGES];
             const int start = first_token(k);
-            copy_async(raw.u + lane, u + min(start + slot, length - 1) * (d_inner / 8));
+            copy_async(raw.u + lane, u + min(start + slot, length - 1) * stride);
 #pragma unroll
             for (int n = 0; n < TILE * ROW_CHUNKS; n += 32) {
                 const int i = n + lane, row = i / ROW_CHUNKS, chunk = i % ROW_CHUNKS;
@@ -234,9 +248,9 @@ __device__ __forceinline__ void scan(const u32* __restrict__ u_, const u32* __re
         const uint4* row = raw.x_dbl[lane % TILE];
         auto& l_tile = l_tiles[warp][k % 2];
         Tile tile;
-        float l[2][4];  // rows are channels, columns 2c and 2c + 1 tokens
+        float l[HALVES][4];  // rows are channels, columns 2c and 2c + 1 tokens
 #pragma unroll
-        for (int i = 0; i < 2; i++) {
+        for (int i = 0; i < HALVES; i++) {
             l[i][0] = l[i][1] = bias[2 * i];
             l[i][2] = l[i][3] = bias[2 * i + 1];
         }
@@ -244,28 +258,28 @@ __device__ __forceinline__ void scan(const u32* __restrict__ u_, const u32* __re
         for (int n = 0; n < K; n++) {
             const u32 dt_0 = matrix(row + 2 * n), dt_1 = matrix(row + 2 * n + 1);
 #pragma unroll
-            for (int i = 0; i < 2; i++) mma_bf16(l[i], W[i][n], dt_0, dt_1);
+            for (int i = 0; i < HALVES; i++) mma_bf16(l[i], W[i][n], dt_0, dt_1);
         }
 #pragma unroll
-        for (int e = 0; e < 4; e++) {
-            l[0][e] = softplus2(l[0][e] * LOG2_E);
-            l[1][e] = softplus2(l[1][e] * LOG2_E);
-        }
+        for (int i = 0; i < HALVES; i++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) l[i][e] = softplus2(l[i][e] * LOG2_E);
 #pragma unroll
         for (int e = 0; e < 2; e++) {
-            const float4 v = make_float4(l[0][e], l[0][2 + e], l[1][e], l[1][2 + e]);
-            l_tile[0][(2 * c + e) * 8 + g] = v;
-            if (POLY_MASK)
-                l_tile[POLY_MASK != 0][(2 * c + e) * 8 + g] =
-                    make_float4(fminf(v.x, longest[0]), fminf(v.y, longest[1]),
-                                fminf(v.z, longest[2]), fminf(v.w, longest[3]));
-        }
-        uint4 own = raw.u[lane];
-        if (first_token(k) + slot >= length) own = make_uint4(0, 0, 0, 0);
-        const u32 pairs[4] = {own.x, own.y, own.z, own.w};
+            Lengths exact, clamped;
 #pragma unroll
-        for (int r = 0; r < 4; r++) {
-            tile.u[r] = transpose(pairs[r]);
+            for (int r = 0; r < R; r++) {
+                exact.at[r] = l[r / 2][r % 2 * 2 + e];
+                clamped.at[r] = fminf(exact.at[r], longest[r]);
+            }
+            l_tile[0][(2 * c + e) * 8 + g] = exact;
+            if (POLY_MASK) l_tile[POLY_MASK != 0][(2 * c + e) * 8 + g] = clamped;
+        }
+        Words<R> own = raw.u[lane];
+        const bool there = first_token(k) + slot < length;
+#pragma unroll
+        for (int r = 0; r < R; r++) {
+            tile.u[r] = transpose(there ? own.at[r] : 0);
             const float l_0 = l[r / 2][r % 2 * 2], l_1 = l[r / 2][r % 2 * 2 + 1];
             tile.delta_u[r / 2][r % 2] =
                 pack(l_0 * (LN_2 * low(tile.u[r])), l_1 * (LN_2 * high(tile.u[r])));
@@ -291,11 +305,11 @@ __device__ __forceinline__ void scan(const u32* __restrict__ u_, const u32* __re
 
     for (int k = 0; k < num_tiles; k++) {
         const int token = first_token(k) + slot, place = min(token, length - 1);
-        uint4* const out = y + place * (d_inner / 8);
-        uint4 gate, share;
+        Words<R>* const out = y + place * stride;
+        Words<R> gate, share;
         if (!STATES_ONLY && k >= second_visits) {
             if (k == second_visits) __syncthreads();
-            gate = z[place * (z_stride / 8)];
+            gate = z[place * z_stride];
             share = *out;
         }
         copy(k + STAGES - 1);
@@ -304,26 +318,25 @@ __device__ __forceinline__ void scan(const u32* __restrict__ u_, const u32* __re
         const auto& l_tile = l_tiles[warp][k % 2];
         const Tile next = prepare(k + 1);
 
-        float y_acc[2][4];
+        float y_acc[HALVES][4];
 #pragma unroll
-        for (int r = 0; r < 4; r++) {
+        for (int r = 0; r < R; r++) {
             y_acc[r / 2][r % 2 * 2] = D[r] * low(tile.u[r]);
             y_acc[r / 2][r % 2 * 2 + 1] = D[r] * high(tile.u[r]);
         }
-        float decays[2][J][4];
+        float decays[HALVES][J][4];
         auto decay = [&](int t) {
-            const float4 v = l_tile[0][t * 8 + g], w = l_tile[POLY_MASK != 0][t * 8 + g];
-            const float l[4] = {v.x, v.y, v.z, v.w}, clamped[4] = {w.x, w.y, w.z, w.w};
+            const Lengths l = l_tile[0][t * 8 + g], clamped = l_tile[POLY_MASK != 0][t * 8 + g];
 #pragma unroll
-            for (int i = 0; i < 2; i++)
+            for (int i = 0; i < HALVES; i++)
 #pragma unroll
                 for (int j = 0; j < J; j++)
 #pragma unroll
                     for (int e = 0; e < 4; e++) {
                         const int r = 2 * i + e / 2;
                         const bool polynomial = (POLY_MASK >> (((i * J + j) * 4 + e) & 15)) & 1;
-                        decays[i][j][e] = polynomial ? exp2_polynomial(clamped[r], A[i][j][e])
-                                                     : exp2_sfu(l[r] * A[i][j][e]);
+                        decays[i][j][e] = polynomial ? exp2_polynomial(clamped.at[r], A[i][j][e])
+                                                     : exp2_sfu(l.at[r] * A[i][j][e]);
                     }
         };
         decay(0);
@@ -335,7 +348,7 @@ __device__ __forceinline__ void scan(const u32* __restrict__ u_, const u32* __re
             for (int j = 0; j < J; j++) {
                 const u32 b_t = b_column ? tile.B[j][t % 2] : 0;
 #pragma unroll
-                for (int i = 0; i < 2; i++) {
+                for (int i = 0; i < HALVES; i++) {
 #pragma unroll
                     for (int e = 0; e < 4; e++) h[i][j][e] *= decays[i][j][e];
                     mma_bf16_k8(h[i][j], tile.delta_u[i], b_t);
@@ -348,7 +361,7 @@ __device__ __forceinline__ void scan(const u32* __restrict__ u_, const u32* __re
                 const u32 c0 = c_column ? tile.C[j] : 0;
                 const u32 c1 = c_column && both ? tile.C[both ? j + 1 : j] : 0;
 #pragma unroll
-                for (int i = 0; i < 2; i++) {
+                for (int i = 0; i < HALVES; i++) {
                     const float(&h0)[4] = h[i][j], (&h1)[4] = h[i][both ? j + 1 : j];
                     const u32 states[4] = {pack(h0[0], h0[1]), pack(h0[2], h0[3]),
                                            both ? pack(h1[0], h1[1]) : 0,
@@ -359,20 +372,21 @@ __device__ __forceinline__ void scan(const u32* __restrict__ u_, const u32* __re
         }
 
         if (!STATES_ONLY) {
-            u32 values[4];
+            Words<R> values;
 #pragma unroll
-            for (int r = 0; r < 4; r++)
-                values[r] = transpose(pack(y_acc[r / 2][r % 2 * 2], y_acc[r / 2][r % 2 * 2 + 1]));
-            if (k >= second_visits) {
-                const u32 shares[4] = {share.x, share.y, share.z, share.w};
-                const u32 gates[4] = {gate.x, gate.y, gate.z, gate.w};
-#pragma unroll
-                for (int r = 0; r < 4; r++)
-                    values[r] = pack((low(values[r]) + low(shares[r])) * silu(low(gates[r])),
-                                     (high(values[r]) + high(shares[r])) * silu(high(gates[r])));
+            for (int r = 0; r < R; r++) {
+                const float* pair = y_acc[r / 2] + r % 2 * 2;
+                values.at[r] = transpose(pack(pair[0], pair[1]));
             }
-            if (token < length && channels_in)
-                *out = make_uint4(values[0], values[1], values[2], values[3]);
+            if (k >= second_visits) {
+#pragma unroll
+                for (int r = 0; r < R; r++) {
+                    const u32 own = values.at[r], other = share.at[r], z_r = gate.at[r];
+                    values.at[r] = pack((low(own) + low(other)) * silu(low(z_r)),
+                                        (high(own) + high(other)) * silu(high(z_r)));
+                }
+            }
+            if (token < length && channels_in) *out = values;
         }
         tile = next;
     }
@@ -380,7 +394,7 @@ __device__ __forceinline__ void scan(const u32* __restrict__ u_, const u32* __re
 
     if (STATES_ONLY) {
 #pragma unroll
-        for (int r = 0; r < 4; r++) {
+        for (int r = 0; r < R; r++) {
             l_sum[r] += __shfl_xor_sync(~0u, l_sum[r], 1);
             l_sum[r] += __shfl_xor_sync(~0u, l_sum[r], 2);
             if (row_channel[r] >= d_inner) continue;
