@@ -17,7 +17,7 @@ from cdm.checkpoint import (
     read_shapes,
 )
 from cdm.config import load_config
-from cdm.demo.weights import ARCHITECTURE, demo_state_dict
+from cdm.demo.weights import ARCHITECTURE, initial_state_dict
 from cdm.errors import CheckpointError
 from cdm.model import CDM
 
@@ -33,7 +33,7 @@ def save(folder, state, name="model000100.pt"):
 
 @pytest.fixture
 def state():
-    return {key: torch.from_numpy(value.copy()) for key, value in demo_state_dict().items()}
+    return {key: torch.from_numpy(value.copy()) for key, value in initial_state_dict().items()}
 
 
 def test_the_newest_checkpoint_by_natural_order_is_used(tmp_path, state):
@@ -86,7 +86,7 @@ def test_expected_shapes_are_exactly_the_models(state):
 
 def test_the_shipped_demo_weights_are_what_their_seed_makes():
     shipped = load_state_dict(find_checkpoint("demo"))
-    made = demo_state_dict()
+    made = initial_state_dict()
     assert sorted(shipped) == sorted(made)
     for key, value in made.items():
         np.testing.assert_allclose(shipped[key].numpy(), value, rtol=1e-5, atol=1e-6, err_msg=key)

@@ -31,13 +31,15 @@ ARCHITECTURE = Architecture(
 )
 
 
-def demo_state_dict(seed: int = 0) -> dict[str, np.ndarray]:
-    """Reference-style keys and float32 arrays, the same on every machine.
+def initial_state_dict(
+    architecture: Architecture = ARCHITECTURE, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """Untrained weights: reference-style keys and float32 arrays, the same on every machine.
 
     Linear layers have variance 1 / fan-in; A, D and the bias of delta start as in Mamba (Gu and
     Dao 2023, section 3.6: A_n = -n, delta in [0.001, 0.1]).
     """
-    shapes = expected_shapes(ARCHITECTURE)
+    shapes = expected_shapes(architecture)
     return {key: _initial(key, shape, seed) for key, shape in shapes.items()}
 
 
@@ -71,14 +73,17 @@ def positional_encoding(steps: int, dim: int) -> np.ndarray:
     return table
 
 
-def write_demo_checkpoint(path: Path) -> None:
-    """Save the weights as the reference saves its checkpoints."""
+def write_checkpoint(path: Path, architecture: Architecture = ARCHITECTURE) -> None:
+    """Save untrained weights as the reference saves its checkpoints."""
     import torch
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    state = {key: torch.from_numpy(value.copy()) for key, value in demo_state_dict().items()}
+    state = {
+        key: torch.from_numpy(value.copy())
+        for key, value in initial_state_dict(architecture).items()
+    }
     torch.save(state, path)
 
 
 if __name__ == "__main__":
-    write_demo_checkpoint(DEMO_EXP_DIR / "ckpt" / "model000000.pt")
+    write_checkpoint(DEMO_EXP_DIR / "ckpt" / "model000000.pt")

@@ -73,11 +73,9 @@ __device__ __forceinline__ float exp2_polynomial(float l, float a) {
     return __int_as_float(__float_as_int(p) + (__float_as_int(shifted) << 23));
 }
 
-// Softplus in units of ln 2: log2(1 + 2^x) for x = log2(e) * argument.
+// Softplus in units of ln 2, log2(1 + 2^x), for x = log2(e) * argument; absolute error about 1e-7.
 __device__ __forceinline__ float softplus2(float x) {
-    float e = exp2_sfu(fminf(x, 126.0f));
-    float small = e * fmaf(e, -0.5f * LOG2_E, LOG2_E);  // the logarithm's series
-    return e < 0.001f ? small : log2_sfu(1.0f + e);
+    return fmaxf(x, 0.0f) + log2_sfu(1.0f + exp2_sfu(-fabsf(x)));
 }
 
 __device__ __forceinline__ float silu(float x) {
@@ -91,6 +89,13 @@ __device__ __forceinline__ void mma_bf16(float (&d)[4], const u32 (&a)[4], u32 b
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+__device__ __forceinline__ void mma_bf16_from_zero(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
+        "{%8,%9}, {%10,%10,%10,%10};"
+        : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(0.0f));
+}
+
 __device__ __forceinline__ void mma_bf16_k8(float (&d)[4], const u32 (&a)[2], u32 b) {
     asm("mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, "
         "{%0,%1,%2,%3};"
@@ -99,9 +104,10 @@ __device__ __forceinline__ void mma_bf16_k8(float (&d)[4], const u32 (&a)[2], u3
 }
 
 template <typename T>
-__device__ __forceinline__ void copy_async(T* shared, const T* global) {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;"
-                 ::"r"((u32)__cvta_generic_to_shared(shared)), "l"(global), "n"(sizeof(T))
+__device__ __forceinline__ void copy_async(T* shared, const T* global, bool there = true) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;"  // zeros if it is not there
+                 ::"r"((u32)__cvta_generic_to_shared(shared)), "l"(global), "n"(sizeof(T)),
+                 "r"(there ? (int)sizeof(T) : 0)
                  : "memory");
 }
 
@@ -139,7 +145,7 @@ struct alignas(4 * R) Lengths {  // of a step, in units of ln 2: l of a lane's r
 struct Tile {  // the operands made of it
     u32 u[R];                // rows of channels, columns 2c and 2c + 1 of tokens
     u32 delta_u[HALVES][2];  // likewise
-    u32 B[J][2];             // rows of states, columns of tokens: even ones, odd ones
+    u32 B[J];                // rows of states, columns 2c and 2c + 1 of tokens
     u32 C[J];                // token g, states 2c and 2c + 1
 };
 
@@ -153,7 +159,7 @@ __device__ __forceinline__ void scan(const u32* __restrict__ u_, const u32* __re
                                      int batch_size, int length, int d_inner, int z_stride,
                                      int segment_tiles) {
     __shared__ Raw raw_tiles[2 * WARPS][STAGES];
-    __shared__ Lengths l_tiles[2 * WARPS][2][1 + (POLY_MASK != 0)][TILE * 8];  // l; clamped l
+    __shared__ Lengths l_tiles[2 * WARPS][2][TILE * 8];
     const int lane = threadIdx.x % 32, g = lane / 4, c = lane % 4, warp = threadIdx.x / 32;
     const bool backward = warp >= WARPS;
     const int channel = (blockIdx.x * WARPS + warp % WARPS) * CHANNELS;
@@ -170,7 +176,7 @@ __device__ __forceinline__ void scan(const u32* __restrict__ u_, const u32* __re
     for (int r = 0; r < R; r++) {
         const int ch = row_channel[r] = channel + 2 * R * (g / 2) + 2 * r + g % 2;
         const bool in = ch < d_inner;
-        bias[r] = in ? dt_bias[ch] : 0;
+        bias[r] = in ? dt_bias[ch] * LOG2_E : 0;
         D[r] = in ? D_[ch] : 0;
         float steepest = 1e-30f;
 #pragma unroll
@@ -213,7 +219,7 @@ __device__ __forceinline__ void scan(const u32* __restrict__ u_, const u32* __re
     }
 
     // Slot t of a tile is its t-th token in the order of the walk. Places that are not there are
-    // read as the last one that is: they leave the states alone and are not stored.
+    // read as the last one that is, with u = 0: they add nothing to the states and are not stored.
     const int slot = backward ? TILE - 1 - g : g;
     const int stride = d_inner / (2 * R), column = min(channel / (2 * R) + c, stride - 1);
     const Words<R>* u = (const Words<R>*)u_ + sequence * length * stride + column;
@@ -224,6 +230,14 @@ __device__ __forceinline__ void scan(const u32* __restrict__ u_, const u32* __re
     const int second_visits = backward ? num_tiles / 2 : (num_tiles + 1) / 2;
     float l_sum[R] = {};
 
+    u32 b_mask[TILE], c_mask[TILE];  // leave of an operand what belongs to token t
+#pragma unroll
+    for (int t = 0; t < TILE; t++) {
+        b_mask[t] = c != t / 2 ? 0 : t % 2 ? 0xffff0000u : 0xffffu;
+        c_mask[t] = g != t ? 0 : ~0u;
+        asm("" : "+r"(b_mask[t]), "+r"(c_mask[t]));  // keep them, do not make them again and again
+    }
+
     auto first_token = [&](int k) {  // of the tile that is walked k-th
         return (first_tile + (backward ? num_tiles - 1 - k : k)) * TILE;
     };
@@ -231,7 +245,8 @@ __device__ __forceinline__ void scan(const u32* __restrict__ u_, const u32* __re
         if (k < num_tiles) {
             Raw& raw = raw_tiles[warp][k % STAGES];
             const int start = first_token(k);
-            copy_async(raw.u + lane, u + min(start + slot, length - 1) * stride);
+            const int token = start + slot;
+            copy_async(raw.u + lane, u + min(token, length - 1) * stride, token < length);
 #pragma unroll
             for (int n = 0; n < TILE * ROW_CHUNKS; n += 32) {
                 const int i = n + lane, row = i / ROW_CHUNKS, chunk = i % ROW_CHUNKS;
@@ -250,36 +265,31 @@ __device__ __forceinline__ void scan(const u32* __restrict__ u_, const u32* __re
         Tile tile;
         float l[HALVES][4];  // rows are channels, columns 2c and 2c + 1 tokens
 #pragma unroll
-        for (int i = 0; i < HALVES; i++) {
-            l[i][0] = l[i][1] = bias[2 * i];
-            l[i][2] = l[i][3] = bias[2 * i + 1];
-        }
-#pragma unroll
         for (int n = 0; n < K; n++) {
             const u32 dt_0 = matrix(row + 2 * n), dt_1 = matrix(row + 2 * n + 1);
 #pragma unroll
-            for (int i = 0; i < HALVES; i++) mma_bf16(l[i], W[i][n], dt_0, dt_1);
+            for (int i = 0; i < HALVES; i++)
+                if (n == 0)
+                    mma_bf16_from_zero(l[i], W[i][n], dt_0, dt_1);
+                else
+                    mma_bf16(l[i], W[i][n], dt_0, dt_1);
         }
 #pragma unroll
         for (int i = 0; i < HALVES; i++)
 #pragma unroll
-            for (int e = 0; e < 4; e++) l[i][e] = softplus2(l[i][e] * LOG2_E);
+            for (int e = 0; e < 4; e++)
+                l[i][e] = softplus2(fmaf(l[i][e], LOG2_E, bias[2 * i + e / 2]));
 #pragma unroll
         for (int e = 0; e < 2; e++) {
-            Lengths exact, clamped;
+            Lengths of_rows;
 #pragma unroll
-            for (int r = 0; r < R; r++) {
-                exact.at[r] = l[r / 2][r % 2 * 2 + e];
-                clamped.at[r] = fminf(exact.at[r], longest[r]);
-            }
-            l_tile[0][(2 * c + e) * 8 + g] = exact;
-            if (POLY_MASK) l_tile[POLY_MASK != 0][(2 * c + e) * 8 + g] = clamped;
+            for (int r = 0; r < R; r++) of_rows.at[r] = l[r / 2][r % 2 * 2 + e];
+            l_tile[(2 * c + e) * 8 + g] = of_rows;
         }
         Words<R> own = raw.u[lane];
-        const bool there = first_token(k) + slot < length;
 #pragma unroll
         for (int r = 0; r < R; r++) {
-            tile.u[r] = transpose(there ? own.at[r] : 0);
+            tile.u[r] = transpose(own.at[r]);
             const float l_0 = l[r / 2][r % 2 * 2], l_1 = l[r / 2][r % 2 * 2 + 1];
             tile.delta_u[r / 2][r % 2] =
                 pack(l_0 * (LN_2 * low(tile.u[r])), l_1 * (LN_2 * high(tile.u[r])));
@@ -287,9 +297,7 @@ __device__ __forceinline__ void scan(const u32* __restrict__ u_, const u32* __re
         }
 #pragma unroll
         for (int j = 0; j < J; j++) {
-            const u32 pair = transposed_matrix(row + 2 * K + j);
-            tile.B[j][0] = pair & 0xffffu;
-            tile.B[j][1] = pair & 0xffff0000u;
+            tile.B[j] = transposed_matrix(row + 2 * K + j);
             if (!STATES_ONLY) tile.C[j] = matrix(row + 2 * K + J + j);
         }
         return tile;
@@ -326,7 +334,7 @@ __device__ __forceinline__ void scan(const u32* __restrict__ u_, const u32* __re
         }
         float decays[HALVES][J][4];
         auto decay = [&](int t) {
-            const Lengths l = l_tile[0][t * 8 + g], clamped = l_tile[POLY_MASK != 0][t * 8 + g];
+            const Lengths l = l_tile[t * 8 + g];
 #pragma unroll
             for (int i = 0; i < HALVES; i++)
 #pragma unroll
@@ -335,18 +343,16 @@ __device__ __forceinline__ void scan(const u32* __restrict__ u_, const u32* __re
                     for (int e = 0; e < 4; e++) {
                         const int r = 2 * i + e / 2;
                         const bool polynomial = (POLY_MASK >> (((i * J + j) * 4 + e) & 15)) & 1;
-                        decays[i][j][e] = polynomial ? exp2_polynomial(clamped.at[r], A[i][j][e])
+                        decays[i][j][e] = polynomial ? exp2_polynomial(fminf(l.at[r], longest[r]), A[i][j][e])
                                                      : exp2_sfu(l.at[r] * A[i][j][e]);
                     }
         };
         decay(0);
 #pragma unroll
         for (int t = 0; t < TILE; t++) {
-            // Only token t's part of the operands is not zero.
-            const bool b_column = c == t / 2, c_column = g == t;
 #pragma unroll
             for (int j = 0; j < J; j++) {
-                const u32 b_t = b_column ? tile.B[j][t % 2] : 0;
+                const u32 b_t = tile.B[j] & b_mask[t];
 #pragma unroll
                 for (int i = 0; i < HALVES; i++) {
 #pragma unroll
@@ -358,8 +364,8 @@ __device__ __forceinline__ void scan(const u32* __restrict__ u_, const u32* __re
 #pragma unroll
             for (int j = 0; j < (STATES_ONLY ? 0 : J); j += 2) {
                 const bool both = j + 1 < J;
-                const u32 c0 = c_column ? tile.C[j] : 0;
-                const u32 c1 = c_column && both ? tile.C[both ? j + 1 : j] : 0;
+                const u32 c0 = tile.C[j] & c_mask[t];
+                const u32 c1 = both ? tile.C[both ? j + 1 : j] & c_mask[t] : 0;
 #pragma unroll
                 for (int i = 0; i < HALVES; i++) {
                     const float(&h0)[4] = h[i][j], (&h1)[4] = h[i][both ? j + 1 : j];
