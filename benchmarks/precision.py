@@ -79,10 +79,13 @@ def main():
     distances = [to_distance(x, MEAN, STD, SIGMA, False) for x in maps.values()]
     metres = np.abs(distances[1] - distances[0])
     print(f"{torch.cuda.get_device_name()}, {options.batch} maps, {options.steps} steps of DDPM")
-    print(f"normalised output: mean {error.mean():.2e}, 99.9 % {np.percentile(error, 99.9):.2e}, "
-          f"largest {error.max():.2e} (standard deviation of a map {maps['fp32'].std():.2f})")  # fmt: skip
-    print(f"distance: mean {metres.mean():.2e} m, 99.9 % {np.percentile(metres, 99.9):.2e} m, "
-          f"largest {metres.max():.2e} m (distances up to {distances[0].max():.2f} m)")  # fmt: skip
+    for name, values, unit in (("normalised output", error, ""), ("distance", metres, " m")):
+        print(
+            f"{name}: mean {values.mean():.2e}{unit}, 99.9 % {np.percentile(values, 99.9):.2e}"
+            f"{unit}, largest {values.max():.2e}{unit}"
+        )
+    print(f"a map's standard deviation {maps['fp32'].std():.2f}; distances up to "
+          f"{distances[0].max():.2f} m")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -105,11 +105,23 @@ def test_cuda_matches_the_reference_on_random_shapes(seed):
 
 @pytest.mark.gpu
 @needs_gpu
+@pytest.mark.parametrize("halves", [1, 2])
 @pytest.mark.parametrize("segments", [1, 2, 3, 7])
-def test_cutting_the_sequence_changes_nothing(segments, monkeypatch):
-    inputs = make_inputs((1, 1003, 64, 16, 16), torch.bfloat16, device="cuda")
-    monkeypatch.setattr(gpu, "num_segments", lambda *_: segments)
+@pytest.mark.parametrize("shape", [(1, 1003, 64, 16, 16), (2, 300, 40, 32, 32)], ids=str)
+def test_cuts_into_warps_and_segments_change_nothing(shape, segments, halves, monkeypatch):
+    inputs = make_inputs(shape, torch.bfloat16, device="cuda")
+    monkeypatch.setattr(gpu, "split", lambda *_: (halves, segments))
     assert relative_error(bidirectional_scan(*inputs), reference(inputs)) < 5e-3
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_small_batches_are_cut_finer():
+    """132 multiprocessors or so: 32 maps of full size need no cut, one does."""
+    halves, segments = gpu.split(64, 8192, 512, "cuda")
+    assert (halves, segments) == (2, 1)
+    assert gpu.split(1, 8192, 512, "cuda")[1] > 1
+    assert gpu.split(1, 100, 512, "cuda")[1] == 1  # too short to cut
 
 
 @pytest.mark.gpu

@@ -20,7 +20,7 @@ OLDEST = (8, 0)  # compute capability: bfloat16 on tensor cores
 def unavailable(device_index: int = 0) -> str | None:
     """Why kernels of our own cannot run on a CUDA device, or None if they can."""
     if importlib.util.find_spec("cuda") is None or not importlib.util.find_spec("cuda.core"):
-        return "the package cuda-core is not installed: pip install -c constraints.txt -e '.[gpu]'"
+        return "the package cuda-core is not installed: pip install -c constraints.txt -e ."
     capability = torch.cuda.get_device_capability(device_index)
     if capability < OLDEST:
         return f"compute capability {capability[0]}.{capability[1]} is older than 8.0"

@@ -13,8 +13,8 @@ FLOAT32_CHANNELS = 64  # of a block and direction
 TILE = 8  # tokens
 
 # By measurement, see benchmarks/README.md.
-HALVES = 1  # 16 channels each, of a warp
-WARPS_PER_PROCESSOR = 16  # are what hides latencies
+WARPS_PER_PROCESSOR = 16  # of 16 channels each: more hide no more latency
+WIDE_WARPS_PER_PROCESSOR = 7  # of 32 channels: from here on they are faster, having less overhead
 POLYNOMIALS = 0x8080  # which of 16 exponentials are polynomials
 
 
@@ -29,32 +29,20 @@ def bidirectional_scan(u, x_dbl, dt_weight, dt_bias, A, D, z):
     return y
 
 
-def num_segments(batch: int, length: int, d_inner: int, device) -> int:
-    """Segments a sequence is cut into so that a small batch fills the device.
-
-    Cutting costs a first pass over the states, about as long as the scan itself: it pays where
-    the segments together bring what one would leave idle.
-    """
-    warps = 2 * batch * -(-d_inner // (16 * HALVES))
-    processors = torch.cuda.get_device_properties(device).multi_processor_count
-    segments = WARPS_PER_PROCESSOR * processors // warps
-    tiles = -(-length // TILE)
-    return max(1, min(segments, tiles // 16)) if segments >= 4 else 1
-
-
 def _tensor_cores(u, x_dbl, dt_weight, dt_bias, A, D, z, y):
     _, batch, length, d_inner = u.shape
     d_state = A.shape[1]
+    halves, segments = split(batch, length, d_inner, u.device)
     warps = _warps(d_state)
-    kernels = _tensor_core_kernels(u.device.index, d_state, dt_weight.shape[1])
+    kernels = _tensor_core_kernels(u.device.index, d_state, dt_weight.shape[1], halves)
     tiles = -(-length // TILE)
-    segment_tiles = -(-tiles // num_segments(batch, length, d_inner, u.device))
+    segment_tiles = -(-tiles // segments)
     segments = -(-tiles // segment_tiles)
     ends = sums = None
     if segments > 1:
         ends = torch.empty(2, batch, segments, d_inner, d_state, device=u.device)
         sums = torch.empty(2, batch, segments, d_inner, device=u.device)
-    grid = (-(-d_inner // (16 * HALVES * warps)), segments, batch)
+    grid = (-(-d_inner // (16 * halves * warps)), segments, batch)
     arguments = (
         u, x_dbl, z, dt_weight, dt_bias, A, D, y, ends, sums,
         *ints(batch, length, d_inner, z.stride(1), segment_tiles),
@@ -63,19 +51,35 @@ def _tensor_cores(u, x_dbl, dt_weight, dt_bias, A, D, z, y):
         kernel(grid, 64 * warps, *arguments)
 
 
+def split(batch: int, length: int, d_inner: int, device) -> tuple[int, int]:
+    """How the work is cut into warps so that it fills the device.
+
+    Returns:
+        halves: channels of a warp, in units of 16: 2, or 1 where the batch is too small for that.
+        segments: parts of a sequence. Cutting costs a first pass over the states, about as long
+            as the scan itself: it pays where the parts bring what one would leave idle.
+    """
+    processors = torch.cuda.get_device_properties(device).multi_processor_count
+    if 2 * batch * -(-d_inner // 32) >= WIDE_WARPS_PER_PROCESSOR * processors:
+        return 2, 1
+    segments = WARPS_PER_PROCESSOR * processors // (2 * batch * -(-d_inner // 16))
+    tiles = -(-length // TILE)
+    return 1, max(1, min(segments, tiles // 16)) if segments >= 4 else 1
+
+
 def _warps(d_state: int) -> int:
     """Warps of a block and direction: what its shared memory and registers hold."""
     return 2 if d_state <= 16 else 1
 
 
 @cache
-def _tensor_core_kernels(device_index, d_state, dt_rank):
+def _tensor_core_kernels(device_index, d_state, dt_rank, halves):
     macros = {
         "D_STATE": d_state,
         "DT_RANK": dt_rank,
-        "HALVES": HALVES,
+        "HALVES": halves,
         "WARPS": _warps(d_state),
-        "MIN_BLOCKS": 4 if d_state <= 32 else 1,
+        "MIN_BLOCKS": 4 // halves if d_state <= 16 else 2 // halves,
         "POLY_MASK": POLYNOMIALS,
     }
     source = HERE / "tensor_cores.cu"
