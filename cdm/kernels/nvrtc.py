@@ -25,10 +25,28 @@ def unavailable(device_index: int = 0) -> str | None:
     if capability < OLDEST:
         return f"compute capability {capability[0]}.{capability[1]} is older than 8.0"
     try:
-        _compile('extern "C" __global__ void nothing() {}', device_index, ()).get_kernel("nothing")
+        _load('extern "C" __global__ void nothing() {}', device_index, ()).get_kernel("nothing")
     except Exception as error:
         return f"NVRTC does not work here ({type(error).__name__}: {error})"
     return None
+
+
+def compile_source(code: str, arch: str, macros: tuple[tuple[str, int], ...] = (), kept=None):
+    """Compile CUDA C++; no GPU is needed for that.
+
+    Args:
+        code: of a .cu file.
+        arch: such as "sm_90".
+        macros: pairs of name and value.
+        kept: `cuda.core.utils.FileStreamProgramCache`, or None to compile in any case.
+    Returns:
+        `cuda.core.ObjectCode`
+    """
+    from cuda.core import Program, ProgramOptions
+
+    defined = [(name, str(int(value))) for name, value in macros]
+    options = ProgramOptions(arch=arch, std="c++17", define_macro=defined or None)
+    return Program(code, "c++", options).compile("cubin", cache=kept)
 
 
 class Kernel:
@@ -42,7 +60,7 @@ class Kernel:
     """
 
     def __init__(self, source: Path, name: str, device_index: int, **macros: int):
-        code = _compile(source.read_text("utf-8"), device_index, tuple(sorted(macros.items())))
+        code = _load(source.read_text("utf-8"), device_index, tuple(sorted(macros.items())))
         self._kernel = code.get_kernel(name)
 
     def __call__(self, grid: tuple[int, ...], block: int, *arguments) -> None:
@@ -68,19 +86,12 @@ def ints(*values: int) -> tuple[np.int32, ...]:
 
 
 @cache
-def _compile(code: str, device_index: int, macros: tuple[tuple[str, int], ...]):
-    from cuda.core import Device, Program, ProgramOptions
+def _load(code: str, device_index: int, macros: tuple[tuple[str, int], ...]):
+    from cuda.core import Device
     from cuda.core.utils import FileStreamProgramCache
 
-    torch.cuda.init()
-    with torch.cuda.device(device_index):
+    with torch.cuda.device(device_index), FileStreamProgramCache() as kept:
         torch.cuda.current_stream().synchronize()  # the device's primary context exists
         Device(device_index).set_current()
         major, minor = torch.cuda.get_device_capability(device_index)
-        options = ProgramOptions(
-            arch=f"sm_{major}{minor}",
-            std="c++17",
-            define_macro=[(name, str(int(value))) for name, value in macros] or None,
-        )
-        with FileStreamProgramCache() as kept:
-            return Program(code, "c++", options).compile("cubin", cache=kept)
+        return compile_source(code, f"sm_{major}{minor}", macros, kept)

@@ -1,0 +1,45 @@
+"""Every kernel compiles for every architecture it is meant for; no GPU is needed for that."""
+
+from pathlib import Path
+
+import pytest
+
+from cdm.kernels.nvrtc import compile_source
+
+KERNELS = Path(__file__).resolve().parent.parent / "cdm" / "kernels"
+ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
+SCAN = {"DT_RANK": 16, "POLY_MASK": 0x8080}
+VARIANTS = {
+    "bidirectional_scan/tensor_cores.cu": [
+        SCAN | {"D_STATE": 8, "HALVES": 1, "WARPS": 2, "MIN_BLOCKS": 4},
+        SCAN | {"D_STATE": 16, "HALVES": 1, "WARPS": 2, "MIN_BLOCKS": 4},
+        SCAN | {"D_STATE": 16, "HALVES": 2, "WARPS": 2, "MIN_BLOCKS": 2},
+        SCAN | {"D_STATE": 64, "HALVES": 2, "WARPS": 1, "MIN_BLOCKS": 1},
+    ],
+    "bidirectional_scan/float32.cu": [
+        {"D_STATE": n, "B_COLUMN": 16, "ROW": 16 + 2 * n, "CHANNELS": 64} for n in (8, 64)
+    ],
+    "causal_conv/bidirectional.cu": [
+        {"FLOAT32": float32, "WIDTH": 4, "RUN": 16} for float32 in (0, 1)
+    ],
+    "pointwise/pointwise.cu": [
+        {"FLOAT32": float32, "D_MODEL": 256, "CONTACT_DIM": 6} for float32 in (0, 1)
+    ],
+    "philox/step.cu": [{"CONTACT_DIM": 6}],
+}
+
+
+def test_every_source_is_listed():
+    assert {path.relative_to(KERNELS).as_posix() for path in KERNELS.rglob("*.cu")} == set(VARIANTS)
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("source", VARIANTS)
+def test_kernels_compile(source, arch):
+    try:
+        compile_source('extern "C" __global__ void nothing() {}', "sm_90")
+    except Exception as error:
+        pytest.skip(f"NVRTC is not installed or does not load: {error}")
+    for macros in VARIANTS[source]:
+        code = compile_source((KERNELS / source).read_text(), arch, tuple(macros.items()))
+        assert len(code.code) > 1000, macros
