@@ -25,7 +25,7 @@ import numpy as np
 import yaml
 
 from cdm.archive import OK, ChunkRecord, Layout, record_path, write_chunk
-from cdm.files import write_json
+from cdm.files import seal, write_bytes
 from cdm.plan import read_plan, read_samples
 
 REPO = Path(__file__).resolve().parent.parent
@@ -88,7 +88,7 @@ def generate(run: str, numbers: list[int]) -> None:
             mine = replace(
                 record, name=chunk.name, base=chunk.base, samples=rows, contents=contents
             )
-            write_json(record_path(store), asdict(mine))
+            write_bytes(record_path(store), seal(asdict(mine)))
 
 
 def content(plan, sample) -> tuple[str, dict]:

@@ -4,7 +4,6 @@ import contextlib
 import errno
 import fcntl
 import hashlib
-import json
 import os
 import shutil
 import time
@@ -12,6 +11,8 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from cdm.errors import ArchiveError
 
@@ -160,10 +161,19 @@ def explain_os_error(error: OSError, path: Path) -> str:
     )
 
 
-def hash_file(path: Path) -> str:
-    """sha256 of a file's bytes, in hex."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def hash_file(path: str | Path) -> str:
+    """sha256 of a file's bytes, in hex.
+
+    Plain reads: `hashlib.file_digest` sets up buffers that cost more than a small file's bytes.
+    """
+    digest = hashlib.sha256()
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        while block := os.read(descriptor, 1 << 20):
+            digest.update(block)
+    finally:
+        os.close(descriptor)
+    return digest.hexdigest()
 
 
 def remove_leftovers(path: Path) -> None:
@@ -218,10 +228,10 @@ def write_json(path: Path, content: Any) -> None:
 
 def encode_json(content: Any) -> bytes:
     """The bytes of a JSON file."""
-    return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
+    return orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
-_SEAL = b',\n "sha256": "'
+_SEAL = b',\n  "sha256": "'
 
 
 def seal(content: dict[str, Any]) -> bytes:
@@ -238,7 +248,7 @@ def unseal(data: bytes) -> dict[str, Any]:
     body = data.rpartition(_SEAL)[0]
     if data != _sealed(body):
         raise ValueError("truncated, or changed since it was written")
-    return json.loads(body + b"\n}")
+    return orjson.loads(body + b"\n}")
 
 
 def _sealed(body: bytes) -> bytes:

@@ -159,11 +159,10 @@ def _link_shards(shards: dict[str, str], store: Path, archive: Path) -> int:
     """Make a chunk's shards the archive's; how many had to be copied."""
     copied = 0
     for source, target in shards.items():
-        path = archive / target
         try:
-            os.link(store / source, path)
+            os.link(f"{store}/{source}", f"{archive}/{target}")
         except OSError:
-            shutil.copyfile(store / source, path)
+            shutil.copyfile(f"{store}/{source}", f"{archive}/{target}")
             copied += 1
     return copied
 
@@ -177,30 +176,29 @@ class _Columns:
     """The text and integer columns of an archive, written a block of rows at a time."""
 
     def __init__(self, folder: Path, num_samples: int):
-        self.columns = {
-            name: create_column(folder, name, str, num_samples) for name in TEXT_COLUMNS
-        }
-        self.columns["caption_idx"] = create_column(folder, "caption_idx", "int32", num_samples)
-        self.rows: list[dict[str, Any]] = []
+        self.arrays = {name: create_column(folder, name, str, num_samples) for name in TEXT_COLUMNS}
+        self.arrays["caption_idx"] = create_column(folder, "caption_idx", "int32", num_samples)
+        self.values: dict[str, list] = {name: [] for name in self.arrays}
         self.written = 0
 
     def append(self, rows: list[dict[str, Any]]) -> None:
         """Take the next rows."""
-        self.rows += rows
-        while len(self.rows) >= COLUMN_ROWS:
-            rest = self.rows[COLUMN_ROWS:]
-            del self.rows[COLUMN_ROWS:]
+        for name, values in self.values.items():
+            values += [row[name] for row in rows]
+        while len(self.values["status"]) >= COLUMN_ROWS:
             self.write()
-            self.rows = rest
 
     def write(self) -> None:
-        """Write the rows that were taken and not yet written."""
-        start, stop = self.written, self.written + len(self.rows)
-        for name, column in self.columns.items():
-            dtype = np.int32 if name == "caption_idx" else object
-            if self.rows:
-                column[start:stop] = np.array([row[name] for row in self.rows], dtype)
-        self.rows, self.written = [], stop
+        """Write the next block, or what there is of it."""
+        start, stop = self.written, self.written
+        for name, values in self.values.items():
+            block = values[:COLUMN_ROWS]
+            del values[:COLUMN_ROWS]
+            stop = start + len(block)
+            dtype = object if name in TEXT_COLUMNS else np.int32
+            if block:
+                self.arrays[name][start:stop] = np.array(block, dtype)
+        self.written = stop
 
 
 def _drop_records(archive: Path) -> None:
