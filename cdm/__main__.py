@@ -184,7 +184,7 @@ def run_why(args: argparse.Namespace) -> int:
 
     with at_home(args) as config:
         why = explain(*make_plan(config))
-        command = snakemake_command(args, config)
+    command = snakemake_command(args, config)
     content = asdict(why) | {"num_todo": why.num_todo, "command": command}
     show(args, content, describe_why(why, command))
     return OK

@@ -76,7 +76,7 @@ def describe_pace(plan: Plan) -> str:
         if not Path(plan.chunk_record(chunk)).exists()
     ]
     chunk_s = pace.seconds(min(plan.config.workflow.chunk_size, plan.num_samples) * k)
-    todo = f"{len(left)} chunks, {duration(sum(left))} hours of one device, are left"
+    todo = f"{len(left)} chunks, {duration(sum(left))} of one device, are left"
     return (
         f"pace            about {chunk_s / 60:.3g} minutes a chunk, going by "
         f"{pace.num_chunks} finished one(s); {todo if left else 'none is left'}\n"

@@ -14,6 +14,7 @@ from typing import Any
 
 from cdm.archive import read_record
 from cdm.errors import ArchiveError
+from cdm.files import is_sealed
 from cdm.pace import measure_pace
 from cdm.plan import Plan
 from cdm.progress import Beat, duration, read_beats
@@ -194,7 +195,7 @@ def _look_into(path: Path, status: Status) -> None:
     """Skipped samples of a finished chunk; whole records are read only where there are some."""
     try:
         content = path.read_bytes()
-        if REASON in content or not content.rstrip().endswith(b"}"):
+        if REASON in content or not is_sealed(content):
             for row in read_record(path).skipped:
                 kept = {key: row.get(key) for key in ("set", "index", "caption_idx", "reason")}
                 status.skipped.append(kept | {"chunk": path.stem})

@@ -109,10 +109,10 @@ def verify(path: str | Path, deep: bool = False, log: Log = lambda line: None) -
     layout = _verify_structure(path, group, record, report)
     if layout is None:
         return report
-    _verify_columns(path, group, layout, record, report)
+    statuses = _verify_columns(path, group, layout, record, report)
     _verify_plan(path, group, record, report)
-    if deep:
-        _verify_maps(path, group, layout, report, log)
+    if deep and statuses is not None:
+        _verify_maps(path, group, layout, statuses, report, log)
     if report.problems:
         record = path.with_name(f"{path.stem}-{group.attrs.get('plan')}.json")
         report.notes.append(
@@ -197,13 +197,19 @@ def _compare(path: Path, group: zarr.Group, name: str, expected: tuple) -> list[
     ]
 
 
-def _verify_columns(path: Path, group: zarr.Group, layout: Layout, record, report: Report) -> None:
-    """Statuses, and their number against the record's."""
-    try:
-        statuses = group["status"][:]
-    except Exception as error:  # a damaged column raises whatever its codec raises
-        report.problems.append(f"{path}/status: cannot be read ({error})")
-        return
+def _verify_columns(path: Path, group: zarr.Group, layout: Layout, record, report: Report):
+    """Read every column; the statuses, held against the record, or None if they are damaged."""
+    damaged = set()
+    for name in (*KEYS, "status"):
+        try:
+            for start in range(0, layout.num_samples, COLUMN_ROWS):
+                group[name][start : start + COLUMN_ROWS]
+        except Exception as error:  # a damaged column raises whatever its codec raises
+            report.problems.append(f"{path / name}: cannot be read ({error})")
+            damaged.add(name)
+    if "status" in damaged:
+        return None
+    statuses = group["status"][:]
     report.num_skipped = int(np.count_nonzero(statuses != OK))
     strange = sorted({str(status) for status in statuses} - {OK, SKIPPED})
     if strange:
@@ -216,6 +222,7 @@ def _verify_columns(path: Path, group: zarr.Group, layout: Layout, record, repor
             f"{path}: {layout.num_samples} samples, {report.num_skipped} skipped; its record has "
             f"{record['num_samples']} and {record['num_skipped']}"
         )
+    return statuses
 
 
 def _verify_plan(path: Path, group: zarr.Group, record, report: Report) -> None:
@@ -263,13 +270,14 @@ def _other_rows(group: zarr.Group, table: Path) -> Iterator[str]:
             yield f"{num_samples} rows, the plan has more"
 
 
-def _verify_maps(path: Path, group: zarr.Group, layout: Layout, report: Report, log: Log) -> None:
+def _verify_maps(
+    path: Path, group: zarr.Group, layout: Layout, statuses: np.ndarray, report: Report, log: Log
+) -> None:
     """Read every map, one shard at a time."""
     statistics = group.attrs["statistics"]
     mean, std = (np.asarray(statistics[key], np.float32) for key in ("mean", "std"))
     sigma = statistics["sigma"]
     use_raw_dist = group.attrs["config"]["dataset"]["use_raw_dist"]
-    statuses = group["status"][:]
     problems = []
     for start in range(0, layout.num_samples, layout.chunk_size):
         stop = min(start + layout.chunk_size, layout.num_samples)
