@@ -176,6 +176,14 @@ def hash_file(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def list_names(folder: str | Path) -> set[str]:
+    """Names of what lies in a folder, none if it is not there: one request for all of them."""
+    try:
+        return set(os.listdir(folder))
+    except OSError:
+        return set()
+
+
 def remove_leftovers(path: Path) -> None:
     """Remove what killed attempts at writing `path` left beside it."""
     for leftover in path.parent.glob(f".{path.name}.*.tmp"):

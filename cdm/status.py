@@ -14,7 +14,7 @@ from typing import Any
 
 from cdm.archive import read_record
 from cdm.errors import ArchiveError
-from cdm.files import is_sealed
+from cdm.files import is_sealed, list_names
 from cdm.pace import measure_pace
 from cdm.plan import Plan
 from cdm.progress import Beat, duration, read_beats
@@ -117,7 +117,7 @@ class Status:
 
 def count(plan: Plan, run: str | Path) -> Counts:
     """Look at the names of the chunks and at the heartbeats."""
-    k, names = plan.config.sampling.k_samples, _names(Path(run, "chunks"))
+    k, names = plan.config.sampling.k_samples, list_names(Path(run, "chunks"))
     done, maps = set(), 0.0
     for chunk in plan.chunks:
         if f"{chunk.name}.json" in names and f"{chunk.name}.zarr" in names:
@@ -150,7 +150,7 @@ def read_status(plan: Plan, run: str | Path) -> Status:
         str(run), plan.num_samples, len(plan.chunks), plan.config.sampling.k_samples, counts
     )
     running = {beat.name for beat in counts.running}
-    logs = _names(Path(run, LOGS)) if len(counts.done) < len(plan.chunks) else set()
+    logs = list_names(Path(run, LOGS)) if len(counts.done) < len(plan.chunks) else set()
     for chunk in plan.chunks:
         if chunk.name in counts.done:
             _look_into(Path(run, "chunks", f"{chunk.name}.json"), status)
@@ -214,13 +214,6 @@ def _archive_state(plan: Plan, run: Path, counts: Counts) -> str:
     if not archive.exists():
         return "not merged"
     return "merged" if (run / Path(plan.archive_record).name).exists() else "of an earlier plan"
-
-
-def _names(folder: Path) -> set[str]:
-    try:
-        return set(os.listdir(folder))
-    except OSError:
-        return set()
 
 
 # --- for people ----------------------------------------------------------------------------------
