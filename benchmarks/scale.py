@@ -181,6 +181,7 @@ def main() -> None:
         list(pool.map(partial(generate, str(large / RUN)), [part.tolist() for part in parts]))
     measure("plan, all finished", [python, "-c", make_plan], large)
     measure("dry run, all finished", [*snakemake, *workflow, "-n"], large)
+    shutil.rmtree(large / RUN / "contact_maps.zarr", ignore_errors=True)
     measure("merge", [python, "-c", merge], large)
     measure("status", [*cdm, "status", RUN], large)
     measure("why, seed changed", [*cdm, "why", *here, "--config", "seed=1"], large)

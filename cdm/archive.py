@@ -19,7 +19,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from cdm.contact import denormalise
 from cdm.errors import ArchiveError
-from cdm.files import hash_file, replacing_all, seal, unseal
+from cdm.files import checksum, replacing_all, seal, unseal
 
 OK, SKIPPED = "ok", "skipped"
 COLUMN_ROWS = 65536  # rows per chunk of a text or integer column
@@ -200,11 +200,6 @@ def checksum_files(store: Path, leaving_out: Collection[str] = ()) -> dict[str, 
     names = (f"{folder}/{name}"[start:] for folder, _, found in os.walk(store) for name in found)
     wanted = sorted(name for name in names if name not in leaving_out)
     return {name: checksum(f"{store}/{name}") for name in wanted}
-
-
-def checksum(path: str | Path) -> list:
-    """Size in bytes and sha256 of a file."""
-    return [os.stat(path).st_size, hash_file(path)]
 
 
 def verify_file(path: str | Path, expected: list) -> str | None:

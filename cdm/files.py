@@ -162,18 +162,24 @@ def explain_os_error(error: OSError, path: Path) -> str:
 
 
 def hash_file(path: str | Path) -> str:
-    """sha256 of a file's bytes, in hex.
+    """sha256 of a file's bytes, in hex."""
+    return checksum(path)[1]
+
+
+def checksum(path: str | Path) -> list:
+    """Size in bytes and sha256 of a file.
 
     Plain reads: `hashlib.file_digest` sets up buffers that cost more than a small file's bytes.
     """
-    digest = hashlib.sha256()
+    digest, size = hashlib.sha256(), 0
     descriptor = os.open(path, os.O_RDONLY)
     try:
         while block := os.read(descriptor, 1 << 20):
             digest.update(block)
+            size += len(block)
     finally:
         os.close(descriptor)
-    return digest.hexdigest()
+    return [size, digest.hexdigest()]
 
 
 def list_names(folder: str | Path) -> set[str]:

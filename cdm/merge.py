@@ -25,6 +25,7 @@ from cdm.errors import ArchiveError
 from cdm.files import replacing_all, seal
 from cdm.plan import Chunk, Plan
 
+LARGE_CHUNK = 4_000_000  # bytes; for smaller ones, threads cost more than they gain
 TEXT_COLUMNS = ("set", "index", "text", "scene_id", "status")
 
 
@@ -124,7 +125,7 @@ def _listed(problems: list[str], num_chunks: int) -> str:
 
 
 def _verify_all(paths: list[Path], threads: int) -> Iterator[ChunkRecord | ArchiveError]:
-    """Each chunk's record, or what is wrong with it; hashing runs in threads."""
+    """Each chunk's record, or what is wrong with it; large ones are hashed in threads."""
 
     def verify(path: Path) -> ChunkRecord | ArchiveError:
         try:
@@ -132,8 +133,13 @@ def _verify_all(paths: list[Path], threads: int) -> Iterator[ChunkRecord | Archi
         except ArchiveError as error:
             return error
 
+    first = verify(paths[0])
+    yield first
+    if isinstance(first, ChunkRecord) and sum(n for n, _ in first.files.values()) < LARGE_CHUNK:
+        yield from map(verify, paths[1:])
+        return
     with ThreadPoolExecutor(threads) as pool:
-        for start in range(0, len(paths), 256):  # bounded: records do not pile up in memory
+        for start in range(1, len(paths), 256):  # bounded: records do not pile up in memory
             yield from pool.map(verify, paths[start : start + 256])
 
 

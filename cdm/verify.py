@@ -7,6 +7,7 @@ was skipped, and distances that are those of the model's output.
 
 import csv
 import itertools
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -32,7 +33,7 @@ from cdm.errors import ArchiveError
 from cdm.plan import read_plan
 
 LISTED = 10  # problems of a kind before "and N more"
-THREADS = 8
+THREADS, LARGE_FILE = 8, 1_000_000  # bytes
 KEYS = ("set", "index", "caption_idx", "text", "scene_id")  # columns that samples.tsv has too
 TOLERANCE = {"float32": 1e-5, "float16": 2e-3}  # of contacts, or of distances relative above 1 m
 CLIP_MIN = 1e-6  # smallest contact a distance is made of
@@ -151,16 +152,23 @@ def _verify_files(path: Path, files: dict[str, list], report: Report) -> None:
     """Size and sha256 of every file, and none that does not belong there."""
 
     def look(entry: tuple[str, list]) -> str | None:
-        return verify_file(path / entry[0], entry[1])
+        return verify_file(f"{path}/{entry[0]}", entry[1])
 
-    with ThreadPoolExecutor(THREADS) as pool:
-        report.add([problem for problem in pool.map(look, files.items()) if problem])
     report.num_files = len(files)
     report.num_bytes = sum(size for size, _ in files.values())
+    with ThreadPoolExecutor(THREADS) as pool:
+        # For small files, threads cost more than they gain.
+        each = pool.map if report.num_bytes > LARGE_FILE * len(files) else map
+        report.add([problem for problem in each(look, files.items()) if problem])
     arrays = {name.split("/")[0] for name in files if "/" in name}
-    there = (f for array in sorted(arrays) for f in (path / array).rglob("*") if not f.is_dir())
-    strange = (f for f in there if f.relative_to(path).as_posix() not in files)
-    report.add([f"{f}: the merge did not write this file" for f in strange])
+    strange = (
+        f"{folder}/{name}"
+        for array in sorted(arrays)
+        for folder, _, names in os.walk(path / array)
+        for name in names
+        if f"{folder}/{name}".removeprefix(f"{path}/") not in files
+    )
+    report.add([f"{file}: the merge did not write this file" for file in strange])
 
 
 def _verify_structure(path: Path, group: zarr.Group, record, report: Report) -> Layout | None:
