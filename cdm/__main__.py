@@ -141,7 +141,9 @@ def run_verify(args: argparse.Namespace) -> int:
 
     path = args.run or Path(configured(args).run_dir)
     report = verify(path, deep=args.deep, log=progress(args))
-    if args.resample and not report.problems:
+    if args.resample and report.problems:
+        report.notes.append("no sample was generated again: see to the problems first")
+    elif args.resample:
         from cdm.resample import resample  # torch
 
         report.resampled = resample(report.archive, args.resample, log=progress(args))

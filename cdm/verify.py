@@ -108,17 +108,17 @@ def verify(path: str | Path, deep: bool = False, log: Log = lambda line: None) -
     if record:
         _verify_files(path, record["files"], report)
     layout = _verify_structure(path, group, record, report)
-    if layout is None:
-        return report
-    statuses = _verify_columns(path, group, layout, record, report)
-    _verify_plan(path, group, record, report)
-    if deep and statuses is not None:
-        _verify_maps(path, group, layout, statuses, report, log)
+    if layout is not None:
+        statuses = _verify_columns(path, group, layout, record, report)
+        if deep and statuses is not None:
+            _verify_maps(path, group, layout, statuses, report, log)
     if report.problems:
-        record = path.with_name(f"{path.stem}-{group.attrs.get('plan')}.json")
+        name = path.with_name(f"{path.stem}-{group.attrs.get('plan')}.json")
         report.notes.append(
-            f"{merge_again(record)}; the merge names every damaged chunk and how to rebuild it"
+            f"{merge_again(name)}; the merge names every damaged chunk and how to rebuild it"
         )
+    if layout is not None:
+        _verify_plan(path, group, record, report)
     return report
 
 
@@ -183,12 +183,14 @@ def _verify_structure(path: Path, group: zarr.Group, record, report: Report) -> 
         return None
     layout = Layout(**record["layout"]) if record else found
     report.num_samples = layout.num_samples
+    problems = []
     for name, (row, dtype, _) in layout.arrays().items():
         expected = (layout.num_samples, *row), (1, *row), (layout.chunk_size, *row), dtype
-        report.problems += _compare(path, group, name, expected)
+        problems += _compare(path, group, name, expected)
     for name in (*KEYS, "status"):
-        report.problems += _compare(path, group, name, ((layout.num_samples,), None, None, None))
-    return None if report.problems else layout
+        problems += _compare(path, group, name, ((layout.num_samples,), None, None, None))
+    report.problems += problems
+    return None if problems else layout
 
 
 def _compare(path: Path, group: zarr.Group, name: str, expected: tuple) -> list[str]:

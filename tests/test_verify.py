@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from helpers import plan_run, write_dummy_chunk
 from cdm.__main__ import main
 from cdm.errors import ArchiveError
 from cdm.merge import merge
-from cdm.plan import save_plan
+from cdm.plan import read_plan, save_plan
 from cdm.verify import verify
 
 RUN = Path("outputs/run")
@@ -111,6 +112,21 @@ def test_swapped_and_missing_shards_are_named(folder):
     assert [str(a) in problems[0], str(b) in problems[1]] == [True, True]
     b.unlink()
     assert any("No such file" in problem for problem in verify(ARCHIVE).problems)
+
+
+def test_a_damaged_archive_says_how_to_have_it_rebuilt_and_the_way_works(folder, capsys):
+    shard = ARCHIVE / "sample/c.1.0.0.0"  # a hard link of its chunk's, so both are damaged
+    content = bytearray(shard.read_bytes())
+    content[9] ^= 1
+    shard.chmod(0o644)
+    shard.write_bytes(content)
+    report = verify(ARCHIVE, deep=True)
+    assert any("corrupt" in problem for problem in report.problems)
+    assert any("rows 3 to 5" in problem for problem in report.problems)
+    command = re.search(r"merge again from the chunks: (rm \S+), then", report.notes[-1])[1]
+    subprocess.run(command, shell=True, check=True)
+    with pytest.raises(ArchiveError, match=r"(?s)1 of 3 chunks .*00001-.*to rebuild this chunk"):
+        merge(read_plan(RUN), lambda line: None)
 
 
 def test_a_missing_shard_cannot_pass_for_skipped_samples(folder):
