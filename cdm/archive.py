@@ -79,6 +79,7 @@ class ChunkRecord:
         files: file in the store -> [size in bytes, sha256].
         provenance: configuration, checkpoint, statistics, versions, device.
         seconds: duration of each phase.
+        gpu_busy: share, 0 to 1, of the sampling phase in which the GPU was at work; None on a CPU.
     """
 
     name: str
@@ -88,6 +89,7 @@ class ChunkRecord:
     contents: dict[str, dict[str, Any]]
     provenance: dict[str, Any]
     seconds: dict[str, float]
+    gpu_busy: float | None = None
     files: dict[str, list] = field(default_factory=dict)
 
     @property

@@ -12,7 +12,8 @@ from cdm.config import Config
 from cdm.datasets import FileReader, Item, Sample
 from cdm.device import choose_device
 from cdm.errors import BadItem, DataError
-from cdm.generate import MapSampler, batches, device_name, encode_texts, load_model
+from cdm.generate import device_name, encode_texts, load_model
+from cdm.map_sampler import MapSampler, batches
 from cdm.plan import Plan, open_dataset
 from cdm.progress import Log, Progress, duration
 
@@ -78,7 +79,6 @@ def estimate(plan: Plan, samples: list[Sample], minutes_per_chunk: float, log: L
             started = time.perf_counter()
             sampler.sample(batch, progress)  # returns host memory: the device is done
             seconds.append(time.perf_counter() - started)
-            progress.done(len(batch))
     first_s, second_s = seconds
 
     def chunk_s(chunk_size: int) -> float:

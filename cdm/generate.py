@@ -4,7 +4,9 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +20,26 @@ from cdm.contact import to_distance
 from cdm.contents import ITEMS, STATISTICS, TEXT_MODEL, is_named_for
 from cdm.datasets import FileReader, Item, Sample
 from cdm.device import choose_device
-from cdm.diffusion import create_diffusion
 from cdm.errors import ArchiveError, BadItem
 from cdm.files import hash_file
-from cdm.kernels import philox
-from cdm.kernels.selective_scan import resolve_backend
+from cdm.map_sampler import Batch, MapSampler, batches
 from cdm.model import CDM
-from cdm.noise import stream_key
 from cdm.plan import Chunk, Plan, open_dataset, read_samples
 from cdm.progress import Clock, Heartbeat, Progress
-from cdm.sampler import SAMPLERS
-from cdm.serialization import gather_points
 from cdm.statistics import Statistics, load_statistics
 from cdm.text import find_text_weights, load_text_encoder
+from cdm.threads import ahead
 
 Log = Callable[[str], None]
 
 
 def generate_chunk(
-    plan: Plan, chunk: Chunk, log: Log, threads: int = 1, heartbeat: Heartbeat | None = None
+    plan: Plan,
+    chunk: Chunk,
+    log: Log,
+    threads: int = 1,
+    heartbeat: Heartbeat | None = None,
+    clock: Clock | None = None,
 ) -> ChunkRecord:
     """Sample every item of one chunk and write its store and record.
 
@@ -46,13 +49,14 @@ def generate_chunk(
         log: gets one line of text at a time.
         threads: CPU threads to use.
         heartbeat: told how far the chunk is.
+        clock: with the phases that came before.
     Returns:
         The record, as written.
     Raises:
         CDMError: a bad item (with `dataset.on_bad_item: fail`), a checkpoint or file that changed
             since the plan, a full disk. Nothing of the chunk is left then.
     """
-    config, clock = plan.config, Clock()
+    config, clock = plan.config, clock or Clock()
     torch.set_num_threads(threads)
     with clock("load"):
         samples = read_samples(plan, chunk)
@@ -67,10 +71,8 @@ def generate_chunk(
         features = encode_texts(plan, [sample.text for sample in samples], device)
     with clock("model"):
         model = load_model(plan, device)
-        backend = resolve_backend(device, torch.float32)
-        log(f"model: {plan.architecture.arch}, selective scan by {backend}")
 
-    sampler = MapSampler(model, config, features, device)
+    sampler = MapSampler(model, config, features, device, log)
     layout = Layout(
         num_samples=len(samples),
         chunk_size=config.workflow.chunk_size,
@@ -84,29 +86,46 @@ def generate_chunk(
     good = load_items(dataset, samples, reader, config, reasons, log)
     maps = ((row, item, k) for row, item in good for k in range(layout.k_samples))
     progress = Progress(len(samples) * layout.k_samples, f"chunk {chunk.name}", log, heartbeat)
-    with clock("sample"), torch.inference_mode():
-        for batch in batches(maps, config.sampling.batch_size):
-            x = sampler.sample([(samples[row], item, k) for row, item, k in batch], progress)
-            for (row, item, k), x_0 in zip(batch, x, strict=True):
-                if not np.isfinite(x_0).all():
-                    problem = BadItem(
-                        f"{_name(samples[row])}: the model gave NaN or infinity; look at its "
-                        "points and at the checkpoint, or set dataset.on_bad_item to skip"
-                    )
-                    _skip_or_raise(problem, row, config, reasons, log)
-                    continue
-                arrays["sample"][row, k] = x_0
-                arrays["distance"][row, k] = to_distance(
-                    x_0,
-                    statistics.mean,
-                    statistics.std,
-                    config.dataset.sigma,
-                    config.dataset.use_raw_dist,
+
+    def gather(entries: list[tuple[int, Item, int]]) -> tuple[list, Batch]:
+        return entries, sampler.gather([(samples[row], item, k) for row, item, k in entries])
+
+    def keep(entries: list[tuple[int, Item, int]], drawn: Callable[[], np.ndarray]) -> None:
+        for (row, item, k), x_0 in zip(entries, drawn(), strict=True):
+            if not np.isfinite(x_0).all():
+                problem = BadItem(
+                    f"{_name(samples[row])}: the model gave NaN or infinity; look at its "
+                    "points and at the checkpoint, or set dataset.on_bad_item to skip"
                 )
-                arrays["points"][row] = item.c_pc_xyz
-                arrays["scene_trans"][row] = item.info_scene_trans
-                arrays["aug_trans"][row] = item.info_aug_trans
-            progress.done(len(batch))
+                _skip_or_raise(problem, row, config, reasons, log)
+                continue
+            arrays["sample"][row, k] = x_0
+            arrays["distance"][row, k] = to_distance(
+                x_0,
+                statistics.mean,
+                statistics.std,
+                config.dataset.sigma,
+                config.dataset.use_raw_dist,
+            )
+            arrays["points"][row] = item.c_pc_xyz
+            arrays["scene_trans"][row] = item.info_scene_trans
+            arrays["aug_trans"][row] = item.info_aug_trans
+
+    # Items are read ahead of the device, and maps are put away behind it, in threads.
+    with torch.inference_mode(), ThreadPoolExecutor(1) as keeper:
+        work = ahead(map(gather, batches(maps, config.sampling.batch_size)))
+        with clock("warm_up"):
+            first = next(work, None)
+            if first is not None:
+                sampler.warm_up(first[1])
+        with clock("sample"):
+            kept = []
+            for entries, batch in chain(filter(None, [first]), work):
+                kept.append(keeper.submit(keep, entries, sampler.start(batch, progress)))
+                while kept and kept[0].done():
+                    kept.pop(0).result()
+            for waiting in kept:
+                waiting.result()
     for row in reasons:
         for values in arrays.values():
             values[row] = np.nan
@@ -123,8 +142,9 @@ def generate_chunk(
         layout=layout,
         samples=[_sample_row(sample, reasons.get(row)) for row, sample in enumerate(samples)],
         contents=contents,
-        provenance=provenance(plan, statistics, device),
+        provenance=provenance(plan, statistics, device, model.precision),
         seconds=clock.seconds,
+        gpu_busy=sampler.gpu_busy(clock.seconds["sample"]),
     )
     store = Path(config.run_dir, "chunks", f"{chunk.name}.zarr")
     started = time.perf_counter()
@@ -167,8 +187,14 @@ def encode_texts(plan: Plan, texts: list[str], device: str) -> dict[str, torch.T
 
 
 def load_model(plan: Plan, device: str) -> CDM:
-    """The checkpoint's CDM, every key loaded, on a device."""
-    model = CDM(plan.architecture, precision=plan.config.sampling.precision)
+    """The checkpoint's CDM, every key loaded, on a device.
+
+    Precision `auto` is bf16 on GPUs and fp32 on CPUs.
+    """
+    precision = plan.config.sampling.precision
+    if precision == "auto":
+        precision = "fp32" if device == "cpu" else "bf16"
+    model = CDM(plan.architecture, precision=precision)
     state = load_state_dict(Path(plan.checkpoint["path"]), plan.checkpoint["sha256"])
     model.load_state_dict(state, strict=True)
     return model.to(device).eval()
@@ -193,77 +219,6 @@ def _skip_or_raise(problem: BadItem, row: int, config: Config, reasons: dict, lo
     reasons[row] = str(problem)
 
 
-def batches(maps: Iterator, batch_size: int) -> Iterator[list]:
-    """Lists of at most batch_size maps."""
-    batch = []
-    for entry in maps:
-        batch.append(entry)
-        if len(batch) == batch_size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-class MapSampler:
-    """Draws maps with one model and one sampler.
-
-    Args:
-        model: on its device, in eval mode.
-        config: sections `diffusion` and `sampling`, and the seed.
-        features: text feature of every caption, (text_feat_dim,) float32.
-        device: torch device name.
-    """
-
-    def __init__(self, model: CDM, config: Config, features: dict[str, torch.Tensor], device: str):
-        self.model, self.config, self.features, self.device = model, config, features, device
-        diffusion = config.diffusion
-        self.diffusion = create_diffusion(
-            diffusion.steps, diffusion.noise_schedule, diffusion.timestep_respacing
-        )
-
-    def sample(self, batch: list[tuple[Sample, Item, int]], progress: Progress) -> np.ndarray:
-        """x_0 of a batch of (sample, item, k), in the items' point order.
-
-        A short batch is padded with its last map on a GPU, so that every matrix product of a run
-        has one shape and a map does not depend on what it is batched with. On the CPU the model
-        computes every map on its own.
-
-        Returns:
-            (len(batch), num_points, contact_dim) float32.
-        """
-        sampling = self.config.sampling
-        padding = 0 if self.device == "cpu" else sampling.batch_size - len(batch)
-        padded = batch + [batch[-1]] * padding
-        c_text = torch.stack([self.features[sample.text] for sample, _, _ in padded])
-        c_pc_xyz = self._stack([item.c_pc_xyz for _, item, _ in padded])
-        c_pc_feat = None
-        if self.model.architecture.point_feat_dim:
-            c_pc_feat = self._stack([item.c_pc_feat for _, item, _ in padded])
-        denoise = self.model.condition(c_text, c_pc_xyz, c_pc_feat)
-
-        keys = [
-            stream_key(self.config.seed, "noise", s.set, s.index, s.caption_idx, k)
-            for s, _, k in padded
-        ]
-        keys = philox.device_keys(keys, self.device)
-        shape = c_pc_xyz.shape[1], self.model.architecture.contact_dim
-
-        def noise(step: int) -> torch.Tensor:
-            values = philox.normal(keys, step, *shape, self.device)
-            return values if denoise.order is None else gather_points(values, denoise.order)
-
-        progress.start_batch(self.diffusion.num_timesteps, len(batch))
-        loop = SAMPLERS[sampling.method]
-        x_0 = loop(denoise, self.diffusion, noise, eta=sampling.eta, callback=progress.step)
-        if denoise.inverse is not None:
-            x_0 = gather_points(x_0, denoise.inverse)
-        return x_0[: len(batch)].float().cpu().numpy()
-
-    def _stack(self, arrays: list[np.ndarray]) -> torch.Tensor:
-        return torch.from_numpy(np.stack(arrays)).to(self.device)
-
-
 def read_contents(plan: Plan, dataset, samples: list[Sample], reader: FileReader) -> dict:
     """Size, mtime and sha256 of everything that decided the chunk's numbers, by group."""
     folder = Path(plan.config.data_dir)
@@ -286,7 +241,7 @@ def _content(path: Path) -> dict[str, Any] | None:
         return None  # a skipped item whose file is not there
 
 
-def provenance(plan: Plan, statistics: Statistics, device: str) -> dict[str, Any]:
+def provenance(plan: Plan, statistics: Statistics, device: str, precision: str) -> dict[str, Any]:
     """Where the numbers come from: the archive's attributes."""
     return {
         "config": plan.config.as_dict(),
@@ -299,6 +254,7 @@ def provenance(plan: Plan, statistics: Statistics, device: str) -> dict[str, Any
             "sigma": plan.config.dataset.sigma,
         },
         "device": device_name(device),
+        "precision": precision,
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,

@@ -115,6 +115,12 @@ def _problem(
         return (
             f"{path}: made with other normalisation statistics than {first.name}; {rebuild(path)}"
         )
+    precisions = [record.provenance["precision"] for record in (found, first)]
+    if precisions[0] != precisions[1]:
+        return (
+            f"{path}: sampled in {precisions[0]}, {first.name} in {precisions[1]} (precision auto: "
+            f"bf16 on GPUs, fp32 on CPUs); set sampling.precision, or {rebuild(path)}"
+        )
     return None
 
 

@@ -12,7 +12,7 @@ from cdm.serialization import gather_points
 from cdm.threads import map_threads
 
 NUM_TIME_ROWS = 1000  # original diffusion steps the time table has rows for
-PRECISIONS = ("fp32", "bf16")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class TimestepEmbedder(nn.Module):
@@ -45,15 +45,17 @@ class CDM(nn.Module):
     Args:
         architecture: `cdm.architecture.Architecture`.
         precision: "fp32", or "bf16" for the backbone's matrix products in bfloat16.
-        scan_backend: of `cdm.kernels.selective_scan`.
+        scan_backend: of `cdm.kernels.selective_scan`; "auto" also takes fused kernels for the
+            whole backbone where there are any.
     """
 
     def __init__(self, architecture, precision="fp32", scan_backend="auto"):
         super().__init__()
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision is {precision!r}, expected one of {PRECISIONS}")
+        if precision not in DTYPES:
+            raise ValueError(f"precision is {precision!r}, expected one of {', '.join(DTYPES)}")
         self.architecture = architecture
         self.precision = precision
+        self.scan_backend = scan_backend
         self.timestep_embedder = TimestepEmbedder(architecture.time_emb_dim)
         self.contact_model = BACKBONES[architecture.arch](architecture, scan_backend)
         self.contact_layer = nn.Linear(architecture.last_dim, architecture.contact_dim)
@@ -86,9 +88,10 @@ class CDM(nn.Module):
         Returns:
             `Denoiser`
         """
-        return Denoiser(self, c_text.flatten(1), c_pc_xyz, self._check(c_pc_feat))
+        return Denoiser(self, c_text, c_pc_xyz, c_pc_feat)
 
-    def _check(self, c_pc_feat):
+    def check(self, c_pc_feat):
+        """The point features, None for a model that sees none; a ValueError if they do not fit."""
         expected = self.architecture.point_feat_dim
         if expected == 0:
             return None
@@ -116,34 +119,57 @@ class Denoiser:
             point; None when the backbone keeps the order.
     """
 
-    def __init__(self, cdm, c_text, c_pc_xyz, c_pc_feat):
+    def __init__(self, cdm, c_text, c_pc_xyz, c_pc_feat=None):
         self._cdm = cdm
         self._alone = c_pc_xyz.device.type == "cpu" and not torch.is_grad_enabled()
-        columns = [self._pieces(x) for x in (c_text, c_pc_xyz, c_pc_feat) if x is not None]
-        self._states = self._map(self._prepare, *columns)
+        self._states = self._prepare(c_text, c_pc_xyz, c_pc_feat)
         [(self._step_shares, *self._head)] = self._map(self._tabulate, [None])
-        if self._states[0].order is None:
-            self.order = self.inverse = None
-        else:
-            self.order = torch.cat([state.order for state in self._states])
-            self.inverse = torch.cat([state.inverse for state in self._states])
+        self.order, self.inverse = self._joined("order"), self._joined("inverse")
+        self._fused_output = self._fuse()
+
+    @property
+    def fused(self) -> bool:
+        """Whether the backbone runs in fused kernels of our own."""
+        return self._fused_output is not None
 
     def __call__(self, x_t, t):
         """Predict x_start.
 
         Args:
             x_t: (batch, num_points, contact_dim), in the state's order.
-            t: original step number, one for all or (batch,) int64.
+            t: original step number, one for all or (1,) or (batch,) int64.
         Returns:
             pred_xstart, shape and order of x_t.
         """
         step_share_t = self._step_shares[t].expand(len(x_t), -1)
         pieces = self._pieces(x_t), self._pieces(step_share_t), self._states
-        return torch.cat(self._map(self._denoise, *pieces))
+        outputs = self._map(self._denoise, *pieces)
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
-    def _prepare(self, c_text, c_pc_xyz, c_pc_feat=None):
-        c_pc_feat = self._cdm.point_feat(c_text, c_pc_feat)
-        return self._cdm.contact_model.prepare(c_text, c_pc_xyz, c_pc_feat)
+    def rebind(self, c_text, c_pc_xyz, c_pc_feat=None) -> None:
+        """Take other conditions of the same shapes, in place.
+
+        A CUDA graph that was captured with this denoiser then works on them.
+        """
+        states = self._prepare(c_text, c_pc_xyz, c_pc_feat)
+        for mine, theirs in zip(self._states, states, strict=True):
+            for old, new in zip(mine, theirs, strict=True):
+                if torch.is_tensor(old):
+                    old.copy_(new)
+
+    def _prepare(self, c_text, c_pc_xyz, c_pc_feat):
+        """The backbone's states, one for each call of the model."""
+
+        def prepare(c_text, c_pc_xyz, c_pc_feat=None):
+            c_pc_feat = self._cdm.point_feat(c_text, c_pc_feat)
+            return self._cdm.contact_model.prepare(c_text, c_pc_xyz, c_pc_feat)
+
+        columns = c_text.flatten(1), c_pc_xyz, self._cdm.check(c_pc_feat)
+        return self._map(prepare, *[self._pieces(x) for x in columns if x is not None])
+
+    def _joined(self, name):
+        parts = [getattr(state, name) for state in self._states]
+        return parts[0] if len(parts) == 1 else None if parts[0] is None else torch.cat(parts)
 
     def _tabulate(self, _):
         """The time's share for every step, and the backbone's last layer with the contact layer."""
@@ -155,7 +181,14 @@ class Denoiser:
             contact.weight @ last.bias + contact.bias,
         )
 
+    def _fuse(self):
+        if torch.is_grad_enabled() or self._cdm.scan_backend != "auto":
+            return None
+        return self._cdm.contact_model.fused(DTYPES[self._cdm.precision])
+
     def _denoise(self, x_t, step_share_t, state):
+        if self._fused_output:
+            return self._fused_output(x_t, step_share_t, state, self._head)
         bf16 = self._cdm.precision == "bf16"
         with torch.autocast(x_t.device.type, torch.bfloat16, enabled=bf16):
             features = self._cdm.contact_model.features(x_t, step_share_t, state)

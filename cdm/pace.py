@@ -16,6 +16,9 @@ from cdm.progress import duration
 
 NEWEST = 20  # finished chunks that are looked at
 
+# Phases of a chunk before its first map.
+START_PHASES = ("import", "load", "text", "model", "warm_up")
+
 # What makes maps of two plans equally dear, beside the architecture.
 COSTLY_SETTINGS = ("text_model", "point_feat", "diffusion", "sampling")
 
@@ -26,7 +29,7 @@ class Pace:
 
     Attributes:
         num_chunks: how many were looked at.
-        start_s: median seconds of a chunk beside its maps: loading, texts, model.
+        start_s: median seconds of a chunk beside its maps: START_PHASES.
         map_s: median seconds of one map.
         gpu_busy: mean share (0 to 1) of the sampling time that the GPU was busy; None where
             the records do not tell.
@@ -54,9 +57,9 @@ def measure_pace(plan: Plan, run: str | Path, newest: int = NEWEST) -> Pace | No
     for record in records:
         num_maps = record.layout.num_samples * record.layout.k_samples
         per_map.append(record.seconds["sample"] / num_maps)
-        starts.append(sum(record.seconds.get(phase, 0.0) for phase in ("load", "text", "model")))
-        busy.append(_gpu_busy(record))
-    busy = [share for share in busy if share is not None]
+        starts.append(sum(record.seconds.get(phase, 0.0) for phase in START_PHASES))
+        if record.gpu_busy is not None:
+            busy.append(record.gpu_busy)
     return Pace(
         num_chunks=len(records),
         start_s=median(starts),
@@ -112,10 +115,3 @@ def _modified(path: Path) -> float:
         return path.stat().st_mtime
     except OSError:
         return 0.0
-
-
-def _gpu_busy(record: ChunkRecord) -> float | None:
-    for place in (record.seconds, record.provenance):
-        if isinstance(place.get("gpu_busy"), int | float):
-            return float(place["gpu_busy"])
-    return None

@@ -33,7 +33,7 @@ from cdm.statistics import find_statistics
 from cdm.text import find_text_weights
 
 # Raised whenever the numbers a given configuration produces change.
-NUMERICS_VERSION = 1
+NUMERICS_VERSION = 2
 
 COLUMNS = ("chunk", "set", "index", "caption_idx", "scene_id", "x", "y", "z", "text")
 

@@ -10,7 +10,8 @@ from cdm.archive import OK, ContactMaps
 from cdm.datasets import FileReader, Sample
 from cdm.device import choose_device
 from cdm.errors import ArchiveError
-from cdm.generate import MapSampler, batches, device_name, encode_texts, load_model
+from cdm.generate import device_name, encode_texts, load_model
+from cdm.map_sampler import MapSampler, batches
 from cdm.plan import Plan, open_dataset, read_plan, read_samples
 from cdm.progress import Log, Progress
 
@@ -76,7 +77,7 @@ def resample(archive: Path, num_samples: int, log: Log) -> Resampled:
     reader = FileReader(config.data_dir)
     model = load_model(plan, device)
     features = encode_texts(plan, [sample.text for sample in chosen.values()], device)
-    sampler = MapSampler(model, config, features, device)
+    sampler = MapSampler(model, config, features, device, log)
     work = (
         (row, k, (sample, item, k))
         for row, sample in chosen.items()
@@ -91,7 +92,6 @@ def resample(archive: Path, num_samples: int, log: Log) -> Resampled:
             made = sampler.sample([entry for _, _, entry in batch], progress)
             for (row, k, _), x_0 in zip(batch, made, strict=True):
                 _compare(found, maps, row, k, x_0)
-            progress.done(len(batch))
     return found
 
 
@@ -134,7 +134,7 @@ def _tolerance(maps: ContactMaps, plan: Plan, device: str) -> float:
     kinds = {_kind(name) for name in maps.attributes.get("devices", [])}
     if same_versions and kinds == {_kind(device_name(device))}:
         return 0.0
-    return TOLERANCE[plan.config.sampling.precision] + (
+    return TOLERANCE[maps.attributes["precision"]] + (
         FLOAT16 if plan.config.workflow.dtype == "float16" else 0.0
     )
 

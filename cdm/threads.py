@@ -1,11 +1,13 @@
-"""Spread independent work over CPU threads, so that the thread count cannot change a bit.
+"""Work on other CPU threads: spread over them, so that their number cannot change a bit, or ahead.
 
 A parallel GEMM or reduction may split its sums by the number of threads. Here the caller fixes
 the pieces, and each piece runs on one thread, with torch's own parallelism off.
 """
 
 import os
+import queue
 import threading
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
@@ -42,3 +44,44 @@ def _pool(num_threads):
 
 
 os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not survive a fork
+
+
+def ahead(items: Iterable, depth: int = 2) -> Iterator:
+    """The items, made in a thread of their own while the caller works on earlier ones.
+
+    An exception there is raised here, in its turn. A caller that stops early stops the thread.
+
+    Args:
+        depth: items that wait at most.
+    """
+    waiting: queue.Queue = queue.Queue(depth)
+    stopped = threading.Event()
+
+    def put(*entry):
+        while not stopped.is_set():
+            try:
+                return waiting.put(entry, timeout=0.1)
+            except queue.Full:
+                continue
+
+    def work():
+        try:
+            for item in items:
+                put(item, None)
+                if stopped.is_set():
+                    return
+            put(None, StopIteration())
+        except BaseException as error:
+            put(None, error)
+
+    threading.Thread(target=work, name="ahead", daemon=True).start()
+    try:
+        while True:
+            item, error = waiting.get()
+            if isinstance(error, StopIteration):
+                return
+            if error is not None:
+                raise error
+            yield item
+    finally:
+        stopped.set()

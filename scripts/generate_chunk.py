@@ -3,12 +3,14 @@
 from cdm.config import load_config
 from cdm.joblog import job_log
 from cdm.plan import load_plan
-from cdm.progress import Heartbeat
+from cdm.progress import Clock, Heartbeat
 
 with job_log(snakemake.log[0]) as log:
     plan = load_plan(load_config(snakemake.config))
     chunk = plan.find_chunk(snakemake.wildcards.chunk)
     with Heartbeat(plan.config.run_dir, chunk.name) as heartbeat:
-        from cdm.generate import generate_chunk  # torch: slow, so after the first signs of life
+        clock = Clock()
+        with clock("import"):  # torch: slow, so after the first signs of life
+            from cdm.generate import generate_chunk
 
-        generate_chunk(plan, chunk, log, threads=snakemake.threads, heartbeat=heartbeat)
+        generate_chunk(plan, chunk, log, snakemake.threads, heartbeat, clock)

@@ -144,3 +144,24 @@ def write_dummy_chunk(plan: Plan, chunk: Chunk, skipped: dict[int, str] | None =
     store = Path(plan.config.run_dir, "chunks", f"{chunk.name}.zarr")
     write_chunk(store, arrays, record)
     return record_path(store)
+
+
+def relative_error(out, reference) -> float:
+    """||out - reference|| / ||reference||, both as float64 tensors; NaN where there is one."""
+    out, reference = out.detach().double().cpu(), reference.detach().double().cpu()
+    assert out.shape == reference.shape, f"{tuple(out.shape)}, expected {tuple(reference.shape)}"
+    return float((out - reference).norm() / reference.norm())
+
+
+def poison(monkeypatch) -> None:
+    """Have torch hand out memory full of NaN, so that an unwritten output shows."""
+    import torch
+
+    for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
+        original = getattr(owner, name)
+
+        def poisoned(*args, original=original, **kwargs):
+            x = original(*args, **kwargs)
+            return x.fill_(torch.nan) if x.is_floating_point() else x
+
+        monkeypatch.setattr(owner, name, poisoned)

@@ -66,6 +66,7 @@ def record_for(chunk, layout):
             "config": {"dataset": {"use_raw_dist": False}, "sampling": {"batch_size": 2}},
             "statistics": {"mean": MEAN, "std": STD, "sigma": SIGMA},
             "device": "CPU",
+            "precision": "fp32",
         },
         seconds={},
     )

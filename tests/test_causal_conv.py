@@ -4,8 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from golden import assert_close
+from helpers import poison, relative_error
 
-from cdm.kernels.causal_conv import causal_conv_silu
+from cdm.kernels.causal_conv import bidirectional_conv_silu, causal_conv_silu
 
 
 def make_inputs(batch=2, length=17, d_inner=24, width=4):
@@ -59,10 +60,9 @@ def test_numba_does_not_depend_on_batch_slot_or_threads():
 
 
 def test_every_output_is_written(monkeypatch):
-    original = torch.Tensor.new_empty
-    poisoned = lambda *a, **k: original(*a, **k).fill_(torch.nan)  # noqa: E731
-    monkeypatch.setattr(torch.Tensor, "new_empty", poisoned)
-    assert causal_conv_silu(*make_inputs(d_inner=21), backend="numba").isfinite().all()
+    inputs = make_inputs(d_inner=21)
+    poison(monkeypatch)
+    assert causal_conv_silu(*inputs, backend="numba").isfinite().all()
 
 
 def test_auto_keeps_gradients():
@@ -77,3 +77,30 @@ def test_wrong_backends_say_so():
         causal_conv_silu(x, weight, bias, backend="cuda")
     with pytest.raises(ValueError, match="use backend='auto'"):
         causal_conv_silu(x.double(), weight, bias, backend="numba")
+
+
+def test_both_directions_are_two_convolutions():
+    x, weight, bias = make_inputs()
+    both = bidirectional_conv_silu(x, weight, bias)
+    for direction, reverse in enumerate((False, True)):
+        assert torch.equal(both[direction], causal_conv_silu(x, weight, bias, reverse))
+    with pytest.raises(ValueError, match="expected auto, naive or cuda"):
+        bidirectional_conv_silu(x, weight, bias, backend="numba")
+    with pytest.raises(ValueError, match="use backend='auto'"):
+        bidirectional_conv_silu(x, weight, bias, backend="cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("shape", [(2, 37, 40), (1, 1, 8), (3, 16, 64), (2, 1000, 512)], ids=str)
+@pytest.mark.parametrize("width", [2, 4])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 3e-3)])
+def test_cuda_matches_naive_in_both_directions(shape, width, dtype, tolerance, monkeypatch):
+    batch, length, d_inner = shape
+    torch.manual_seed(0)
+    x = torch.randn(batch, length, 2 * d_inner, device="cuda").to(dtype)[..., :d_inner]
+    weight, bias = torch.randn(d_inner, width).cuda(), torch.randn(d_inner).cuda()
+    expected = bidirectional_conv_silu(*(a.double() for a in (x, weight, bias)), backend="naive")
+    poison(monkeypatch)
+    out = bidirectional_conv_silu(x, weight, bias, backend="cuda")
+    assert out.dtype == dtype and relative_error(out, expected) < tolerance

@@ -1,6 +1,7 @@
 """Chunks made in this process: what decides a map, what does not, and bad items."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,10 @@ from helpers import overlay, raw_config, write_contacts, write_dataset
 
 from cdm.archive import ContactMaps
 from cdm.config import load_config
-from cdm.errors import ArchiveError, BadItem, CDMError, DataError
+from cdm.errors import ArchiveError, BadItem, CDMError, ConfigError, DataError
 from cdm.generate import generate_chunk
 from cdm.merge import merge
+from cdm.model import CDM
 from cdm.plan import load_plan, make_plan, save_plan
 
 NUM_ITEMS, NUM_POINTS = 7, 48
@@ -23,7 +25,7 @@ BASE = {
     "dataset": {"data_dir": "data", "sets": ["HUMANISE"], "num_points": NUM_POINTS},
     "model": {"text_model": {"version": "hashing"}},
     "diffusion": {"timestep_respacing": 3},
-    "sampling": {"batch_size": 2},
+    "sampling": {"batch_size": 2, "precision": "fp32"},
     "workflow": {"chunk_size": 3},
 }
 
@@ -189,6 +191,69 @@ def test_chunk_size_changes_no_bit_on_a_gpu(chunk_size):
     usual = arrays(run(configure(gpu=0, sampling={"batch_size": 4})))
     other = {"workflow": {"chunk_size": chunk_size}, "sampling": {"batch_size": 4}}
     assert_same(arrays(run(configure(exp_name="other", gpu=0, **other))), usual)
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_precision_auto_is_bf16_on_a_gpu_and_fp32_on_the_cpu():
+    for gpu, precision in ((0, "bf16"), (None, "fp32")):
+        maps = run(configure(exp_name=precision, gpu=gpu, sampling={"precision": "auto"}))
+        assert maps.attributes["precision"] == precision
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_a_gpu_out_of_memory_halves_the_batch_and_goes_on():
+    """Beside an allocation that leaves room for a few maps only."""
+    big = {"dataset": {"num_points": 4096}, "sampling": {"batch_size": 64, "precision": "fp32"}}
+    write_dataset(Path("large"), 64, 4096)
+    config = configure(
+        gpu=0, workflow={"chunk_size": 64}, **overlay(big, {"dataset": {"data_dir": "large"}})
+    )
+    usual = arrays(run(config))
+    torch.cuda.empty_cache()
+    free, _ = torch.cuda.mem_get_info()
+    beside = torch.empty(free - 600 * 2**20, dtype=torch.uint8, device="cuda")
+    lines = []
+    found = arrays(run(replace(config, exp_name="beside"), lines.append))
+    del beside
+    [warning] = [line for line in lines if line.startswith("warning: out of GPU memory")]
+    assert "batch_size 64; going on with" in warning and "sampling={batch_size: " in warning
+    np.testing.assert_allclose(found["sample"], usual["sample"], rtol=1e-4, atol=1e-4)
+
+
+# --- too little memory ---------------------------------------------------------------------------
+
+
+def fits_at_most(num_maps, monkeypatch):
+    """A device whose memory takes so many maps at a time."""
+    condition = CDM.condition
+
+    def small(self, c_text, c_pc_xyz, c_pc_feat=None):
+        if len(c_pc_xyz) > num_maps:
+            raise torch.OutOfMemoryError("out of memory (made up)")
+        return condition(self, c_text, c_pc_xyz, c_pc_feat)
+
+    monkeypatch.setattr(CDM, "condition", small)
+
+
+@pytest.mark.parametrize(("fits", "batch_size"), [(1, 1), (2, 1), (3, 3)])
+def test_out_of_memory_halves_the_batch_and_goes_on(usual, monkeypatch, fits, batch_size):
+    fits_at_most(fits, monkeypatch)
+    lines = []
+    sampling = {"batch_size": 7}
+    config = configure(exp_name="other", sampling=sampling, workflow={"chunk_size": 7})
+    assert_same(arrays(run(config, lines.append)), usual)
+    [warning] = [line for line in lines if line.startswith("warning: out of GPU memory")]
+    assert f"batch_size 7; going on with {batch_size}, which fits" in warning
+    assert f"--config 'sampling={{batch_size: {batch_size}}}'" in warning
+
+
+def test_a_single_map_that_does_not_fit_says_so(monkeypatch):
+    fits_at_most(0, monkeypatch)
+    with pytest.raises(ConfigError, match="out of memory with a single map of 48 points"):
+        run(configure())
+    assert not list(Path("outputs/run/chunks").glob("*.json"))
 
 
 # --- bad items -----------------------------------------------------------------------------------

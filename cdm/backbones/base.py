@@ -45,6 +45,16 @@ class Backbone(nn.Module, ABC):
     def last_linear(self) -> nn.Linear:
         """The linear layer from `features` to last_dim; the caller may fold it into its own."""
 
+    def fused(self, dtype):
+        """The whole backbone and head in fused kernels, where there are any for this device.
+
+        Args:
+            dtype: of the matrix products, torch.float32 or torch.bfloat16.
+        Returns:
+            None, or output(x_t, step_share_t, state, head): `features`, then the linear layer
+            head = (weight, bias) in place of `last_linear`. Weights are taken as they are now.
+        """
+
     def forward(self, x_t, step_share_t, state):
         """Features, (batch, num_points, last_dim), in the state's order."""
         return self.last_linear(self.features(x_t, step_share_t, state))

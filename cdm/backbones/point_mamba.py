@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from cdm.backbones.base import Backbone
+from cdm.backbones.point_mamba_cuda import CudaPointMamba
 from cdm.mamba import BidirectionalBlock
 from cdm.serialization import gather_points, hilbert_order
 
@@ -68,6 +69,11 @@ class PointMamba(Backbone):
         for layer in self.layers:
             s = layer(s)
         return s
+
+    def fused(self, dtype):
+        if CudaPointMamba.unavailable(self) is not None:
+            return None
+        return CudaPointMamba(self, dtype)
 
     @property
     def last_linear(self):

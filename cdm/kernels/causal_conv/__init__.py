@@ -2,7 +2,8 @@
 
 import torch
 
-from cdm.kernels.causal_conv import naive
+from cdm.kernels import nvrtc
+from cdm.kernels.causal_conv import gpu, naive
 
 
 def causal_conv_silu(x, weight, bias, reverse=False, backend="auto"):
@@ -41,3 +42,41 @@ def causal_conv_silu(x, weight, bias, reverse=False, backend="auto"):
     from cdm.kernels.causal_conv import cpu  # numba loads in a second: only when needed
 
     return cpu.causal_conv_silu(*(a.float() for a in tensors), reverse).to(x.dtype)
+
+
+def bidirectional_conv_silu(x, weight, bias, backend="auto"):
+    """`causal_conv_silu` of x and, walking backward, of x again: one pass over x.
+
+    Args:
+        x: (batch, length, d_inner); rows may lie apart.
+        weight: (d_inner, width).
+        bias: (d_inner,).
+        backend: "auto", "naive" (the two convolutions), or "cuda": CUDA devices, d_inner a
+            multiple of 8, float32 or bfloat16, without gradients.
+    Returns:
+        (2, batch, length, d_inner), dtype of x: forward, backward.
+    Raises:
+        ValueError: unknown backend, or one that cannot run this input.
+    """
+    needs_grad = torch.is_grad_enabled() and any(a.requires_grad for a in (x, weight, bias))
+    fits = (
+        x.is_cuda and x.dtype in (torch.float32, torch.bfloat16)
+        and not needs_grad and x.shape[2] % 8 == 0
+    )  # fmt: skip
+    if backend == "auto":
+        backend = "cuda" if fits and not nvrtc.unavailable(x.device.index) else "naive"
+    if backend == "naive":
+        return torch.stack(
+            [causal_conv_silu(x, weight, bias, reverse) for reverse in (False, True)]
+        )
+    if backend != "cuda":
+        raise ValueError(
+            f"bidirectional_conv_silu: backend is {backend!r}, expected auto, naive or cuda"
+        )
+    if not fits:
+        raise ValueError(
+            "bidirectional_conv_silu: backend cuda takes float32 or bfloat16 on CUDA devices, "
+            f"d_inner a multiple of 8, without gradients, found {tuple(x.shape)} {x.dtype} on "
+            f"{x.device}; use backend='auto'"
+        )
+    return gpu.bidirectional_conv_silu(x, weight, bias)

@@ -1,0 +1,100 @@
+"""PointMamba on CUDA devices: the same function, its pieces fused.
+
+Per block there are three matrix products (cuBLAS), one convolution, one scan and one pass for
+residual and norm; both directions share each. The residual stream, the norms and the states of
+the scan are float32 in either precision; in bf16 the matrix products take bfloat16 and
+accumulate in float32.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from cdm.kernels import nvrtc
+from cdm.kernels.bidirectional_scan import bidirectional_scan, fits
+from cdm.kernels.causal_conv import bidirectional_conv_silu
+from cdm.kernels.pointwise import gpu as pointwise
+
+DT_RANK_STEP = 16  # the scan's product with dt_proj takes this many columns at a time
+
+
+class BlockWeights(NamedTuple):
+    """One block's weights as the kernels want them."""
+
+    norm: tuple[torch.Tensor, torch.Tensor]  # (d_model,) each, float32
+    in_proj: torch.Tensor  # (2 d_inner, d_model)
+    conv: tuple[torch.Tensor, torch.Tensor]  # (d_inner, width), (d_inner,), float32
+    x_proj: torch.Tensor  # (dt_rank + 2 d_state, d_inner), dt_rank filled up with zeros
+    dt_proj: torch.Tensor  # (d_inner, dt_rank), filled up likewise
+    dt_bias: torch.Tensor  # (d_inner,) float32
+    A: torch.Tensor  # (d_inner, d_state) float32
+    D: torch.Tensor  # (d_inner,) float32
+    out_proj: torch.Tensor  # (d_model, d_inner)
+
+
+class CudaPointMamba:
+    """A PointMamba's weights packed for one precision.
+
+    Args:
+        backbone: `PointMamba` on its CUDA device.
+        dtype: of the matrix products, torch.float32 or torch.bfloat16.
+    """
+
+    def __init__(self, backbone, dtype):
+        self.dtype = dtype
+        first, _, second, norm = backbone.embedding.net
+        self.x_weight = first.weight[:, : backbone.columns[0]].t().contiguous().float()
+        self.second = second.weight.to(dtype), second.bias.to(dtype)
+        self.norm = norm.weight.float(), norm.bias.float()
+        self.blocks = [_pack(layer, dtype) for layer in backbone.layers]
+
+    @staticmethod
+    def unavailable(backbone) -> str | None:
+        """Why a backbone cannot run this way where it is, or None if it can."""
+        weight = backbone.out_proj.weight
+        if not weight.is_cuda:
+            return "it is not on a CUDA device"
+        d_inner, d_state = backbone.layers[0].mamba.A_log.shape
+        d_model = weight.shape[1]
+        if not fits(d_inner, DT_RANK_STEP, d_state) or d_model % 4 or d_model > 1024:
+            return f"there are no kernels for trans_dim {d_model} and d_state {d_state}"
+        return nvrtc.unavailable(weight.device.index)
+
+    def __call__(self, x_t, step_share_t, state, head):
+        """`output` of `Backbone.fused`."""
+        h = pointwise.embed(x_t, self.x_weight, state.share, step_share_t.contiguous(), self.dtype)
+        y = F.linear(h, *self.second)
+        stream, s = pointwise.embedding_norm(y, self.norm, self.blocks[0].norm)
+        for i, block in enumerate(self.blocks):
+            if i > 0:
+                stream, s = pointwise.residual_norm(stream, y, block.norm)
+            y = _mix(block, s)
+        return pointwise.residual_head(stream, y, *head)
+
+
+def _mix(block: BlockWeights, s):
+    """Mamba in both directions, summed: (batch, num_points, d_model) to the same shape."""
+    x, z = F.linear(s, block.in_proj).chunk(2, dim=-1)
+    u = bidirectional_conv_silu(x, *block.conv)  # (2, batch, num_points, d_inner)
+    x_dbl = F.linear(u, block.x_proj)
+    y = bidirectional_scan(u, x_dbl, block.dt_proj, block.dt_bias, block.A, block.D, z)
+    return F.linear(y, block.out_proj)
+
+
+def _pack(layer, dtype) -> BlockWeights:
+    mamba, norm = layer.mamba, layer.norm
+    dt_rank, d_state = mamba.dt_proj.in_features, mamba.A_log.shape[1]
+    missing = -dt_rank % DT_RANK_STEP
+    dt, rest = mamba.x_proj.weight.split([dt_rank, 2 * d_state])
+    return BlockWeights(
+        norm=(norm.weight.float(), norm.bias.float()),
+        in_proj=mamba.in_proj.weight.to(dtype),
+        conv=(mamba.conv1d.weight.squeeze(1).float(), mamba.conv1d.bias.float()),
+        x_proj=torch.cat([F.pad(dt, (0, 0, 0, missing)), rest]).to(dtype),
+        dt_proj=F.pad(mamba.dt_proj.weight, (0, missing)).to(dtype).contiguous(),
+        dt_bias=mamba.dt_proj.bias.float(),
+        A=-mamba.A_log.float().exp(),
+        D=mamba.D.float(),
+        out_proj=mamba.out_proj.weight.to(dtype),
+    )

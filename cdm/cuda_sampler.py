@@ -1,0 +1,103 @@
+"""The sampling loop on a CUDA device: one step captured as a CUDA graph, replayed for all.
+
+The graph works in place: on the noisy maps, on the conditions of the batch, and on a position in
+the table of updates, which it moves on by itself. So a batch is sampled by filling these in and
+replaying the graph, with no work for Python between the steps and no wait for the device.
+"""
+
+import torch
+
+from cdm.kernels import nvrtc
+from cdm.kernels.philox.gpu import sampling_step
+from cdm.serialization import gather_points
+
+AHEAD = 16  # steps the host may be ahead of the device: keeps it busy, and progress true
+
+
+def unavailable(device) -> str | None:
+    """Why a device cannot run this loop, or None if it can."""
+    device = torch.device(device)
+    return "it is no CUDA device" if device.type != "cuda" else nvrtc.unavailable(device.index or 0)
+
+
+class CudaSampler:
+    """Samples batches of one shape; the same numbers as the loops of `cdm.sampler`, rounded.
+
+    Args:
+        model: `cdm.model.CDM` on a CUDA device.
+        updates: of `cdm.sampler`.
+        start: step number of the noise the chain starts from.
+    """
+
+    def __init__(self, model, updates, start: int):
+        device = model.contact_layer.weight.device
+        self.model = model
+        self.steps = [update.t for update in updates]
+        # Row 0 is the start, x = noise(start).
+        rows = [(start, 0.0, 0.0, 1.0), *updates]
+        self._noise_steps = torch.tensor([row[0] for row in rows], device=device)
+        self._table = torch.tensor([row[1:] for row in rows], dtype=torch.float32, device=device)
+        self._model_steps = self._noise_steps.clone()
+        self._model_steps[0] = 0  # the start asks no model, and `start` may have no row there
+        self._position = torch.zeros(1, dtype=torch.int64, device=device)
+
+    def __call__(self, keys, c_text, c_pc_xyz, c_pc_feat=None, callback=None):
+        """x_0 of a batch, points in their given order; shapes as they were captured.
+
+        Args:
+            keys: (batch, 2) int64 on the device, see `cdm.kernels.philox.device_keys`.
+            c_text, c_pc_xyz, c_pc_feat: as `CDM.condition`.
+            callback: callback(t, None, None) after each step that the device is about to do or
+                has done, at most AHEAD steps early.
+        Returns:
+            (batch, num_points, contact_dim) float32, on the device; its values are there once
+            the current stream has come so far.
+        """
+        self._denoise.rebind(c_text, c_pc_xyz, c_pc_feat)
+        self._keys.copy_(keys)
+        self._start()
+        done = []
+        for i, t in enumerate(self.steps):
+            self._graph.replay()
+            if i % AHEAD == AHEAD - 1:
+                done.append(torch.cuda.Event())
+                done[-1].record()
+                if len(done) > 1:
+                    done[-2].synchronize()  # the device still has AHEAD steps to do
+            if callback is not None:
+                callback(t, None, None)
+        if self._denoise.inverse is None:
+            return self._x.clone()
+        return gather_points(self._x, self._denoise.inverse)
+
+    def capture(self, keys, c_text, c_pc_xyz, c_pc_feat=None) -> None:
+        """Capture the graph for inputs of these shapes; arguments as those of a call."""
+        self._keys = keys.clone()
+        self._denoise = self.model.condition(c_text, c_pc_xyz, c_pc_feat)
+        contact_dim = self.model.architecture.contact_dim
+        self._x = c_pc_xyz.new_empty(*c_pc_xyz.shape[:2], contact_dim)
+        self._start()
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):  # libraries set themselves up outside the capture
+            self._step()
+        torch.cuda.current_stream().wait_stream(side)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._step()
+
+    def _start(self):
+        self._position.zero_()
+        self._update(self._x)
+        self._position.fill_(1)
+
+    def _step(self):
+        pred_xstart = self._denoise(self._x, self._model_steps[self._position])
+        self._update(pred_xstart)
+        self._position += 1
+
+    def _update(self, pred_xstart):
+        sampling_step(
+            self._x, pred_xstart, self._denoise.order, self._keys, self._table, self._noise_steps,
+            self._position,
+        )  # fmt: skip

@@ -1,0 +1,56 @@
+"""Both directions of a Mamba-1 scan with shared weights, from the convolution to the gate."""
+
+import torch
+
+from cdm.kernels import nvrtc
+from cdm.kernels.bidirectional_scan import gpu, naive
+
+BACKENDS = ("naive", "cuda")
+
+
+def bidirectional_scan(u, x_dbl, dt_weight, dt_bias, A, D, z, backend="auto"):
+    """(y_0 + y_1) SiLU(z), with y_d the selective scan of direction d, and 1 walking backward.
+
+    Direction d has [dt, B, C] = x_dbl[d], delta = softplus(dt dt_weight^T + dt_bias) and
+    y_d = `selective_scan`(u[d], delta, A, B, C, D). What the two directions share in a block is
+    the weights; convolution and x_proj have run on each already.
+
+    Args:
+        u: (2, batch, length, d_inner), after the convolution; float32 or bfloat16.
+        x_dbl: (2, batch, length, dt_rank + 2 d_state), dtype of u.
+        dt_weight: (d_inner, dt_rank), dtype of u; columns of zeros may fill dt_rank up.
+        dt_bias, D: (d_inner,) float32.
+        A: (d_inner, d_state) float32, at most 0.
+        z: (batch, length, d_inner), dtype of u; rows may lie apart.
+        backend: "auto", "naive", or "cuda": CUDA devices, without gradients.
+    Returns:
+        (batch, length, d_inner), dtype of u.
+    Raises:
+        ValueError: unknown backend, or one that cannot run this input.
+    """
+    inputs = u, x_dbl, dt_weight, dt_bias, A, D, z
+    needs_grad = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
+    if backend == "auto":
+        usable = u.is_cuda and not needs_grad and fits(*dt_weight.shape, A.shape[1])
+        backend = "cuda" if usable and not nvrtc.unavailable(u.device.index) else "naive"
+    if backend == "naive":
+        return naive.bidirectional_scan(*inputs)
+    if backend != "cuda":
+        raise ValueError(f"bidirectional_scan: backend is {backend!r}, expected auto or {BACKENDS}")
+    reason = "gradients are needed" if needs_grad else None
+    if not fits(*dt_weight.shape, A.shape[1]):
+        reason = (
+            f"dt_weight is {tuple(dt_weight.shape)} and A {tuple(A.shape)}: d_inner must be a "
+            "multiple of 8, dt_rank of 16, d_state 8, 16, 32 or 64"
+        )
+    if not u.is_cuda or reason:
+        raise ValueError(
+            f"bidirectional_scan: backend cuda cannot run {u.dtype} on {u.device}"
+            f"{': ' + reason if reason else ''}; use backend='auto'"
+        )
+    return gpu.bidirectional_scan(*inputs)
+
+
+def fits(d_inner: int, dt_rank: int, d_state: int) -> bool:
+    """Whether the CUDA kernels have these sizes."""
+    return d_inner % 8 == 0 and dt_rank % 16 == 0 and d_state in (8, 16, 32, 64)

@@ -1,0 +1,426 @@
+// The bidirectional selective scan of Mamba-1 in bfloat16, for tensor cores (sm_80 and newer).
+//
+// The recurrence of one token is elementwise in (channel, state) but for two products that are
+// sums of outer products: delta u B^T, which is added to the state, and h C, which leaves it.
+// Both go to the tensor cores, so that what is left for the other pipes is one multiplication
+// and one exponential for the decay and one multiplication to apply it.
+//
+// One warp owns 32 channels of one direction of one sample and walks through the tokens, 8 (a
+// tile) at a time. Its states lie in registers in the accumulator layout of mma.m16n8: with
+// g = lane / 4 and c = lane % 4, lane (g, c) holds rows r = 0..3 (channels) of states 8j + 2c and
+// 8j + 2c + 1. Row r of group g is channel 8 (g / 2) + 2 r + g % 2 of the warp's 32: in that order
+// four transposed 8x8 matrices turn a 16-byte load of 8 channels of one token into rows of
+// channels, and back for the store, without shared memory.
+//
+// The two directions of a segment of tokens are walked by two warps of one block. Whoever comes
+// to a tile first stores its share of y; whoever comes second adds it and applies the gate. One
+// barrier in the middle orders them.
+//
+// Defined by the caller: D_STATE, DT_RANK (a multiple of 16), HALVES (16 channels each; of a
+// warp), WARPS (per direction), MIN_BLOCKS (a processor's),
+// POLY_MASK (which of 16 exponentials are polynomials, to spare the special function unit).
+
+typedef unsigned int u32;
+
+template <int N>
+struct alignas(4 * N) Words {  // 2 N bfloat16 of a token
+    u32 at[N];
+};
+
+constexpr int TILE = 8;                // tokens
+constexpr int CHANNELS = 16 * HALVES;  // of a warp
+constexpr int R = 2 * HALVES;          // rows (channels) of a lane
+constexpr int J = D_STATE / 8;         // state tiles
+constexpr int K = DT_RANK / 16;        // steps of the product with dt_proj
+constexpr int ROW_CHUNKS = (DT_RANK + 2 * D_STATE) / 8;  // 16-byte pieces of x_dbl's dt, B, C
+constexpr int STAGES = 4;              // tiles on their way
+constexpr float LOG2_E = 1.44269504f, LN_2 = 0.693147181f;
+constexpr float MAGIC = 12582912.0f;   // 1.5 * 2^23: adding it rounds to an integer
+
+__device__ __forceinline__ float low(u32 pair) { return __uint_as_float(pair << 16); }
+__device__ __forceinline__ float high(u32 pair) { return __uint_as_float(pair & 0xffff0000u); }
+
+__device__ __forceinline__ u32 pack(float low, float high) {
+    u32 pair;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
+}
+
+__device__ __forceinline__ u32 transpose(u32 pair) {  // of an 8x8 matrix across the warp
+    u32 result;
+    asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(result) : "r"(pair));
+    return result;
+}
+
+__device__ __forceinline__ float exp2_sfu(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+__device__ __forceinline__ float log2_sfu(float x) {
+    float y;
+    asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+// 2^(l a) for -126 <= l a <= 0: a cubic on [-1/2, 1/2] that is exact at 0, so that slow decays
+// keep their rate; relative error below 1.3e-4.
+__device__ __forceinline__ float exp2_polynomial(float l, float a) {
+    float shifted = fmaf(l, a, MAGIC);
+    float f = fmaf(l, a, MAGIC - shifted);
+    float p = fmaf(f, fmaf(f, fmaf(f, 0.0554913f, 0.2421200f), LN_2), 1.0f);
+    return __int_as_float(__float_as_int(p) + (__float_as_int(shifted) << 23));
+}
+
+// Softplus in units of ln 2: log2(1 + 2^x) for x = log2(e) * argument.
+__device__ __forceinline__ float softplus2(float x) {
+    float e = exp2_sfu(fminf(x, 126.0f));
+    float small = e * fmaf(e, -0.5f * LOG2_E, LOG2_E);  // the logarithm's series
+    return e < 0.001f ? small : log2_sfu(1.0f + e);
+}
+
+__device__ __forceinline__ float silu(float x) {
+    return __fdividef(x, 1.0f + exp2_sfu(-LOG2_E * x));
+}
+
+__device__ __forceinline__ void mma_bf16(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
+        "{%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+__device__ __forceinline__ void mma_bf16_k8(float (&d)[4], const u32 (&a)[2], u32 b) {
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, "
+        "{%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(b));
+}
+
+template <typename T>
+__device__ __forceinline__ void copy_async(T* shared, const T* global) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;"
+                 ::"r"((u32)__cvta_generic_to_shared(shared)), "l"(global), "n"(sizeof(T))
+                 : "memory");
+}
+
+__device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+template <int LEFT>
+__device__ __forceinline__ void wait_for_copies() {  // all but the last LEFT groups
+    asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory");
+}
+
+// A fragment of an 8x8 matrix whose rows are `row` of lanes 0 to 7.
+__device__ __forceinline__ u32 matrix(const uint4* row) {
+    u32 pair;
+    asm volatile("ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%0}, [%1];"
+                 : "=r"(pair) : "r"((u32)__cvta_generic_to_shared(row)) : "memory");
+    return pair;
+}
+
+__device__ __forceinline__ u32 transposed_matrix(const uint4* row) {
+    u32 pair;
+    asm volatile("ldmatrix.sync.aligned.m8n8.x1.trans.shared.b16 {%0}, [%1];"
+                 : "=r"(pair) : "r"((u32)__cvta_generic_to_shared(row)) : "memory");
+    return pair;
+}
+
+struct Raw {  // one tile as it lies in memory
+    Words<R> u[32];                 // lane (g, c): token g, channels 2 R c ... 2 R (c + 1) - 1
+    uint4 x_dbl[TILE][ROW_CHUNKS];  // rows of tokens
+};
+
+struct alignas(4 * R) Lengths {  // of a step, in units of ln 2: l of a lane's rows
+    float at[R];
+};
+
+struct Tile {  // the operands made of it
+    u32 u[R];                // rows of channels, columns 2c and 2c + 1 of tokens
+    u32 delta_u[HALVES][2];  // likewise
+    u32 B[J][2];             // rows of states, columns of tokens: even ones, odd ones
+    u32 C[J];                // token g, states 2c and 2c + 1
+};
+
+// STATES_ONLY: the first pass over a segmented sequence, which leaves each segment's last state
+// (from a zero start) and the sum of its l. Otherwise y, with starts made of what that pass left.
+template <bool STATES_ONLY>
+__device__ __forceinline__ void scan(const u32* __restrict__ u_, const u32* __restrict__ x_dbl_,
+                                     const u32* __restrict__ z_, const u32* __restrict__ dt_proj,
+                                     const float* __restrict__ dt_bias, const float* __restrict__ A_,
+                                     const float* __restrict__ D_, u32* y_, float* ends, float* sums,
+                                     int batch_size, int length, int d_inner, int z_stride,
+                                     int segment_tiles) {
+    __shared__ Raw raw_tiles[2 * WARPS][STAGES];
+    __shared__ Lengths l_tiles[2 * WARPS][2][1 + (POLY_MASK != 0)][TILE * 8];  // l; clamped l
+    const int lane = threadIdx.x % 32, g = lane / 4, c = lane % 4, warp = threadIdx.x / 32;
+    const bool backward = warp >= WARPS;
+    const int channel = (blockIdx.x * WARPS + warp % WARPS) * CHANNELS;
+    const int segment = blockIdx.y, num_segments = gridDim.y, b = blockIdx.z;
+    const bool channels_in = channel + 2 * R * c < d_inner;
+    const int first_tile = segment * segment_tiles;
+    const int num_tiles = min(segment_tiles, (length + TILE - 1) / TILE - first_tile);
+
+    // Parameters of this lane's rows.
+    float A[HALVES][J][4], h[HALVES][J][4], bias[R], D[R], longest[R];
+    u32 W[HALVES][K][4];
+    int row_channel[R];
+#pragma unroll
+    for (int r = 0; r < R; r++) {
+        const int ch = row_channel[r] = channel + 2 * R * (g / 2) + 2 * r + g % 2;
+        const bool in = ch < d_inner;
+        bias[r] = in ? dt_bias[ch] : 0;
+        D[r] = in ? D_[ch] : 0;
+        float steepest = 1e-30f;
+#pragma unroll
+        for (int j = 0; j < J; j++)
+#pragma unroll
+            for (int e = 0; e < 2; e++) {
+                float a = in ? A_[ch * D_STATE + 8 * j + 2 * c + e] : 0;
+                A[r / 2][j][r % 2 * 2 + e] = a;
+                h[r / 2][j][r % 2 * 2 + e] = 0;
+                steepest = fmaxf(steepest, -a);
+            }
+        steepest = fmaxf(steepest, __shfl_xor_sync(~0u, steepest, 1));
+        steepest = fmaxf(steepest, __shfl_xor_sync(~0u, steepest, 2));
+        longest[r] = 125.0f / steepest;
+#pragma unroll
+        for (int k = 0; k < K; k++)
+#pragma unroll
+            for (int half = 0; half < 2; half++)
+                W[r / 2][k][r % 2 + 2 * half] =
+                    in ? dt_proj[(ch * DT_RANK + 16 * k + 8 * half) / 2 + c] : 0;
+    }
+    const size_t sequence = (size_t)backward * batch_size + b;
+    if (!STATES_ONLY && num_segments > 1) {  // the state this segment starts from
+        int step = backward ? -1 : 1;
+        for (int s = backward ? num_segments - 1 : 0; s != segment; s += step)
+#pragma unroll
+            for (int r = 0; r < R; r++) {
+                if (row_channel[r] >= d_inner) continue;
+                size_t at = (sequence * num_segments + s) * d_inner + row_channel[r];
+                float l = sums[at];
+#pragma unroll
+                for (int j = 0; j < J; j++)
+#pragma unroll
+                    for (int e = 0; e < 2; e++) {
+                        int q = r % 2 * 2 + e;
+                        h[r / 2][j][q] = fmaf(exp2_sfu(l * A[r / 2][j][q]), h[r / 2][j][q],
+                                              ends[at * D_STATE + 8 * j + 2 * c + e]);
+                    }
+            }
+    }
+
+    // Slot t of a tile is its t-th token in the order of the walk. Places that are not there are
+    // read as the last one that is: they leave the states alone and are not stored.
+    const int slot = backward ? TILE - 1 - g : g;
+    const int stride = d_inner / (2 * R), column = min(channel / (2 * R) + c, stride - 1);
+    const Words<R>* u = (const Words<R>*)u_ + sequence * length * stride + column;
+    const uint4* x_dbl = (const uint4*)x_dbl_ + sequence * length * ROW_CHUNKS;
+    Words<R>* y = (Words<R>*)y_ + (size_t)b * length * stride + column;
+    z_stride /= 2 * R;
+    const Words<R>* z = (const Words<R>*)z_ + (size_t)b * length * z_stride + column;
+    const int second_visits = backward ? num_tiles / 2 : (num_tiles + 1) / 2;
+    float l_sum[R] = {};
+
+    auto first_token = [&](int k) {  // of the tile that is walked k-th
+        return (first_tile + (backward ? num_tiles - 1 - k : k)) * TILE;
+    };
+    auto copy = [&](int k) {
+        if (k < num_tiles) {
+            Raw& raw = raw_tiles[warp][k % STAGES];
+            const int start = first_token(k);
+            copy_async(raw.u + lane, u + min(start + slot, length - 1) * stride);
+#pragma unroll
+            for (int n = 0; n < TILE * ROW_CHUNKS; n += 32) {
+                const int i = n + lane, row = i / ROW_CHUNKS, chunk = i % ROW_CHUNKS;
+                const int place = min(start + (backward ? TILE - 1 - row : row), length - 1);
+                if (n + 32 <= TILE * ROW_CHUNKS || i < TILE * ROW_CHUNKS)
+                    copy_async(&raw.x_dbl[row][chunk], x_dbl + place * ROW_CHUNKS + chunk);
+            }
+        }
+        commit_copies();
+    };
+    // delta, in units of ln 2, and the operands of a tile.
+    auto prepare = [&](int k) {
+        const Raw& raw = raw_tiles[warp][k % STAGES];
+        const uint4* row = raw.x_dbl[lane % TILE];
+        auto& l_tile = l_tiles[warp][k % 2];
+        Tile tile;
+        float l[HALVES][4];  // rows are channels, columns 2c and 2c + 1 tokens
+#pragma unroll
+        for (int i = 0; i < HALVES; i++) {
+            l[i][0] = l[i][1] = bias[2 * i];
+            l[i][2] = l[i][3] = bias[2 * i + 1];
+        }
+#pragma unroll
+        for (int n = 0; n < K; n++) {
+            const u32 dt_0 = matrix(row + 2 * n), dt_1 = matrix(row + 2 * n + 1);
+#pragma unroll
+            for (int i = 0; i < HALVES; i++) mma_bf16(l[i], W[i][n], dt_0, dt_1);
+        }
+#pragma unroll
+        for (int i = 0; i < HALVES; i++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) l[i][e] = softplus2(l[i][e] * LOG2_E);
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+            Lengths exact, clamped;
+#pragma unroll
+            for (int r = 0; r < R; r++) {
+                exact.at[r] = l[r / 2][r % 2 * 2 + e];
+                clamped.at[r] = fminf(exact.at[r], longest[r]);
+            }
+            l_tile[0][(2 * c + e) * 8 + g] = exact;
+            if (POLY_MASK) l_tile[POLY_MASK != 0][(2 * c + e) * 8 + g] = clamped;
+        }
+        Words<R> own = raw.u[lane];
+        const bool there = first_token(k) + slot < length;
+#pragma unroll
+        for (int r = 0; r < R; r++) {
+            tile.u[r] = transpose(there ? own.at[r] : 0);
+            const float l_0 = l[r / 2][r % 2 * 2], l_1 = l[r / 2][r % 2 * 2 + 1];
+            tile.delta_u[r / 2][r % 2] =
+                pack(l_0 * (LN_2 * low(tile.u[r])), l_1 * (LN_2 * high(tile.u[r])));
+            if (STATES_ONLY && k < num_tiles) l_sum[r] += l_0 + l_1;
+        }
+#pragma unroll
+        for (int j = 0; j < J; j++) {
+            const u32 pair = transposed_matrix(row + 2 * K + j);
+            tile.B[j][0] = pair & 0xffffu;
+            tile.B[j][1] = pair & 0xffff0000u;
+            if (!STATES_ONLY) tile.C[j] = matrix(row + 2 * K + J + j);
+        }
+        return tile;
+    };
+
+    // A tile is copied STAGES - 1 tiles ahead and prepared one tile ahead: few warps fit on a
+    // processor, so latencies have to be covered by the warp's own work.
+#pragma unroll
+    for (int k = 0; k < STAGES - 1; k++) copy(k);
+    wait_for_copies<STAGES - 2>();
+    __syncwarp();
+    Tile tile = prepare(0);
+
+    for (int k = 0; k < num_tiles; k++) {
+        const int token = first_token(k) + slot, place = min(token, length - 1);
+        Words<R>* const out = y + place * stride;
+        Words<R> gate, share;
+        if (!STATES_ONLY && k >= second_visits) {
+            if (k == second_visits) __syncthreads();
+            gate = z[place * z_stride];
+            share = *out;
+        }
+        copy(k + STAGES - 1);
+        wait_for_copies<STAGES - 2>();
+        __syncwarp();
+        const auto& l_tile = l_tiles[warp][k % 2];
+        const Tile next = prepare(k + 1);
+
+        float y_acc[HALVES][4];
+#pragma unroll
+        for (int r = 0; r < R; r++) {
+            y_acc[r / 2][r % 2 * 2] = D[r] * low(tile.u[r]);
+            y_acc[r / 2][r % 2 * 2 + 1] = D[r] * high(tile.u[r]);
+        }
+        float decays[HALVES][J][4];
+        auto decay = [&](int t) {
+            const Lengths l = l_tile[0][t * 8 + g], clamped = l_tile[POLY_MASK != 0][t * 8 + g];
+#pragma unroll
+            for (int i = 0; i < HALVES; i++)
+#pragma unroll
+                for (int j = 0; j < J; j++)
+#pragma unroll
+                    for (int e = 0; e < 4; e++) {
+                        const int r = 2 * i + e / 2;
+                        const bool polynomial = (POLY_MASK >> (((i * J + j) * 4 + e) & 15)) & 1;
+                        decays[i][j][e] = polynomial ? exp2_polynomial(clamped.at[r], A[i][j][e])
+                                                     : exp2_sfu(l.at[r] * A[i][j][e]);
+                    }
+        };
+        decay(0);
+#pragma unroll
+        for (int t = 0; t < TILE; t++) {
+            // Only token t's part of the operands is not zero.
+            const bool b_column = c == t / 2, c_column = g == t;
+#pragma unroll
+            for (int j = 0; j < J; j++) {
+                const u32 b_t = b_column ? tile.B[j][t % 2] : 0;
+#pragma unroll
+                for (int i = 0; i < HALVES; i++) {
+#pragma unroll
+                    for (int e = 0; e < 4; e++) h[i][j][e] *= decays[i][j][e];
+                    mma_bf16_k8(h[i][j], tile.delta_u[i], b_t);
+                }
+            }
+            if (t + 1 < TILE) decay(t + 1);
+#pragma unroll
+            for (int j = 0; j < (STATES_ONLY ? 0 : J); j += 2) {
+                const bool both = j + 1 < J;
+                const u32 c0 = c_column ? tile.C[j] : 0;
+                const u32 c1 = c_column && both ? tile.C[both ? j + 1 : j] : 0;
+#pragma unroll
+                for (int i = 0; i < HALVES; i++) {
+                    const float(&h0)[4] = h[i][j], (&h1)[4] = h[i][both ? j + 1 : j];
+                    const u32 states[4] = {pack(h0[0], h0[1]), pack(h0[2], h0[3]),
+                                           both ? pack(h1[0], h1[1]) : 0,
+                                           both ? pack(h1[2], h1[3]) : 0};
+                    mma_bf16(y_acc[i], states, c0, c1);
+                }
+            }
+        }
+
+        if (!STATES_ONLY) {
+            Words<R> values;
+#pragma unroll
+            for (int r = 0; r < R; r++) {
+                const float* pair = y_acc[r / 2] + r % 2 * 2;
+                values.at[r] = transpose(pack(pair[0], pair[1]));
+            }
+            if (k >= second_visits) {
+#pragma unroll
+                for (int r = 0; r < R; r++) {
+                    const u32 own = values.at[r], other = share.at[r], z_r = gate.at[r];
+                    values.at[r] = pack((low(own) + low(other)) * silu(low(z_r)),
+                                        (high(own) + high(other)) * silu(high(z_r)));
+                }
+            }
+            if (token < length && channels_in) *out = values;
+        }
+        tile = next;
+    }
+    if (!STATES_ONLY && second_visits == num_tiles) __syncthreads();  // a single tile: the first
+
+    if (STATES_ONLY) {
+#pragma unroll
+        for (int r = 0; r < R; r++) {
+            l_sum[r] += __shfl_xor_sync(~0u, l_sum[r], 1);
+            l_sum[r] += __shfl_xor_sync(~0u, l_sum[r], 2);
+            if (row_channel[r] >= d_inner) continue;
+            size_t at = (sequence * num_segments + segment) * d_inner + row_channel[r];
+            if (c == 0) sums[at] = l_sum[r];
+#pragma unroll
+            for (int j = 0; j < J; j++)
+#pragma unroll
+                for (int e = 0; e < 2; e++)
+                    ends[at * D_STATE + 8 * j + 2 * c + e] = h[r / 2][j][r % 2 * 2 + e];
+        }
+    }
+}
+
+#define ARGUMENTS                                                                             \
+    const u32 *u, const u32 *x_dbl, const u32 *z, const u32 *dt_proj, const float *dt_bias,   \
+        const float *A, const float *D, u32 *y, float *ends, float *sums, int batch_size,     \
+        int length, int d_inner, int z_stride, int segment_tiles
+#define PASSED                                                                                \
+    u, x_dbl, z, dt_proj, dt_bias, A, D, y, ends, sums, batch_size, length, d_inner, z_stride, \
+        segment_tiles
+
+extern "C" __global__ void __launch_bounds__(64 * WARPS, MIN_BLOCKS) segment_states(ARGUMENTS) {
+    scan<true>(PASSED);
+}
+
+extern "C" __global__ void __launch_bounds__(64 * WARPS, MIN_BLOCKS) bidirectional_scan(ARGUMENTS) {
+    scan<false>(PASSED);
+}

@@ -1,0 +1,86 @@
+"""CUDA kernels of our own: compiled by NVRTC when first needed, kept in the user's cache.
+
+A kernel is a .cu file beside the function that launches it; sizes known when a model is loaded
+are macros. NVRTC comes with torch's CUDA builds, so neither a compiler nor a CUDA toolkit is
+needed; what was compiled is kept under `~/.cache/cuda-python/` (`XDG_CACHE_HOME` moves it), by
+source, macros, architecture and version of the compiler.
+"""
+
+import importlib.util
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+OLDEST = (8, 0)  # compute capability: bfloat16 on tensor cores
+
+
+@cache
+def unavailable(device_index: int = 0) -> str | None:
+    """Why kernels of our own cannot run on a CUDA device, or None if they can."""
+    if importlib.util.find_spec("cuda") is None or not importlib.util.find_spec("cuda.core"):
+        return "the package cuda-core is not installed: pip install -c constraints.txt -e '.[gpu]'"
+    capability = torch.cuda.get_device_capability(device_index)
+    if capability < OLDEST:
+        return f"compute capability {capability[0]}.{capability[1]} is older than 8.0"
+    try:
+        _compile('extern "C" __global__ void nothing() {}', device_index, ()).get_kernel("nothing")
+    except Exception as error:
+        return f"NVRTC does not work here ({type(error).__name__}: {error})"
+    return None
+
+
+class Kernel:
+    """One compiled kernel of a .cu file, on one device.
+
+    Args:
+        source: path of the file.
+        name: of the extern "C" function.
+        device_index: CUDA device.
+        macros: what the file says its caller defines.
+    """
+
+    def __init__(self, source: Path, name: str, device_index: int, **macros: int):
+        code = _compile(source.read_text("utf-8"), device_index, tuple(sorted(macros.items())))
+        self._kernel = code.get_kernel(name)
+
+    def __call__(self, grid: tuple[int, ...], block: int, *arguments) -> None:
+        """Launch on torch's current stream.
+
+        Args:
+            grid: blocks in each dimension.
+            block: threads of a block.
+            arguments: tensors (None: a null pointer) and numpy scalars of the C types' widths.
+        """
+        from cuda.core import LaunchConfig, Stream, launch
+
+        stream = Stream.from_handle(torch.cuda.current_stream().cuda_stream)
+        pointers = [
+            a.data_ptr() if torch.is_tensor(a) else 0 if a is None else a for a in arguments
+        ]
+        launch(stream, LaunchConfig(grid=grid, block=block), self._kernel, *pointers)
+
+
+def ints(*values: int) -> tuple[np.int32, ...]:
+    """Arguments of the C type `int`."""
+    return tuple(map(np.int32, values))
+
+
+@cache
+def _compile(code: str, device_index: int, macros: tuple[tuple[str, int], ...]):
+    from cuda.core import Device, Program, ProgramOptions
+    from cuda.core.utils import FileStreamProgramCache
+
+    torch.cuda.init()
+    with torch.cuda.device(device_index):
+        torch.cuda.current_stream().synchronize()  # the device's primary context exists
+        Device(device_index).set_current()
+        major, minor = torch.cuda.get_device_capability(device_index)
+        options = ProgramOptions(
+            arch=f"sm_{major}{minor}",
+            std="c++17",
+            define_macro=[(name, str(int(value))) for name, value in macros] or None,
+        )
+        with FileStreamProgramCache() as kept:
+            return Program(code, "c++", options).compile("cubin", cache=kept)

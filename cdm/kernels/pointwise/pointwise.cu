@@ -1,0 +1,163 @@
+// What happens to every point alone between the matrix products of PointMamba, one pass over
+// memory each. The residual stream stays float32; what goes into a matrix product is HALF.
+//
+// Defined by the caller: FLOAT32 or not (bfloat16), D_MODEL (a multiple of 4), CONTACT_DIM.
+
+typedef unsigned int u32;
+
+#if FLOAT32
+typedef float4 Half4;
+#else
+typedef uint2 Half4;  // four bfloat16
+#endif
+
+__device__ __forceinline__ float4 widen(float4 v) { return v; }
+__device__ __forceinline__ float4 widen(uint2 v) {
+    return make_float4(__uint_as_float(v.x << 16), __uint_as_float(v.x & 0xffff0000u),
+                       __uint_as_float(v.y << 16), __uint_as_float(v.y & 0xffff0000u));
+}
+__device__ __forceinline__ void narrow(float4* out, float4 v) { *out = v; }
+__device__ __forceinline__ void narrow(uint2* out, float4 v) {
+    uint2 pair;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair.x) : "f"(v.y), "f"(v.x));
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair.y) : "f"(v.w), "f"(v.z));
+    *out = pair;
+}
+
+__device__ __forceinline__ float gelu(float x) { return 0.5f * x * (1 + erff(0.70710678f * x)); }
+
+// out = GELU(x_t W^T + share + step_share): the first linear layer, whose other columns are in
+// the shares. x_t: (rows, CONTACT_DIM); weight: (CONTACT_DIM, hidden); share: (rows, hidden);
+// step_share: (batch, hidden); out: (rows, hidden).
+extern "C" __global__ void __launch_bounds__(256) embed(
+    const float* __restrict__ x_t, const float4* __restrict__ weight,
+    const float4* __restrict__ share, const float4* __restrict__ step_share,
+    Half4* __restrict__ out, long num_rows, int num_points, int hidden) {
+    const int groups = hidden / 4;
+    const long index = (long)blockIdx.x * blockDim.x + threadIdx.x, row = index / groups;
+    const int group = index % groups;
+    if (row >= num_rows) return;
+    float4 v = share[index], s = step_share[row / num_points * groups + group];
+    v.x += s.x, v.y += s.y, v.z += s.z, v.w += s.w;
+#pragma unroll
+    for (int j = 0; j < CONTACT_DIM; j++) {
+        const float x = x_t[row * CONTACT_DIM + j];
+        const float4 w = weight[j * groups + group];
+        v.x = fmaf(x, w.x, v.x), v.y = fmaf(x, w.y, v.y);
+        v.z = fmaf(x, w.z, v.z), v.w = fmaf(x, w.w, v.w);
+    }
+    narrow(out + index, make_float4(gelu(v.x), gelu(v.y), gelu(v.z), gelu(v.w)));
+}
+
+// --- rows of D_MODEL, one warp each --------------------------------------------------------------
+
+constexpr int GROUPS = D_MODEL / 4, VECTORS = (GROUPS + 31) / 32;
+constexpr float EPS = 1e-5f;
+
+__device__ __forceinline__ float sum_of_warp(float x) {
+#pragma unroll
+    for (int offset = 16; offset; offset /= 2) x += __shfl_xor_sync(~0u, x, offset);
+    return x;
+}
+
+// LayerNorm of a row; lane holds groups lane, lane + 32, ...
+__device__ __forceinline__ void layer_norm(float4 (&v)[VECTORS], const float4* weight,
+                                           const float4* bias, int lane) {
+    float sum = 0, squares = 0;
+#pragma unroll
+    for (int i = 0; i < VECTORS; i++)
+        if (lane + 32 * i < GROUPS) sum += (v[i].x + v[i].y) + (v[i].z + v[i].w);
+    const float mean = sum_of_warp(sum) / D_MODEL;
+#pragma unroll
+    for (int i = 0; i < VECTORS; i++)
+        if (lane + 32 * i < GROUPS) {
+            v[i].x -= mean, v[i].y -= mean, v[i].z -= mean, v[i].w -= mean;
+            squares += (v[i].x * v[i].x + v[i].y * v[i].y) + (v[i].z * v[i].z + v[i].w * v[i].w);
+        }
+    const float scale = rsqrtf(sum_of_warp(squares) / D_MODEL + EPS);
+#pragma unroll
+    for (int i = 0; i < VECTORS; i++)
+        if (lane + 32 * i < GROUPS) {
+            const float4 w = weight[lane + 32 * i], b = bias[lane + 32 * i];
+            v[i].x = fmaf(v[i].x * scale, w.x, b.x), v[i].y = fmaf(v[i].y * scale, w.y, b.y);
+            v[i].z = fmaf(v[i].z * scale, w.z, b.z), v[i].w = fmaf(v[i].w * scale, w.w, b.w);
+        }
+}
+
+// stream = LayerNorm_e(y); out = LayerNorm_0(stream): the embedding's norm and the first block's.
+extern "C" __global__ void __launch_bounds__(256) embedding_norm(
+    const Half4* __restrict__ y, const float4* __restrict__ weight_e,
+    const float4* __restrict__ bias_e, const float4* __restrict__ weight,
+    const float4* __restrict__ bias, float4* __restrict__ stream, Half4* __restrict__ out,
+    long num_rows) {
+    const long row = ((long)blockIdx.x * blockDim.x + threadIdx.x) / 32;
+    const int lane = threadIdx.x % 32;
+    if (row >= num_rows) return;
+    float4 v[VECTORS];
+#pragma unroll
+    for (int i = 0; i < VECTORS; i++)
+        if (lane + 32 * i < GROUPS) v[i] = widen(y[row * GROUPS + lane + 32 * i]);
+    layer_norm(v, weight_e, bias_e, lane);
+#pragma unroll
+    for (int i = 0; i < VECTORS; i++)
+        if (lane + 32 * i < GROUPS) stream[row * GROUPS + lane + 32 * i] = v[i];
+    layer_norm(v, weight, bias, lane);
+#pragma unroll
+    for (int i = 0; i < VECTORS; i++)
+        if (lane + 32 * i < GROUPS) narrow(out + row * GROUPS + lane + 32 * i, v[i]);
+}
+
+// stream += y; out = LayerNorm(stream): a block's residual and the next block's norm.
+extern "C" __global__ void __launch_bounds__(256) residual_norm(
+    const Half4* __restrict__ y, const float4* __restrict__ weight,
+    const float4* __restrict__ bias, float4* __restrict__ stream, Half4* __restrict__ out,
+    long num_rows) {
+    const long row = ((long)blockIdx.x * blockDim.x + threadIdx.x) / 32;
+    const int lane = threadIdx.x % 32;
+    if (row >= num_rows) return;
+    float4 v[VECTORS];
+#pragma unroll
+    for (int i = 0; i < VECTORS; i++)
+        if (lane + 32 * i < GROUPS) {
+            const long at = row * GROUPS + lane + 32 * i;
+            const float4 d = widen(y[at]);
+            v[i] = stream[at];
+            v[i].x += d.x, v[i].y += d.y, v[i].z += d.z, v[i].w += d.w;
+            stream[at] = v[i];
+        }
+    layer_norm(v, weight, bias, lane);
+#pragma unroll
+    for (int i = 0; i < VECTORS; i++)
+        if (lane + 32 * i < GROUPS) narrow(out + row * GROUPS + lane + 32 * i, v[i]);
+}
+
+// out = (stream + y) W^T + b: the last block's residual and the layers behind it, folded into one.
+// weight: (CONTACT_DIM, D_MODEL); out: (rows, CONTACT_DIM) float32.
+extern "C" __global__ void __launch_bounds__(256) residual_head(
+    const Half4* __restrict__ y, const float4* __restrict__ stream,
+    const float4* __restrict__ weight, const float* __restrict__ bias, float* __restrict__ out,
+    long num_rows) {
+    const long row = ((long)blockIdx.x * blockDim.x + threadIdx.x) / 32;
+    const int lane = threadIdx.x % 32;
+    if (row >= num_rows) return;
+    float sums[CONTACT_DIM] = {};
+#pragma unroll
+    for (int i = 0; i < VECTORS; i++)
+        if (lane + 32 * i < GROUPS) {
+            const long at = row * GROUPS + lane + 32 * i;
+            const float4 d = widen(y[at]), s = stream[at];
+            const float4 v = make_float4(s.x + d.x, s.y + d.y, s.z + d.z, s.w + d.w);
+#pragma unroll
+            for (int j = 0; j < CONTACT_DIM; j++) {
+                const float4 w = weight[j * GROUPS + lane + 32 * i];
+                sums[j] += (v.x * w.x + v.y * w.y) + (v.z * w.z + v.w * w.w);
+            }
+        }
+    float own = 0;
+#pragma unroll
+    for (int j = 0; j < CONTACT_DIM; j++) {
+        const float sum = sum_of_warp(sums[j]);
+        if (lane == j) own = sum;
+    }
+    if (lane < CONTACT_DIM) out[row * CONTACT_DIM + lane] = own + bias[lane];
+}
