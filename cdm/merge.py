@@ -87,7 +87,7 @@ def merge(plan: Plan, log: Callable[[str], None], threads: int = 1) -> dict[str,
         temporary_record.write_bytes(seal(summary))
         _drop_records(archive)  # from here on the old archive, if any, is being replaced
     if copied:
-        log(f"no hard links on this file system: {copied} shard files were copied")
+        log(f"no hard links here: {copied} shard files were copied")
     size = sum(size for size, _ in summary["files"].values())
     log(f"{rows} samples ({len(skipped)} skipped) from {len(records)} chunks, {size / 1e6:.1f} MB")
     return summary

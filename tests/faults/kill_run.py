@@ -88,7 +88,7 @@ def _strike(process, pick: random.Random, after: float) -> str | None:
     """Send one signal after some seconds; what was hit, None if the run was over before."""
     time.sleep(after)
     number, target = pick.choice(SIGNALS), pick.choice(TARGETS)
-    jobs = _jobs(process.pid)
+    jobs = jobs_of(process.pid)
     if target == "job" and not jobs:
         target = "group"
     if process.poll() is not None:
@@ -103,7 +103,7 @@ def _strike(process, pick: random.Random, after: float) -> str | None:
     return f"{number.name} to {target}"
 
 
-def _jobs(group: int) -> list[int]:
+def jobs_of(group: int) -> list[int]:
     """Processes of a group that run one of the workflow's scripts."""
     jobs = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
