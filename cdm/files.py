@@ -96,6 +96,7 @@ def _sole_writer(path: Path) -> Iterator[bool]:
     except OSError as error:
         if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
             raise
+        remove(lock)
         yield False
         return
     try:
