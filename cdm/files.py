@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,7 @@ def _sole_writer(path: Path) -> Iterator[bool]:
     except OSError as error:
         if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
             raise
+        remove(lock)
         yield False
         return
     try:
@@ -159,6 +160,19 @@ def explain_os_error(error: OSError, path: Path) -> str:
         f"cannot write {path}: {error.strerror or error}. Finished chunks are kept; {advice}, "
         "then run the same snakemake command again"
     )
+
+
+def not_from_the_future(paths: Iterable[str | Path]) -> None:
+    """Date files of ours that claim to come from the future as of now.
+
+    Clocks go back, and those of two machines differ: what is made from such a file now would
+    look older than it, and be refused or made again.
+    """
+    now = time.time()
+    for path in paths:
+        with contextlib.suppress(OSError):  # only the date: whoever reads the file will tell
+            if os.stat(path).st_mtime > now:
+                os.utime(path)
 
 
 def hash_file(path: str | Path) -> str:

@@ -92,7 +92,7 @@ def merge(plan: Plan, log: Callable[[str], None], threads: int = 1) -> dict[str,
         temporary_record.write_bytes(seal(summary))
         _drop_records(archive)  # from here on the old archive, if any, is being replaced
     if copied:
-        log(f"no hard links on this file system: {copied} shard files were copied")
+        log(f"no hard links here: {copied} shard files were copied")
     size = sum(size for size, _ in summary["files"].values())
     log(
         f"{layout.num_samples} samples ({len(skipped)} skipped) from {len(paths)} chunks, "
