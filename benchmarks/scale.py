@@ -25,7 +25,7 @@ import numpy as np
 import yaml
 
 from cdm.archive import OK, ChunkRecord, Layout, record_path, write_chunk
-from cdm.files import write_json
+from cdm.files import seal, write_bytes
 from cdm.plan import read_plan, read_samples
 
 REPO = Path(__file__).resolve().parent.parent
@@ -54,7 +54,8 @@ def generate(run: str, numbers: list[int]) -> None:
 
     Every chunk has a record of its own, as long as a real one.
     """
-    plan = read_plan(run)
+    os.chdir(Path(run).parents[1])
+    plan = read_plan(RUN)
     layout = Layout(CHUNK_SIZE, CHUNK_SIZE, 1, NUM_POINTS, NUM_JOINTS, "float32")
     provenance = {
         "config": plan.config.as_dict(),
@@ -75,7 +76,7 @@ def generate(run: str, numbers: list[int]) -> None:
         record = ChunkRecord("", "", layout, [], {}, provenance, seconds)
         record = write_chunk(template, arrays, record)
         for chunk in (plan.chunks[number] for number in numbers):
-            store = Path(run, "chunks", f"{chunk.name}.zarr")
+            store = Path(RUN, "chunks", f"{chunk.name}.zarr")
             if record_path(store).exists():
                 continue
             samples = read_samples(plan, chunk)
@@ -88,7 +89,7 @@ def generate(run: str, numbers: list[int]) -> None:
             mine = replace(
                 record, name=chunk.name, base=chunk.base, samples=rows, contents=contents
             )
-            write_json(record_path(store), asdict(mine))
+            write_bytes(record_path(store), seal(asdict(mine)))
 
 
 def content(plan, sample) -> tuple[str, dict]:
@@ -99,8 +100,8 @@ def content(plan, sample) -> tuple[str, dict]:
     return name, {"size": 0, "mtime_ns": modified, "sha256": sha256}
 
 
-def measure(what: str, command: list, folder: Path, ok=(0,)) -> dict:
-    """Seconds and peak memory (MB) of one process."""
+def measure(what: str, command: list, folder: Path) -> dict:
+    """Wall and CPU seconds, and peak memory (MB), of one process."""
     started = time.perf_counter()
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(
@@ -111,11 +112,32 @@ def measure(what: str, command: list, folder: Path, ok=(0,)) -> dict:
         seconds = time.perf_counter() - started
         output.seek(0)
         told = output.read()
-    if process.returncode not in ok:
+    if process.returncode:
         sys.exit(f"{what}: exit status {process.returncode}\n{told[-3000:]}")
-    figure = {"what": what, "seconds": round(seconds, 2), "peak_MB": usage.ru_maxrss // 1024}
-    print(f"| {what} | {figure['seconds']} | {figure['peak_MB']} |", flush=True)
+    figure = {
+        "what": what,
+        "seconds": round(seconds, 1),
+        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
+        "peak_MB": usage.ru_maxrss // 1024,
+    }
+    print("| " + " | ".join(map(str, figure.values())) + " |", flush=True)
     return figure
+
+
+def prepare(folder: Path, num_items: int) -> None:
+    """A data set and its configuration, unless they are there."""
+    if (folder / "mine.yaml").exists():
+        return
+    write_dataset(folder / "data", num_items)
+    config = {
+        "exp_name": "scale",
+        "exp_dir": "demo",
+        "gpu": None,
+        "dataset": {"data_dir": "data", "sets": ["HUMANISE"], "num_points": NUM_POINTS},
+        "model": {"text_model": {"version": "hashing"}},
+        "workflow": {"chunk_size": CHUNK_SIZE},
+    }
+    (folder / "mine.yaml").write_text(yaml.safe_dump(config))
 
 
 def main() -> None:
@@ -124,21 +146,12 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="working folder, kept")
     parser.add_argument("--chunks", type=int, default=10_000, help="of 100 samples each")
     parser.add_argument("--cores", type=int, default=os.cpu_count())
+    parser.add_argument("--deep", action="store_true", help="measure verify --deep, too")
     args = parser.parse_args()
-    folder = args.folder.resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "mine.yaml").exists():
-        write_dataset(folder / "data", args.chunks * CHUNK_SIZE)
-        config = {
-            "exp_name": "scale",
-            "exp_dir": "demo",
-            "gpu": None,
-            "dataset": {"data_dir": "data", "sets": ["HUMANISE"], "num_points": NUM_POINTS},
-            "model": {"text_model": {"version": "hashing"}},
-            "workflow": {"chunk_size": CHUNK_SIZE},
-        }
-        (folder / "mine.yaml").write_text(yaml.safe_dump(config))
-    os.chdir(folder)
+    large, small = args.folder.resolve() / "large", args.folder.resolve() / "45000"
+    prepare(large, args.chunks * CHUNK_SIZE)
+    prepare(small, 45_000)
+    (args.folder / "Snakefile").write_text("rule all:\n    input: []\n")
 
     python, cdm = sys.executable, [sys.executable, "-m", "cdm"]
     here = ["--configfile", "mine.yaml"]
@@ -146,36 +159,35 @@ def main() -> None:
         "from cdm.settings import read_config; from cdm.plan import make_plan, save_plan; "
         "save_plan(*make_plan(read_config(['mine.yaml'], [])))"
     )
-    snakemake = ["snakemake", "-s", REPO / "Snakefile", *here, "--cores", "2", "--quiet", "all"]
-    print("| what | seconds | peak MB |\n| --- | --- | --- |")
-    figures = []
-
-    def figure(what, command, ok=(0,)):
-        figures.append(measure(what, command, folder, ok))
-
-    figure("plan, nothing finished", [python, "-c", make_plan])
-    figure("dry run (plan, DAG), nothing finished", [*snakemake, "-n"])
-    started, numbers = time.perf_counter(), np.arange(args.chunks)
-    for half in np.array_split(numbers, 2):
-        parts = [part.tolist() for part in np.array_split(half, 4 * args.cores)]
-        with ProcessPoolExecutor(args.cores) as pool:
-            list(pool.map(partial(generate, RUN), parts))
-        if half[0] == 0:
-            figure("status, half finished", [*cdm, "status", RUN])
-    seconds = time.perf_counter() - started
-    print(f"chunks written by the dummy generator: {seconds:.0f} s with {args.cores} processes")
-    figure("plan, all finished", [python, "-c", make_plan])
-    figure("dry run (plan, DAG), all finished", [*snakemake, "-n"])
-    figure("status, all finished", [*cdm, "status", RUN])
-    figure("why, all finished", [*cdm, "why", RUN])
+    snakemake = [python, "-m", "snakemake", *here, "--cores", "2", "--quiet", "all"]
+    workflow = ["-s", REPO / "Snakefile"]
     merge = (
         "from cdm.merge import merge; from cdm.plan import read_plan; "
         f"merge(read_plan('{RUN}'), print, threads={args.cores})"
     )
-    figure("merge", [python, "-c", merge])
-    figure("verify", [*cdm, "verify", RUN])
-    figure("verify --deep", [*cdm, "verify", RUN, "--deep"])
-    Path("figures.json").write_text(json.dumps(figures, indent=1) + "\n")
+    print("| what | seconds | CPU seconds | peak MB |\n| --- | --- | --- | --- |")
+    measure("plan, 45,000 items", [python, "-c", make_plan], small)
+    measure("plan", [python, "-c", make_plan], large)
+    measure("dry run (plan and DAG)", [*snakemake, *workflow, "-n"], large)
+    job = ["--mode", "remote", "-n"]
+    measure("Snakemake's own start", [*snakemake, "-s", "../Snakefile", *job], large)
+    with open(large / RUN / "plan" / "plan.json") as file:
+        name = "{number:05}-{fingerprint}".format(**json.load(file)["chunks"][-1])
+    target = ["--target-jobs", f"generate_chunk:chunk={name}", "--allowed-rules", "generate_chunk"]
+    measure("a cluster job's start", [*snakemake, *workflow, *job, *target], large)
+
+    with ProcessPoolExecutor(args.cores) as pool:
+        parts = np.array_split(np.arange(args.chunks), 4 * args.cores)
+        list(pool.map(partial(generate, str(large / RUN)), [part.tolist() for part in parts]))
+    measure("plan, all finished", [python, "-c", make_plan], large)
+    measure("dry run, all finished", [*snakemake, *workflow, "-n"], large)
+    shutil.rmtree(large / RUN / "contact_maps.zarr", ignore_errors=True)
+    measure("merge", [python, "-c", merge], large)
+    measure("status", [*cdm, "status", RUN], large)
+    measure("why, seed changed", [*cdm, "why", *here, "--config", "seed=1"], large)
+    measure("verify", [*cdm, "verify", RUN], large)
+    if args.deep:
+        measure("verify --deep", [*cdm, "verify", RUN, "--deep"], large)
 
 
 if __name__ == "__main__":

@@ -141,7 +141,9 @@ def run_verify(args: argparse.Namespace) -> int:
 
     path = args.run or Path(configured(args).run_dir)
     report = verify(path, deep=args.deep, log=progress(args))
-    if args.resample and not report.problems:
+    if args.resample and report.problems:
+        report.notes.append("no sample was generated again: see to the problems first")
+    elif args.resample:
         from cdm.resample import resample  # torch
 
         report.resampled = resample(report.archive, args.resample, log=progress(args))
@@ -184,7 +186,7 @@ def run_why(args: argparse.Namespace) -> int:
 
     with at_home(args) as config:
         why = explain(*make_plan(config))
-        command = snakemake_command(args, config)
+    command = snakemake_command(args, config)
     content = asdict(why) | {"num_todo": why.num_todo, "command": command}
     show(args, content, describe_why(why, command))
     return OK

@@ -6,6 +6,7 @@ so that what was never written cannot read as data. The final archive has the sa
 shard k *is* the shard file of chunk k (see `cdm.merge`).
 """
 
+import os
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -18,7 +19,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from cdm.contact import denormalise
 from cdm.errors import ArchiveError
-from cdm.files import hash_file, replacing_all, seal, unseal
+from cdm.files import checksum, replacing_all, seal, unseal
 
 OK, SKIPPED = "ok", "skipped"
 COLUMN_ROWS = 65536  # rows per chunk of a text or integer column
@@ -197,17 +198,13 @@ def rebuild(record: Path) -> str:
 
 def checksum_files(store: Path, leaving_out: Collection[str] = ()) -> dict[str, list]:
     """Size and sha256 of every file in a store, by relative path, but those left out."""
-    files = sorted(path for path in store.rglob("*") if path.is_file())
-    names = {path.relative_to(store).as_posix(): path for path in files}
-    return {name: checksum(path) for name, path in names.items() if name not in leaving_out}
+    start = len(f"{store}/")
+    names = (f"{folder}/{name}"[start:] for folder, _, found in os.walk(store) for name in found)
+    wanted = sorted(name for name in names if name not in leaving_out)
+    return {name: checksum(f"{store}/{name}") for name in wanted}
 
 
-def checksum(path: Path) -> list:
-    """Size in bytes and sha256 of a file."""
-    return [path.stat().st_size, hash_file(path)]
-
-
-def verify_file(path: Path, expected: list) -> str | None:
+def verify_file(path: str | Path, expected: list) -> str | None:
     """What is wrong with a file whose [size in bytes, sha256] should be `expected`, or None."""
     try:
         found = checksum(path)
@@ -274,7 +271,7 @@ def merge_again(record: Path) -> str:
 def _verify_files(store: Path, files: Mapping[str, list], advice: str) -> None:
     """Hold the files of a store against their sizes and sha256."""
     for relative, expected in files.items():
-        problem = verify_file(store / relative, expected)
+        problem = verify_file(f"{store}/{relative}", expected)
         if problem:
             raise ArchiveError(f"{problem}; {advice}")
 

@@ -25,6 +25,7 @@ from cdm.errors import ArchiveError
 from cdm.files import replacing_all, seal
 from cdm.plan import Chunk, Plan
 
+LARGE_CHUNK = 4_000_000  # bytes; for smaller ones, threads cost more than they gain
 TEXT_COLUMNS = ("set", "index", "text", "scene_id", "status")
 
 
@@ -91,7 +92,7 @@ def merge(plan: Plan, log: Callable[[str], None], threads: int = 1) -> dict[str,
         temporary_record.write_bytes(seal(summary))
         _drop_records(archive)  # from here on the old archive, if any, is being replaced
     if copied:
-        log(f"no hard links on this file system: {copied} shard files were copied")
+        log(f"no hard links here: {copied} shard files were copied")
     size = sum(size for size, _ in summary["files"].values())
     log(
         f"{layout.num_samples} samples ({len(skipped)} skipped) from {len(paths)} chunks, "
@@ -130,7 +131,7 @@ def _listed(problems: list[str], num_chunks: int) -> str:
 
 
 def _verify_all(paths: list[Path], threads: int) -> Iterator[ChunkRecord | ArchiveError]:
-    """Each chunk's record, or what is wrong with it; hashing runs in threads."""
+    """Each chunk's record, or what is wrong with it; large ones are hashed in threads."""
 
     def verify(path: Path) -> ChunkRecord | ArchiveError:
         try:
@@ -138,8 +139,13 @@ def _verify_all(paths: list[Path], threads: int) -> Iterator[ChunkRecord | Archi
         except ArchiveError as error:
             return error
 
+    first = verify(paths[0])
+    yield first
+    if isinstance(first, ChunkRecord) and sum(n for n, _ in first.files.values()) < LARGE_CHUNK:
+        yield from map(verify, paths[1:])
+        return
     with ThreadPoolExecutor(threads) as pool:
-        for start in range(0, len(paths), 256):  # bounded: records do not pile up in memory
+        for start in range(1, len(paths), 256):  # bounded: records do not pile up in memory
             yield from pool.map(verify, paths[start : start + 256])
 
 
@@ -165,11 +171,10 @@ def _link_shards(shards: dict[str, str], store: Path, archive: Path) -> int:
     """Make a chunk's shards the archive's; how many had to be copied."""
     copied = 0
     for source, target in shards.items():
-        path = archive / target
         try:
-            os.link(store / source, path)
+            os.link(f"{store}/{source}", f"{archive}/{target}")
         except OSError:
-            shutil.copyfile(store / source, path)
+            shutil.copyfile(f"{store}/{source}", f"{archive}/{target}")
             copied += 1
     return copied
 
@@ -183,30 +188,29 @@ class _Columns:
     """The text and integer columns of an archive, written a block of rows at a time."""
 
     def __init__(self, folder: Path, num_samples: int):
-        self.columns = {
-            name: create_column(folder, name, str, num_samples) for name in TEXT_COLUMNS
-        }
-        self.columns["caption_idx"] = create_column(folder, "caption_idx", "int32", num_samples)
-        self.rows: list[dict[str, Any]] = []
+        self.arrays = {name: create_column(folder, name, str, num_samples) for name in TEXT_COLUMNS}
+        self.arrays["caption_idx"] = create_column(folder, "caption_idx", "int32", num_samples)
+        self.values: dict[str, list] = {name: [] for name in self.arrays}
         self.written = 0
 
     def append(self, rows: list[dict[str, Any]]) -> None:
         """Take the next rows."""
-        self.rows += rows
-        while len(self.rows) >= COLUMN_ROWS:
-            rest = self.rows[COLUMN_ROWS:]
-            del self.rows[COLUMN_ROWS:]
+        for name, values in self.values.items():
+            values += [row[name] for row in rows]
+        while len(self.values["status"]) >= COLUMN_ROWS:
             self.write()
-            self.rows = rest
 
     def write(self) -> None:
-        """Write the rows that were taken and not yet written."""
-        start, stop = self.written, self.written + len(self.rows)
-        for name, column in self.columns.items():
-            dtype = np.int32 if name == "caption_idx" else object
-            if self.rows:
-                column[start:stop] = np.array([row[name] for row in self.rows], dtype)
-        self.rows, self.written = [], stop
+        """Write the next block, or what there is of it."""
+        start, stop = self.written, self.written
+        for name, values in self.values.items():
+            block = values[:COLUMN_ROWS]
+            del values[:COLUMN_ROWS]
+            stop = start + len(block)
+            dtype = object if name in TEXT_COLUMNS else np.int32
+            if block:
+                self.arrays[name][start:stop] = np.array(block, dtype)
+        self.written = stop
 
 
 def _drop_records(archive: Path) -> None:

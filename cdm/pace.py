@@ -10,6 +10,7 @@ from typing import Any
 
 from cdm.archive import ChunkRecord, read_record
 from cdm.errors import ArchiveError
+from cdm.files import list_names
 from cdm.plan import Plan
 from cdm.progress import duration
 
@@ -72,14 +73,14 @@ def describe_pace(plan: Plan) -> str:
     pace = measure_pace(plan, plan.config.run_dir)
     if pace is None:
         return "pace            not known before a chunk is finished (see python -m cdm estimate)\n"
-    k = plan.config.sampling.k_samples
+    k, names = plan.config.sampling.k_samples, list_names(Path(plan.config.run_dir, "chunks"))
     left = [
         pace.seconds((chunk.stop - chunk.start) * k)
         for chunk in plan.chunks
-        if not Path(plan.chunk_record(chunk)).exists()
+        if f"{chunk.name}.json" not in names
     ]
     chunk_s = pace.seconds(min(plan.config.workflow.chunk_size, plan.num_samples) * k)
-    todo = f"{len(left)} chunks, {duration(sum(left))} hours of one device, are left"
+    todo = f"{len(left)} chunks, {duration(sum(left))} of one device, are left"
     return (
         f"pace            about {chunk_s / 60:.3g} minutes a chunk, going by "
         f"{pace.num_chunks} finished one(s); {todo if left else 'none is left'}\n"
@@ -89,9 +90,11 @@ def describe_pace(plan: Plan) -> str:
 def _alike(plan: Plan, run: Path) -> Iterator[ChunkRecord]:
     """Records of chunks that cost what this plan's cost, newest first."""
     folder = run / "chunks"
-    paths = [path for chunk in plan.chunks if (path := folder / f"{chunk.name}.json").exists()]
+    names = {name for name in list_names(folder) if name.endswith(".json") and name[0] != "."}
+    mine = names & {f"{chunk.name}.json" for chunk in plan.chunks}
+    paths = [folder / name for name in mine or names]
     wanted = _cost(plan.settings, asdict(plan.architecture))
-    for path in sorted(paths or folder.glob("*-*.json"), key=_modified, reverse=True)[: 4 * NEWEST]:
+    for path in sorted(paths, key=_modified, reverse=True)[: 4 * NEWEST]:
         try:
             record = read_record(path)
             cost = _cost(record.provenance["settings"], record.provenance["architecture"])

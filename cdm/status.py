@@ -14,6 +14,7 @@ from typing import Any
 
 from cdm.archive import read_record
 from cdm.errors import ArchiveError
+from cdm.files import is_sealed, list_names
 from cdm.pace import measure_pace
 from cdm.plan import Plan
 from cdm.progress import Beat, duration, read_beats
@@ -116,7 +117,7 @@ class Status:
 
 def count(plan: Plan, run: str | Path) -> Counts:
     """Look at the names of the chunks and at the heartbeats."""
-    k, names = plan.config.sampling.k_samples, _names(Path(run, "chunks"))
+    k, names = plan.config.sampling.k_samples, list_names(Path(run, "chunks"))
     done, maps = set(), 0.0
     for chunk in plan.chunks:
         if f"{chunk.name}.json" in names and f"{chunk.name}.zarr" in names:
@@ -149,7 +150,7 @@ def read_status(plan: Plan, run: str | Path) -> Status:
         str(run), plan.num_samples, len(plan.chunks), plan.config.sampling.k_samples, counts
     )
     running = {beat.name for beat in counts.running}
-    logs = _names(Path(run, LOGS)) if len(counts.done) < len(plan.chunks) else set()
+    logs = list_names(Path(run, LOGS)) if len(counts.done) < len(plan.chunks) else set()
     for chunk in plan.chunks:
         if chunk.name in counts.done:
             _look_into(Path(run, "chunks", f"{chunk.name}.json"), status)
@@ -194,7 +195,7 @@ def _look_into(path: Path, status: Status) -> None:
     """Skipped samples of a finished chunk; whole records are read only where there are some."""
     try:
         content = path.read_bytes()
-        if REASON in content or not content.rstrip().endswith(b"}"):
+        if REASON in content or not is_sealed(content):
             for row in read_record(path).skipped:
                 kept = {key: row.get(key) for key in ("set", "index", "caption_idx", "reason")}
                 status.skipped.append(kept | {"chunk": path.stem})
@@ -213,13 +214,6 @@ def _archive_state(plan: Plan, run: Path, counts: Counts) -> str:
     if not archive.exists():
         return "not merged"
     return "merged" if (run / Path(plan.archive_record).name).exists() else "of an earlier plan"
-
-
-def _names(folder: Path) -> set[str]:
-    try:
-        return set(os.listdir(folder))
-    except OSError:
-        return set()
 
 
 # --- for people ----------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ was skipped, and distances that are those of the model's output.
 
 import csv
 import itertools
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -32,7 +33,7 @@ from cdm.errors import ArchiveError
 from cdm.plan import read_plan
 
 LISTED = 10  # problems of a kind before "and N more"
-THREADS = 8
+THREADS, LARGE_FILE = 8, 1_000_000  # bytes
 KEYS = ("set", "index", "caption_idx", "text", "scene_id")  # columns that samples.tsv has too
 TOLERANCE = {"float32": 1e-5, "float16": 2e-3}  # of contacts, or of distances relative above 1 m
 CLIP_MIN = 1e-6  # smallest contact a distance is made of
@@ -107,17 +108,17 @@ def verify(path: str | Path, deep: bool = False, log: Log = lambda line: None) -
     if record:
         _verify_files(path, record["files"], report)
     layout = _verify_structure(path, group, record, report)
-    if layout is None:
-        return report
-    _verify_columns(path, group, layout, record, report)
-    _verify_plan(path, group, record, report)
-    if deep:
-        _verify_maps(path, group, layout, report, log)
+    if layout is not None:
+        statuses = _verify_columns(path, group, layout, record, report)
+        if deep and statuses is not None:
+            _verify_maps(path, group, layout, statuses, report, log)
     if report.problems:
-        record = path.with_name(f"{path.stem}-{group.attrs.get('plan')}.json")
+        name = path.with_name(f"{path.stem}-{group.attrs.get('plan')}.json")
         report.notes.append(
-            f"{merge_again(record)}; the merge names every damaged chunk and how to rebuild it"
+            f"{merge_again(name)}; the merge names every damaged chunk and how to rebuild it"
         )
+    if layout is not None:
+        _verify_plan(path, group, record, report)
     return report
 
 
@@ -151,16 +152,23 @@ def _verify_files(path: Path, files: dict[str, list], report: Report) -> None:
     """Size and sha256 of every file, and none that does not belong there."""
 
     def look(entry: tuple[str, list]) -> str | None:
-        return verify_file(path / entry[0], entry[1])
+        return verify_file(f"{path}/{entry[0]}", entry[1])
 
-    with ThreadPoolExecutor(THREADS) as pool:
-        report.add([problem for problem in pool.map(look, files.items()) if problem])
     report.num_files = len(files)
     report.num_bytes = sum(size for size, _ in files.values())
+    with ThreadPoolExecutor(THREADS) as pool:
+        # For small files, threads cost more than they gain.
+        each = pool.map if report.num_bytes > LARGE_FILE * len(files) else map
+        report.add([problem for problem in each(look, files.items()) if problem])
     arrays = {name.split("/")[0] for name in files if "/" in name}
-    there = (f for array in sorted(arrays) for f in (path / array).rglob("*") if not f.is_dir())
-    strange = (f for f in there if f.relative_to(path).as_posix() not in files)
-    report.add([f"{f}: the merge did not write this file" for f in strange])
+    strange = (
+        f"{folder}/{name}"
+        for array in sorted(arrays)
+        for folder, _, names in os.walk(path / array)
+        for name in names
+        if f"{folder}/{name}".removeprefix(f"{path}/") not in files
+    )
+    report.add([f"{file}: the merge did not write this file" for file in strange])
 
 
 def _verify_structure(path: Path, group: zarr.Group, record, report: Report) -> Layout | None:
@@ -175,12 +183,14 @@ def _verify_structure(path: Path, group: zarr.Group, record, report: Report) -> 
         return None
     layout = Layout(**record["layout"]) if record else found
     report.num_samples = layout.num_samples
+    problems = []
     for name, (row, dtype, _) in layout.arrays().items():
         expected = (layout.num_samples, *row), (1, *row), (layout.chunk_size, *row), dtype
-        report.problems += _compare(path, group, name, expected)
+        problems += _compare(path, group, name, expected)
     for name in (*KEYS, "status"):
-        report.problems += _compare(path, group, name, ((layout.num_samples,), None, None, None))
-    return None if report.problems else layout
+        problems += _compare(path, group, name, ((layout.num_samples,), None, None, None))
+    report.problems += problems
+    return None if problems else layout
 
 
 def _compare(path: Path, group: zarr.Group, name: str, expected: tuple) -> list[str]:
@@ -197,13 +207,19 @@ def _compare(path: Path, group: zarr.Group, name: str, expected: tuple) -> list[
     ]
 
 
-def _verify_columns(path: Path, group: zarr.Group, layout: Layout, record, report: Report) -> None:
-    """Statuses, and their number against the record's."""
-    try:
-        statuses = group["status"][:]
-    except Exception as error:  # a damaged column raises whatever its codec raises
-        report.problems.append(f"{path}/status: cannot be read ({error})")
-        return
+def _verify_columns(path: Path, group: zarr.Group, layout: Layout, record, report: Report):
+    """Read every column; the statuses, held against the record, or None if they are damaged."""
+    damaged = set()
+    for name in (*KEYS, "status"):
+        try:
+            for start in range(0, layout.num_samples, COLUMN_ROWS):
+                group[name][start : start + COLUMN_ROWS]
+        except Exception as error:  # a damaged column raises whatever its codec raises
+            report.problems.append(f"{path / name}: cannot be read ({error})")
+            damaged.add(name)
+    if "status" in damaged:
+        return None
+    statuses = group["status"][:]
     report.num_skipped = int(np.count_nonzero(statuses != OK))
     strange = sorted({str(status) for status in statuses} - {OK, SKIPPED})
     if strange:
@@ -216,6 +232,7 @@ def _verify_columns(path: Path, group: zarr.Group, layout: Layout, record, repor
             f"{path}: {layout.num_samples} samples, {report.num_skipped} skipped; its record has "
             f"{record['num_samples']} and {record['num_skipped']}"
         )
+    return statuses
 
 
 def _verify_plan(path: Path, group: zarr.Group, record, report: Report) -> None:
@@ -263,13 +280,14 @@ def _other_rows(group: zarr.Group, table: Path) -> Iterator[str]:
             yield f"{num_samples} rows, the plan has more"
 
 
-def _verify_maps(path: Path, group: zarr.Group, layout: Layout, report: Report, log: Log) -> None:
+def _verify_maps(
+    path: Path, group: zarr.Group, layout: Layout, statuses: np.ndarray, report: Report, log: Log
+) -> None:
     """Read every map, one shard at a time."""
     statistics = group.attrs["statistics"]
     mean, std = (np.asarray(statistics[key], np.float32) for key in ("mean", "std"))
     sigma = statistics["sigma"]
     use_raw_dist = group.attrs["config"]["dataset"]["use_raw_dist"]
-    statuses = group["status"][:]
     problems = []
     for start in range(0, layout.num_samples, layout.chunk_size):
         stop = min(start + layout.chunk_size, layout.num_samples)

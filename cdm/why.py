@@ -14,7 +14,7 @@ from cdm.archive import ChunkRecord, read_record, store_path
 from cdm.contents import ITEMS, ContentResolver
 from cdm.datasets import Sample
 from cdm.errors import ArchiveError
-from cdm.plan import Chunk, Plan, open_dataset, read_plan
+from cdm.plan import Chunk, Plan, open_dataset, read_plan, read_samples
 from cdm.progress import read_beats
 from cdm.status import LOGS, last_error, read_tail
 from cdm.text import find_text_weights
@@ -109,12 +109,7 @@ class _Explainer:
             yield "nothing was run under this name before"
             return
         elif chunk.name not in self.planned:
-            changes = list(_changed("", self.last.settings, self.plan.settings))
-            yield from changes
-            if not changes and chunk.start >= self.last.num_samples:
-                yield "new items at the end of the split"
-            elif not changes:
-                yield "its items changed since the last run, which did not finish it"
+            yield from self._since_the_last_plan(chunk)
         if chunk.name in self.planned:
             yield from self._unfinished(chunk, beat is not None)
 
@@ -134,21 +129,9 @@ class _Explainer:
         settings = list(_changed("", before.provenance["settings"], self.plan.settings))
         yield from settings
         rows = self.samples[chunk.start : chunk.stop]
-        now = {(s.set, s.index, s.caption_idx): s for s in rows}
-        then = {(r["set"], r["index"], r["caption_idx"]): r for r in before.samples}
-        came = [key for key in now if key not in then]
-        left = [key for key in then if key not in now]
-        both = [key for key in now if key in then]
-        told = bool(settings or came or left)
-        if "chunk_size" not in " ".join(settings):
-            yield from _listed("new item(s) in it", map(_name, came))
-            yield from _listed("item(s) no longer in it", map(_name, left))
-        captions = [
-            f"{_name(key)}: {then[key]['text']!r} -> {now[key].text!r}"
-            for key in both
-            if then[key]["text"] != now[key].text
-        ]
-        yield from _listed("edited caption(s)", captions)
+        then = {(r["set"], r["index"], r["caption_idx"]): r["text"] for r in before.samples}
+        moved = list(_moved(then, rows)) if not _changes_chunk_size(settings) else []
+        yield from moved
 
         files = {name for sample in rows for name in self.dataset.files(sample)}
         contents = {
@@ -157,13 +140,28 @@ class _Explainer:
         }
         edited = list(self.resolver.changed(contents))
         yield from _listed("edited file(s)", edited)
-        if not (told or captions or edited):
-            if list(now) != list(then):
-                yield "the order of its items changed"
-            elif files != set(before.contents.get(ITEMS, {})):
+        if not (settings or moved or edited):
+            if files != set(before.contents.get(ITEMS, {})):
                 yield "its items are read from other files"
             elif before.base != chunk.base:
                 yield "scene_id or scene_trans of an item was edited"
+
+    def _since_the_last_plan(self, chunk: Chunk) -> Iterator[str]:
+        """What separates an unfinished chunk from the last plan, which had none of its name."""
+        settings = list(_changed("", self.last.settings, self.plan.settings))
+        yield from settings
+        if settings:
+            return
+        if chunk.start >= self.last.num_samples:
+            yield "new items at the end of the split"
+            return
+        try:
+            rows = read_samples(self.last, self.last.chunks[chunk.number])
+        except (ArchiveError, OSError):
+            rows = []
+        then = {(s.set, s.index, s.caption_idx): s.text for s in rows}
+        moved = list(_moved(then, self.samples[chunk.start : chunk.stop])) if rows else []
+        yield from moved or ["its items are not those of the last plan"]
 
     def _unfinished(self, chunk: Chunk, cut_off: bool) -> Iterator[str]:
         """What became of it in the last run."""
@@ -177,6 +175,25 @@ class _Explainer:
             yield "cut off before it was finished"
         else:
             yield "planned, not started yet"
+
+
+def _moved(then: Mapping[tuple, str], rows: list[Sample]) -> Iterator[str]:
+    """How a chunk's rows differ from what they were: (set, index, caption_idx) -> text."""
+    now = {(s.set, s.index, s.caption_idx): s.text for s in rows}
+    yield from _listed("new item(s) in it", (_name(key) for key in now if key not in then))
+    yield from _listed("item(s) no longer in it", (_name(key) for key in then if key not in now))
+    captions = (
+        f"{_name(key)}: {then[key]!r} -> {text!r}"
+        for key, text in now.items()
+        if key in then and then[key] != text
+    )
+    yield from _listed("edited caption(s)", captions)
+    if set(now) == set(then) and list(now) != list(then):
+        yield "its items come in another order"
+
+
+def _changes_chunk_size(settings: list[str]) -> bool:
+    return any(text.startswith("setting chunk_size:") for text in settings)
 
 
 def _changed(prefix: str, before: Any, now: Any) -> Iterator[str]:

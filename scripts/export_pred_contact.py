@@ -4,10 +4,12 @@ from pathlib import Path
 
 from cdm.config import load_config
 from cdm.export import export_pred_contact
+from cdm.files import not_from_the_future
 from cdm.joblog import job_log
 from cdm.plan import load_plan
 
 with job_log(snakemake.log[0]) as log:
+    not_from_the_future(snakemake.input)
     plan = load_plan(load_config(snakemake.config))
     folder, record = Path(plan.config.run_dir), Path(snakemake.output[0])
     export_pred_contact(Path(plan.archive), folder, record, log)

@@ -1,11 +1,13 @@
 """Sample one chunk of the dataset and write its store and record."""
 
 from cdm.config import load_config
+from cdm.files import not_from_the_future
 from cdm.joblog import job_log
 from cdm.plan import load_plan
 from cdm.progress import Clock, Heartbeat
 
 with job_log(snakemake.log[0]) as log:
+    not_from_the_future(snakemake.input)
     plan = load_plan(load_config(snakemake.config))
     chunk = plan.find_chunk(snakemake.wildcards.chunk)
     with Heartbeat(plan.config.run_dir, chunk.name) as heartbeat:

@@ -2,14 +2,20 @@
 
 import copy
 import io
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
+from cdm.archive import ChunkRecord, Layout, record_path, write_chunk
 from cdm.config import Config, load_config
+from cdm.contact import to_distance
+from cdm.datasets import FileReader, Sample
+from cdm.plan import Chunk, Plan, make_plan, open_dataset, read_samples, save_plan
 
+NUM_POINTS = 32
 REPO = Path(__file__).resolve().parent.parent
 
 
@@ -70,6 +76,74 @@ def write_dataset(folder: Path, num_items: int, num_points: int = 64, split=None
 def write_split(folder: Path, ids) -> None:
     """Write HUMANISE/train.txt."""
     (folder / "HUMANISE" / "train.txt").write_text("".join(f"{i:06}\n" for i in ids))
+
+
+def plan_run(folder: Path, num_items: int = 7, **changes: Any) -> tuple[Plan, list[Sample]]:
+    """A dataset with a plan under `folder`/outputs/run, which must be the working directory."""
+    if not (folder / "data").exists():
+        write_dataset(folder / "data", num_items, NUM_POINTS)
+    plan, samples = make_plan(run_config(**changes))
+    save_plan(plan, samples)
+    return plan, samples
+
+
+def run_config(**changes: Any) -> Config:
+    """The configuration of `plan_run`."""
+    base = raw_config(
+        exp_name="run",
+        exp_dir="demo",
+        gpu=None,
+        dataset={"data_dir": "data", "sets": ["HUMANISE"], "num_points": NUM_POINTS},
+        model={"text_model": {"version": "hashing"}},
+        diffusion={"timestep_respacing": 2},
+        sampling={"batch_size": 2},
+        workflow={"chunk_size": 3},
+    )
+    return load_config(overlay(base, changes))
+
+
+def write_dummy_chunk(plan: Plan, chunk: Chunk, skipped: dict[int, str] | None = None) -> Path:
+    """A finished chunk of random maps, recorded like a real one; `skipped` gives rows reasons."""
+    skipped = skipped or {}
+    samples = read_samples(plan, chunk)
+    dataset = open_dataset(plan.config, plan.architecture.point_feat_dim)
+    reader = FileReader(plan.config.data_dir)
+    for name in sorted({name for sample in samples for name in dataset.files(sample)}):
+        reader.read(name)
+    layout = Layout(len(samples), plan.config.workflow.chunk_size, 1, NUM_POINTS, 6, "float32")
+    rng = np.random.default_rng(chunk.number)
+    arrays = {name: rng.random(v.shape, np.float32) for name, v in layout.empty().items()}
+    numbers = plan.statistics["values"]
+    mean, std = (np.float32(numbers[key]) for key in ("mean", "std"))
+    arrays["distance"] = to_distance(arrays["sample"], mean, std, plan.config.dataset.sigma)
+    for row in skipped:
+        for values in arrays.values():
+            values[row] = np.nan
+    rows = []
+    for row, sample in enumerate(samples):
+        status = {"status": "skipped", "reason": skipped[row]} if row in skipped else {}
+        known = ("set", "index", "caption_idx", "text", "scene_id")
+        rows.append({key: getattr(sample, key) for key in known} | ({"status": "ok"} | status))
+    record = ChunkRecord(
+        name=chunk.name,
+        base=chunk.base,
+        layout=layout,
+        samples=rows,
+        contents={"items": reader.contents, "text_model": {}, "statistics": {}},
+        provenance={
+            "config": plan.config.as_dict(),
+            "settings": plan.settings,
+            "checkpoint": plan.checkpoint,
+            "architecture": asdict(plan.architecture),
+            "statistics": {**numbers, "sigma": plan.config.dataset.sigma},
+            "device": "dummy",
+            "versions": {},
+        },
+        seconds={"load": 1.0, "text": 0.5, "model": 0.5, "sample": 6.0},
+    )
+    store = Path(plan.config.run_dir, "chunks", f"{chunk.name}.zarr")
+    write_chunk(store, arrays, record)
+    return record_path(store)
 
 
 def relative_error(out, reference) -> float:

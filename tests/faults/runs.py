@@ -41,7 +41,7 @@ class Run:
         return self.folder / "outputs/run"
 
     def command(self, *arguments: str) -> list[str]:
-        return ["snakemake", "-s", f"{REPO}/Snakefile", "--configfile", "mine.yaml", *arguments]
+        return ["snakemake", *arguments, "-s", f"{REPO}/Snakefile", "--configfile", "mine.yaml"]
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen:
         """Snakemake in a process group of its own, its output appended to run.log."""

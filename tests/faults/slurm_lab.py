@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 CONF = Path("/etc/slurm")  # the plugin takes SLURM_* out of the environment, SLURM_CONF with it
@@ -38,6 +39,7 @@ class SlurmLab:
     def __init__(self, folder: Path, num_gpus: int = 2):
         self.folder, self.num_gpus = folder, num_gpus
         self.host = socket.gethostname().split(".")[0]
+        self.name = f"lab{os.getpid()}"
 
     def __enter__(self) -> "SlurmLab":
         self.folder.chmod(0o755)
@@ -60,8 +62,17 @@ class SlurmLab:
     def __exit__(self, *_) -> None:
         for name in ("slurmd", "slurmctld", "munged"):
             self.stop(name)
+        self._end_orphans()
         for name in ("slurm.conf", "gres.conf"):
             (CONF / name).unlink(missing_ok=True)
+
+    def _end_orphans(self) -> None:
+        """End what outlived its job: without cgroups, Slurm loses sight of some processes."""
+        mark = f"SLURM_CLUSTER_NAME={self.name}".encode()
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            with suppress(OSError):
+                if mark in path.read_bytes().split(b"\0"):
+                    os.kill(int(path.parent.name), signal.SIGKILL)
 
     def start_munge(self) -> None:
         folder = self.folder / "munge"
@@ -139,7 +150,7 @@ class SlurmLab:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20 * 9 // 10
         d, host = self.folder, self.host
         return f"""{MARK}
-ClusterName=lab
+ClusterName={self.name}
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort=16817
 SlurmdPort=16818

@@ -14,14 +14,14 @@ from cdm.archive import read_record
 PROFILE = (
     "--workflow-profile",
     f"{REPO}/profiles/slurm",
-    # For this small cluster: the profile's partition, memory and patience are a real one's.
-    *("--default-resources", "slurm_partition=gpu", "mem_mb=1000", "runtime=10"),
+    # What does not fit this small cluster; partition, runtime and the rest are the profile's.
+    *("--set-resources", "generate_chunk:mem_mb=1000", "merge:mem_mb=1000"),
     *("--set-threads", "generate_chunk=1", "merge=1"),
     *("--slurm-init-seconds-before-status-checks", "3", "--latency-wait", "5"),
 )
 SETTINGS = {
     "num_points": 512,
-    "diffusion": {"timestep_respacing": 250},
+    "diffusion": {"timestep_respacing": 150},
     "workflow": {"chunk_size": 2},
 }
 

@@ -1,0 +1,156 @@
+#!/usr/bin/env python3
+"""Kill a small run at random moments, many times, and hold its archive against an undisturbed one.
+
+    python tests/faults/kill_run.py --kills 100 --seed 1
+
+Each kill picks who (one job, Snakemake, or the whole process group), the signal (SIGKILL, SIGTERM
+or SIGINT) and the moment. Then the same command is typed again, after --unlock where Snakemake
+left its lock; jobs that outlive a killed Snakemake go on beside the new ones. Whenever the run
+comes to its end, its archive must equal the undisturbed one bit for bit; it is then deleted and
+made again, until there were enough kills.
+"""
+
+import argparse
+import collections
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parents[depth]) for depth in range(3)]
+
+from runs import Run, arrays, assert_same  # noqa: E402
+
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+TARGETS = ("job", "snakemake", "group")
+
+
+def kill_run(folder: Path, kills: int, seed: int, log=print) -> collections.Counter:
+    """Kill runs in `folder` until there were `kills` kills.
+
+    Returns:
+        How often each (target, signal) struck; `archives`: how many were compared.
+    Raises:
+        AssertionError: something half-written was accepted, or an archive differs.
+    """
+    undisturbed = Run(folder / "undisturbed")
+    started = time.monotonic()
+    undisturbed.finish()
+    duration = time.monotonic() - started
+    expected = arrays(undisturbed)
+    log(f"undisturbed: {duration:.1f} s, {len(expected['sample'])} samples")
+
+    pick, run, counts = random.Random(seed), Run(folder / "killed"), collections.Counter()
+    groups: list[int] = []
+    struck = 0
+    try:
+        while struck < kills or not counts["archives"]:
+            began = time.monotonic()
+            process = run.start()
+            groups.append(process.pid)
+            if struck < kills:
+                hit = _strike(process, pick, pick.uniform(0.2, 0.9) * duration)
+            else:
+                hit = None  # the last run may end
+            if hit:
+                struck += 1
+                counts[hit] += 1
+                log(f"kill {struck}: {hit}, {len(run.records())} chunks finished")
+            process.wait()
+            if process.returncode == 0:
+                if hit is None:
+                    duration = min(duration, time.monotonic() - began)
+                _wait_for(groups)
+                run.check()
+                assert_same(arrays(run), expected)
+                assert not run.leftovers(), run.leftovers()
+                counts["archives"] += 1
+                log(f"archive {counts['archives']} equals the undisturbed one")
+                shutil.rmtree(run.outputs)
+            else:
+                if not any(map(_alive, groups)):
+                    run.check()
+                if list((run.folder / ".snakemake/locks").glob("*")):
+                    run.unlock()
+            groups = list(filter(_alive, groups))
+    finally:
+        for group in groups:
+            if _alive(group):
+                os.killpg(group, signal.SIGKILL)
+    return counts
+
+
+def _strike(process, pick: random.Random, after: float) -> str | None:
+    """Send one signal after some seconds; what was hit, None if the run was over before."""
+    time.sleep(after)
+    number, target = pick.choice(SIGNALS), pick.choice(TARGETS)
+    jobs = jobs_of(process.pid)
+    if target == "job" and not jobs:
+        target = "group"
+    if process.poll() is not None:
+        return None
+    try:
+        if target == "group":
+            os.killpg(process.pid, number)
+        else:
+            os.kill(process.pid if target == "snakemake" else pick.choice(jobs), number)
+    except ProcessLookupError:
+        return None
+    return f"{number.name} to {target}"
+
+
+def jobs_of(group: int) -> list[int]:
+    """Processes of a group that run one of the workflow's scripts."""
+    jobs = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            pid, words = int(path.parent.name), path.read_bytes().split(b"\0")
+            if os.getpgid(pid) == group and b".snakemake/scripts/" in words[1]:
+                jobs.append(pid)
+        except (OSError, IndexError):
+            pass  # it ended meanwhile
+    return jobs
+
+
+def _alive(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _wait_for(groups: list[int]) -> None:
+    """Until jobs that outlived their Snakemake have ended."""
+    deadline = time.monotonic() + 60
+    while any(map(_alive, groups)):
+        if time.monotonic() > deadline:
+            raise TimeoutError("jobs of an earlier run do not end")
+        time.sleep(0.1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--kills", type=int, default=100, help="how many (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of targets, signals and moments")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.monotonic()
+        counts = kill_run(Path(folder), arguments.kills, arguments.seed)
+    archives = counts.pop("archives")
+    for name, count in sorted(counts.items()):
+        print(f"{count:4} x {name}")
+    print(
+        f"{sum(counts.values())} kills, {archives} archives, all equal to the undisturbed one; "
+        f"{time.monotonic() - started:.0f} s"
+    )
+
+
+if __name__ == "__main__":
+    main()
