@@ -64,6 +64,7 @@ def generate(run: str, numbers: list[int]) -> None:
         "architecture": asdict(plan.architecture),
         "statistics": plan.statistics["values"] | {"path": plan.statistics["path"], "sigma": 0.8},
         "device": "dummy generator",
+        "precision": "fp32",
         "versions": {},
     }
     with tempfile.TemporaryDirectory() as scratch:

@@ -137,6 +137,7 @@ def write_dummy_chunk(plan: Plan, chunk: Chunk, skipped: dict[int, str] | None =
             "architecture": asdict(plan.architecture),
             "statistics": {**numbers, "sigma": plan.config.dataset.sigma},
             "device": "dummy",
+            "precision": "fp32",
             "versions": {},
         },
         seconds={"load": 1.0, "text": 0.5, "model": 0.5, "sample": 6.0},
