@@ -12,6 +12,7 @@ from pathlib import Path
 
 CONF = Path("/etc/slurm")  # the plugin takes SLURM_* out of the environment, SLURM_CONF with it
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scancel")
+PORT = 16817  # of slurmctld; slurmd has the next one
 MARK = "# the contact-map tests' own cluster"
 
 
@@ -25,6 +26,9 @@ def unusable() -> str | None:
     conf = CONF / "slurm.conf"
     if conf.exists() and not conf.read_text().startswith(MARK):
         return f"this machine belongs to a cluster already: {conf} exists"
+    with socket.socket() as client:
+        if client.connect_ex(("127.0.0.1", PORT)) == 0:
+            return f"port {PORT} is taken: these tests run elsewhere on this machine"
     return None
 
 
@@ -152,8 +156,8 @@ class SlurmLab:
         return f"""{MARK}
 ClusterName={self.name}
 SlurmctldHost={host}(127.0.0.1)
-SlurmctldPort=16817
-SlurmdPort=16818
+SlurmctldPort={PORT}
+SlurmdPort={PORT + 1}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge

@@ -11,6 +11,7 @@ from slurm_lab import SlurmLab, unusable, wait_until
 
 from cdm.archive import read_record
 
+pytest.importorskip("snakemake_executor_plugin_slurm", reason="pip install -e '.[cluster]'")
 PROFILE = (
     "--workflow-profile",
     f"{REPO}/profiles/slurm",
