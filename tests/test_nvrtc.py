@@ -8,7 +8,7 @@ from cdm.kernels.nvrtc import compile_source
 
 KERNELS = Path(__file__).resolve().parent.parent / "cdm" / "kernels"
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
-SCAN = {"DT_RANK": 16, "POLY_MASK": 0x8080}
+SCAN = {"DT_RANK": 16, "POLY_MASK": 0x8888}
 VARIANTS = {
     "bidirectional_scan/tensor_cores.cu": [
         SCAN | {"D_STATE": 8, "HALVES": 1, "WARPS": 2, "MIN_BLOCKS": 4},

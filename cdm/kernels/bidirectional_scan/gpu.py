@@ -15,7 +15,7 @@ TILE = 8  # tokens
 # By measurement, see benchmarks/README.md.
 WARPS_PER_PROCESSOR = 16  # of 16 channels each: more hide no more latency
 WIDE_WARPS_PER_PROCESSOR = 7  # of 32 channels: from here on they are faster, having less overhead
-POLYNOMIALS = 0x8080  # which of 16 exponentials are polynomials
+POLYNOMIALS = 0x8888  # which of 16 exponentials are polynomials
 
 
 def bidirectional_scan(u, x_dbl, dt_weight, dt_bias, A, D, z):
