@@ -107,7 +107,7 @@ def test_the_gpu_busy_share_is_the_mean_of_what_records_say(plan, capsys):
         path = write_dummy_chunk(plan, chunk)
         content = orjson.loads(path.read_bytes())
         content.pop("sha256")
-        content["seconds"]["gpu_busy"] = share
+        content["gpu_busy"] = share
         path.write_bytes(seal(content))
     assert status_json(capsys)["gpu_busy"] == pytest.approx(0.85)
     main(["status", RUN])
