@@ -63,6 +63,7 @@ def generate(run: str, numbers: list[int]) -> None:
         "checkpoint": plan.checkpoint,
         "architecture": asdict(plan.architecture),
         "statistics": plan.statistics["values"] | {"path": plan.statistics["path"], "sigma": 0.8},
+        "precision": "fp32",
         "device": "dummy generator",
         "precision": "fp32",
         "versions": {},

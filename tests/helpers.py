@@ -136,6 +136,7 @@ def write_dummy_chunk(plan: Plan, chunk: Chunk, skipped: dict[int, str] | None =
             "checkpoint": plan.checkpoint,
             "architecture": asdict(plan.architecture),
             "statistics": {**numbers, "sigma": plan.config.dataset.sigma},
+            "precision": "fp32",
             "device": "dummy",
             "precision": "fp32",
             "versions": {},

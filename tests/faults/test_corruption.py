@@ -62,7 +62,7 @@ def test_every_flipped_bit_of_the_archive_is_found(plan):
 
 
 def lose_a_shard(archive):
-    (archive / "points/c/1/0/0").unlink()
+    (archive / "points/c.1.0.0").unlink()
 
 
 def swap_shards(archive):
