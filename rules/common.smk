@@ -61,8 +61,8 @@ def job_threads(wildcards):
         return CONFIG.workflow.threads
     if ON_CLUSTER:
         return CLUSTER_THREADS
-    gpus = workflow.global_resources.get("gpu")
-    return max(1, workflow.cores // (gpus.value if gpus else 1))
+    gpus = workflow.global_resources.get("gpu")  # of no value: no --resources given
+    return max(1, workflow.cores // (gpus and gpus.value or 1))
 
 
 def merge_threads(wildcards):

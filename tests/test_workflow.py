@@ -195,6 +195,15 @@ def test_settings_from_the_command_line_count_like_those_of_a_file(folder):
     assert planned(folder, "--config", "gpu=auto", "sampling={batch_size: 1}") == ([], set())
 
 
+@pytest.mark.parametrize("arguments", [[], ["--cores", "2"]], ids=str)
+def test_a_dry_run_needs_neither_cores_nor_resources(folder, arguments):
+    command = ["snakemake", "-n", *arguments, "-s", REPO / "Snakefile", "--configfile", "mine.yaml"]
+    command += ["--config", "seed=1"]
+    done = subprocess.run(map(str, command), cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"^generate_chunk +3$", done.stdout, re.MULTILINE), done.stdout
+
+
 def test_losing_snakemakes_memory_loses_nothing(folder):
     shutil.rmtree(folder / ".snakemake")
     assert planned(folder) == ([], set())
