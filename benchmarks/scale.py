@@ -65,7 +65,6 @@ def generate(run: str, numbers: list[int]) -> None:
         "statistics": plan.statistics["values"] | {"path": plan.statistics["path"], "sigma": 0.8},
         "precision": "fp32",
         "device": "dummy generator",
-        "precision": "fp32",
         "versions": {},
     }
     with tempfile.TemporaryDirectory() as scratch:

@@ -138,7 +138,6 @@ def write_dummy_chunk(plan: Plan, chunk: Chunk, skipped: dict[int, str] | None =
             "statistics": {**numbers, "sigma": plan.config.dataset.sigma},
             "precision": "fp32",
             "device": "dummy",
-            "precision": "fp32",
             "versions": {},
         },
         seconds={"load": 1.0, "text": 0.5, "model": 0.5, "sample": 6.0},
