@@ -8,6 +8,7 @@ from cdm.kernels.nvrtc import compile_source
 
 KERNELS = Path(__file__).resolve().parent.parent / "cdm" / "kernels"
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
+NOTHING = 'extern "C" __global__ void nothing() {}'
 SCAN = {"DT_RANK": 16, "POLY_MASK": 0x8888}
 VARIANTS = {
     "bidirectional_scan/tensor_cores.cu": [
@@ -33,13 +34,35 @@ def test_every_source_is_listed():
     assert {path.relative_to(KERNELS).as_posix() for path in KERNELS.rglob("*.cu")} == set(VARIANTS)
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES)
-@pytest.mark.parametrize("source", VARIANTS)
-def test_kernels_compile(source, arch):
+@pytest.fixture(scope="module")
+def nvrtc():
     try:
-        compile_source('extern "C" __global__ void nothing() {}', "sm_90")
+        compile_source(NOTHING, "sm_90")
     except Exception as error:
         pytest.skip(f"NVRTC is not installed or does not load: {error}")
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("source", VARIANTS)
+def test_kernels_compile(nvrtc, source, arch, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     for macros in VARIANTS[source]:
         code = compile_source((KERNELS / source).read_text(), arch, tuple(macros.items()))
         assert len(code.code) > 1000, macros
+
+
+def test_what_was_compiled_is_kept(nvrtc, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    first = compile_source(NOTHING, "sm_90", (("A", 1),))
+    [entry] = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert entry.read_bytes() == bytes(first.code)
+    kept = entry.stat().st_mtime_ns
+    assert bytes(compile_source(NOTHING, "sm_90", (("A", 1),)).code) == bytes(first.code)
+    assert entry.stat().st_mtime_ns == kept
+    compile_source(NOTHING, "sm_90", (("A", 2),))
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 2
+
+
+def test_a_home_that_cannot_be_written_to_costs_time_only(nvrtc, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null/cache")
+    assert compile_source(NOTHING, "sm_90").code

@@ -31,22 +31,27 @@ def unavailable(device_index: int = 0) -> str | None:
     return None
 
 
-def compile_source(code: str, arch: str, macros: tuple[tuple[str, int], ...] = (), kept=None):
-    """Compile CUDA C++; no GPU is needed for that.
+def compile_source(code: str, arch: str, macros: tuple[tuple[str, int], ...] = ()):
+    """Compile CUDA C++, or take what was compiled before; no GPU is needed for that.
 
     Args:
         code: of a .cu file.
         arch: such as "sm_90".
         macros: pairs of name and value.
-        kept: `cuda.core.utils.FileStreamProgramCache`, or None to compile in any case.
     Returns:
         `cuda.core.ObjectCode`
     """
     from cuda.core import Program, ProgramOptions
+    from cuda.core.utils import FileStreamProgramCache
 
     defined = [(name, str(int(value))) for name, value in macros]
     options = ProgramOptions(arch=arch, std="c++17", define_macro=defined or None)
-    return Program(code, "c++", options).compile("cubin", cache=kept)
+    program = Program(code, "c++", options)
+    try:
+        with FileStreamProgramCache() as kept:
+            return program.compile("cubin", cache=kept)
+    except OSError:  # a home that is full or not to be written to costs seconds, not the job
+        return program.compile("cubin")
 
 
 class Kernel:
@@ -88,10 +93,9 @@ def ints(*values: int) -> tuple[np.int32, ...]:
 @cache
 def _load(code: str, device_index: int, macros: tuple[tuple[str, int], ...]):
     from cuda.core import Device
-    from cuda.core.utils import FileStreamProgramCache
 
-    with torch.cuda.device(device_index), FileStreamProgramCache() as kept:
+    with torch.cuda.device(device_index):
         torch.cuda.current_stream().synchronize()  # the device's primary context exists
         Device(device_index).set_current()
         major, minor = torch.cuda.get_device_capability(device_index)
-        return compile_source(code, f"sm_{major}{minor}", macros, kept)
+        return compile_source(code, f"sm_{major}{minor}", macros)
