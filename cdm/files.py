@@ -183,12 +183,13 @@ def hash_file(path: str | Path) -> str:
 def checksum(path: str | Path) -> list:
     """Size in bytes and sha256 of a file.
 
-    Plain reads: `hashlib.file_digest` sets up buffers that cost more than a small file's bytes.
+    Plain reads of 64 kB: larger buffers, and those that `hashlib.file_digest` sets up, cost more
+    than a small file's bytes.
     """
     digest, size = hashlib.sha256(), 0
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        while block := os.read(descriptor, 1 << 20):
+        while block := os.read(descriptor, 1 << 16):
             digest.update(block)
             size += len(block)
     finally:
