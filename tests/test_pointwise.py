@@ -4,7 +4,8 @@ import pytest
 import torch
 from helpers import poison, relative_error
 
-from cdm.kernels.pointwise import gpu, naive
+from cdm.kernels.pointwise import naive
+from cdm.kernels.pointwise.gpu import Pointwise
 
 pytestmark = [
     pytest.mark.gpu,
@@ -15,6 +16,10 @@ TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 3e-3}
 
 def normal(*shape, dtype=torch.float32):
     return torch.randn(*shape, device="cuda").to(dtype)
+
+
+def make(half, d_model=64, contact_dim=6):
+    return Pointwise(torch.device("cuda", 0), half, d_model, contact_dim)
 
 
 def double(*tensors):
@@ -36,7 +41,7 @@ def test_embed_matches(shape, half, contact_dim, monkeypatch):
         normal(batch, num_points, hidden), normal(batch, hidden),
     )  # fmt: skip
     poison(monkeypatch)
-    out = gpu.embed(*inputs, half)
+    out = make(half, contact_dim=contact_dim).embed(*inputs)
     assert out.dtype == half
     assert relative_error(out, naive.embed(*double(*inputs))) < TOLERANCE[half]
 
@@ -49,9 +54,10 @@ def test_norms_match(shape, half, monkeypatch):
     expected = naive.embedding_norm(y, *norms)
     expected_residual = naive.residual_norm(stream, y, norms[0])
     poison(monkeypatch)
-    for out, reference in zip(gpu.embedding_norm(y, *norms), expected, strict=True):
+    fused = make(half, d_model)
+    for out, reference in zip(fused.embedding_norm(y, *norms), expected, strict=True):
         assert relative_error(out, reference) < TOLERANCE[out.dtype]
-    found = gpu.residual_norm(stream, y, norms[0])
+    found = fused.residual_norm(stream, y, norms[0])
     assert found[0] is stream
     for out, reference in zip(found, expected_residual, strict=True):
         assert relative_error(out, reference) < TOLERANCE[out.dtype]
@@ -64,4 +70,5 @@ def test_head_matches(shape, half, contact_dim, monkeypatch):
     weight, bias = normal(contact_dim, shape[-1]), normal(contact_dim)
     expected = naive.residual_head(*double(stream, y.float(), weight, bias))
     poison(monkeypatch)
-    assert relative_error(gpu.residual_head(stream, y, weight, bias), expected) < 1e-6
+    out = make(half, shape[-1], contact_dim).residual_head(stream, y, weight, bias)
+    assert relative_error(out, expected) < 1e-6

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from cdm.kernels import nvrtc
 from cdm.kernels.bidirectional_scan import bidirectional_scan, fits
 from cdm.kernels.causal_conv import bidirectional_conv_silu
-from cdm.kernels.pointwise import gpu as pointwise
+from cdm.kernels.pointwise.gpu import Pointwise
 
 DT_RANK_STEP = 16  # the scan's product with dt_proj takes this many columns at a time
 
@@ -42,12 +42,13 @@ class CudaPointMamba:
     """
 
     def __init__(self, backbone, dtype):
-        self.dtype = dtype
         first, _, second, norm = backbone.embedding.net
         self.x_weight = first.weight[:, : backbone.columns[0]].t().contiguous().float()
         self.second = second.weight.to(dtype), second.bias.to(dtype)
         self.norm = norm.weight.float(), norm.bias.float()
         self.blocks = [_pack(layer, dtype) for layer in backbone.layers]
+        d_model, contact_dim = second.out_features, backbone.columns[0]
+        self.pointwise = Pointwise(second.weight.device, dtype, d_model, contact_dim)
 
     @staticmethod
     def unavailable(backbone) -> str | None:
@@ -63,14 +64,14 @@ class CudaPointMamba:
 
     def __call__(self, x_t, step_share_t, state, head):
         """`output` of `Backbone.fused`."""
-        h = pointwise.embed(x_t, self.x_weight, state.share, step_share_t.contiguous(), self.dtype)
+        h = self.pointwise.embed(x_t, self.x_weight, state.share, step_share_t.contiguous())
         y = F.linear(h, *self.second)
-        stream, s = pointwise.embedding_norm(y, self.norm, self.blocks[0].norm)
+        stream, s = self.pointwise.embedding_norm(y, self.norm, self.blocks[0].norm)
         for i, block in enumerate(self.blocks):
             if i > 0:
-                stream, s = pointwise.residual_norm(stream, y, block.norm)
+                stream, s = self.pointwise.residual_norm(stream, y, block.norm)
             y = _mix(block, s)
-        return pointwise.residual_head(stream, y, *head)
+        return self.pointwise.residual_head(stream, y, *head)
 
 
 def _mix(block: BlockWeights, s):

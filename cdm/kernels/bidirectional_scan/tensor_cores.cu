@@ -5,20 +5,20 @@
 // Both go to the tensor cores, so that what is left for the other pipes is one multiplication
 // and one exponential for the decay and one multiplication to apply it.
 //
-// One warp owns 32 channels of one direction of one sample and walks through the tokens, 8 (a
-// tile) at a time. Its states lie in registers in the accumulator layout of mma.m16n8: with
-// g = lane / 4 and c = lane % 4, lane (g, c) holds rows r = 0..3 (channels) of states 8j + 2c and
-// 8j + 2c + 1. Row r of group g is channel 8 (g / 2) + 2 r + g % 2 of the warp's 32: in that order
-// four transposed 8x8 matrices turn a 16-byte load of 8 channels of one token into rows of
-// channels, and back for the store, without shared memory.
+// One warp owns 32 channels of one direction of one sample (16 with HALVES = 1) and walks through
+// the tokens, 8 (a tile) at a time. Its states lie in registers in the accumulator layout of
+// mma.m16n8: with g = lane / 4 and c = lane % 4, lane (g, c) holds rows r = 0 ... R - 1 (channels)
+// of states 8j + 2c and 8j + 2c + 1. Row r of group g is channel 2 R (g / 2) + 2 r + g % 2 of the
+// warp's: in that order R transposed 8x8 matrices turn what a lane loads, 2 R channels of one
+// token, into rows of channels, and back for the store, without shared memory.
 //
 // The two directions of a segment of tokens are walked by two warps of one block. Whoever comes
 // to a tile first stores its share of y; whoever comes second adds it and applies the gate. One
 // barrier in the middle orders them.
 //
-// Defined by the caller: D_STATE, DT_RANK (a multiple of 16), HALVES (16 channels each; of a
-// warp), WARPS (per direction), MIN_BLOCKS (a processor's),
-// POLY_MASK (which of 16 exponentials are polynomials, to spare the special function unit).
+// Defined by the caller: D_STATE, DT_RANK (a multiple of 16), HALVES (of a warp, 16 channels
+// each), WARPS (of a block and direction), MIN_BLOCKS (of a processor), POLY_MASK (which of 16
+// exponentials are polynomials, to spare the special function unit).
 
 typedef unsigned int u32;
 
@@ -89,7 +89,8 @@ __device__ __forceinline__ void mma_bf16(float (&d)[4], const u32 (&a)[4], u32 b
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-__device__ __forceinline__ void mma_bf16_from_zero(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+__device__ __forceinline__ void mma_bf16_from_zero(float (&d)[4], const u32 (&a)[4], u32 b0,
+                                                   u32 b1) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
         "{%8,%9}, {%10,%10,%10,%10};"
         : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
@@ -111,7 +112,9 @@ __device__ __forceinline__ void copy_async(T* shared, const T* global, bool ther
                  : "memory");
 }
 
-__device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+__device__ __forceinline__ void commit_copies() {
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
 
 template <int LEFT>
 __device__ __forceinline__ void wait_for_copies() {  // all but the last LEFT groups
@@ -343,8 +346,10 @@ __device__ __forceinline__ void scan(const u32* __restrict__ u_, const u32* __re
                     for (int e = 0; e < 4; e++) {
                         const int r = 2 * i + e / 2;
                         const bool polynomial = (POLY_MASK >> (((i * J + j) * 4 + e) & 15)) & 1;
-                        decays[i][j][e] = polynomial ? exp2_polynomial(fminf(l.at[r], longest[r]), A[i][j][e])
-                                                     : exp2_sfu(l.at[r] * A[i][j][e]);
+                        const float a = A[i][j][e];
+                        decays[i][j][e] = polynomial
+                                              ? exp2_polynomial(fminf(l.at[r], longest[r]), a)
+                                              : exp2_sfu(l.at[r] * a);
                     }
         };
         decay(0);

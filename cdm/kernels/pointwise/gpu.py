@@ -1,8 +1,4 @@
-"""The pointwise steps of PointMamba on CUDA devices, one pass over memory each.
-
-Arguments are as in `naive.py`; results that feed a matrix product have the dtype named `half`
-there: float32 or bfloat16. `residual_norm` adds to `stream` in place.
-"""
+"""The pointwise steps of PointMamba on CUDA devices, one pass over memory each."""
 
 from functools import cache
 from pathlib import Path
@@ -16,45 +12,54 @@ SOURCE = Path(__file__).parent / "pointwise.cu"
 THREADS = 256
 
 
-def embed(x_t, weight, share, step_share, half):
-    """`naive.embed`, in dtype `half`."""
-    batch, num_points, contact_dim = x_t.shape
-    hidden = share.shape[2]
-    out = share.new_empty(share.shape, dtype=half)
-    rows = batch * num_points
-    kernel = _kernels(x_t.device.index, half, 4, contact_dim)["embed"]
-    kernel(
-        (-(-rows * hidden // (4 * THREADS)),), THREADS, x_t, weight, share, step_share, out,
-        np.int64(rows), *ints(num_points, hidden),
-    )  # fmt: skip
-    return out
+class Pointwise:
+    """The functions of `naive`, for one model: results that feed a matrix product are `half`.
 
+    Args:
+        device: CUDA device.
+        half: torch.float32 or torch.bfloat16.
+        d_model: a multiple of 4, at most 1024.
+        contact_dim: columns of x_t and of the head, at most 32.
+    """
 
-def embedding_norm(y, norm_e, norm):
-    """`naive.embedding_norm`; the norm in y's dtype."""
-    stream, out = torch.empty_like(y, dtype=torch.float32), torch.empty_like(y)
-    _by_row("embedding_norm", y, *norm_e, *norm, stream, out)
-    return stream, out
+    def __init__(self, device: torch.device, half: torch.dtype, d_model: int, contact_dim: int):
+        self.half = half
+        self._kernels = _kernels(device.index, half, d_model, contact_dim)
 
+    def embed(self, x_t, weight, share, step_share):
+        """`naive.embed`, in `half`."""
+        batch, num_points, _ = x_t.shape
+        hidden = share.shape[2]
+        out = share.new_empty(share.shape, dtype=self.half)
+        rows = batch * num_points
+        self._kernels["embed"](
+            (-(-rows * hidden // (4 * THREADS)),), THREADS, x_t, weight, share, step_share, out,
+            np.int64(rows), *ints(num_points, hidden),
+        )  # fmt: skip
+        return out
 
-def residual_norm(stream, y, norm):
-    """`naive.residual_norm`, adding to stream in place; the norm in y's dtype."""
-    out = torch.empty_like(y)
-    _by_row("residual_norm", y, *norm, stream, out)
-    return stream, out
+    def embedding_norm(self, y, norm_e, norm):
+        """`naive.embedding_norm`; the norm in `half`."""
+        stream, out = torch.empty_like(y, dtype=torch.float32), torch.empty_like(y)
+        self._by_row("embedding_norm", y, *norm_e, *norm, stream, out)
+        return stream, out
 
+    def residual_norm(self, stream, y, norm):
+        """`naive.residual_norm`, adding to stream in place; the norm in `half`."""
+        out = torch.empty_like(y)
+        self._by_row("residual_norm", y, *norm, stream, out)
+        return stream, out
 
-def residual_head(stream, y, weight, bias):
-    """`naive.residual_head`."""
-    out = stream.new_empty(*y.shape[:-1], len(weight))
-    _by_row("residual_head", y, stream, weight, bias, out, contact_dim=len(weight))
-    return out
+    def residual_head(self, stream, y, weight, bias):
+        """`naive.residual_head`."""
+        out = stream.new_empty(*y.shape[:-1], len(weight))
+        self._by_row("residual_head", y, stream, weight, bias, out)
+        return out
 
-
-def _by_row(name, y, *arguments, contact_dim=1):
-    d_model, rows = y.shape[-1], y.shape[:-1].numel()
-    kernel = _kernels(y.device.index, y.dtype, d_model, contact_dim)[name]
-    kernel((-(-rows * 32 // THREADS),), THREADS, y, *arguments, np.int64(rows))
+    def _by_row(self, name, y, *arguments):
+        rows = y.shape[:-1].numel()
+        grid = (-(-rows * 32 // THREADS),)
+        self._kernels[name](grid, THREADS, y, *arguments, np.int64(rows))
 
 
 @cache
