@@ -140,13 +140,13 @@ def run_verify(args: argparse.Namespace) -> int:
     from cdm.verify import describe_report, verify
 
     path = args.run or Path(configured(args).run_dir)
-    report = verify(path, deep=args.deep, log=progress(args))
+    report = verify(path, deep=args.deep, log=tell)
     if args.resample and report.problems:
         report.notes.append("no sample was generated again: see to the problems first")
     elif args.resample:
         from cdm.resample import resample  # torch
 
-        report.resampled = resample(report.archive, args.resample, log=progress(args))
+        report.resampled = resample(report.archive, args.resample, log=tell)
         report.problems += report.resampled.problems
     show(args, report.as_dict(), describe_report(report))
     return FOUND if report.problems else OK
@@ -156,7 +156,7 @@ def run_estimate(args: argparse.Namespace) -> int:
     from cdm.estimate import describe_estimate, estimate  # torch
 
     with at_home(args) as config:
-        result = estimate(*make_plan(config), args.minutes_per_chunk, log=progress(args))
+        result = estimate(*make_plan(config), args.minutes_per_chunk, log=tell)
     show(args, asdict(result), describe_estimate(result))
     return OK
 
@@ -239,9 +239,9 @@ def snakemake_command(args: argparse.Namespace, config: Config) -> str:
     return shlex.join(words)
 
 
-def progress(args: argparse.Namespace):
-    """Where commands that take a while tell how far they are."""
-    return lambda line: print(line, file=sys.stderr, flush=True)
+def tell(line: str) -> None:
+    """Where commands that take a while say how far they are."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def show(args: argparse.Namespace, content: Any, text: str) -> None:
