@@ -65,6 +65,7 @@ class SceneModelConfig:
     """Section `model.scene_model`."""
 
     use_scene_model: bool
+    use_openscene: bool | None
     point_feat_dim: int | None
 
 
@@ -294,11 +295,16 @@ def _contradictions(config: Config):
             f"sampling.eta is {sampling.eta} but sampling.method is ddpm, which has no eta: set "
             "sampling.method to ddim or eta to 0"
         )
-    if model.scene_model.use_scene_model and not dataset.use_openscene:
+    scene_model = model.scene_model
+    given = (
+        dataset.use_openscene if scene_model.use_openscene is None else scene_model.use_openscene
+    )
+    if scene_model.use_scene_model and not given:
         yield (
-            "model.scene_model.use_scene_model is true but dataset.use_openscene is false: this "
-            "version takes point features from OpenScene or affordance files and has no frozen "
-            "PointTransformerSeg; set dataset.use_openscene: true or use_scene_model: false"
+            "model.scene_model.use_scene_model is true but use_openscene is false: this version "
+            "takes point features as the dataset gives them and has no frozen "
+            "PointTransformerSeg; set model.scene_model.use_openscene: true or use_scene_model: "
+            "false"
         )
     if model.text_model.version == "hashing" and model.text_model.path is not None:
         yield (
