@@ -290,10 +290,10 @@ def _contradictions(config: Config):
             f"{dataset.max_horizon}: no clip can be at least as long as the one and shorter "
             "than the other"
         )
-    if sampling.method == "ddpm" and sampling.eta != 0:
+    if sampling.method != "ddim" and sampling.eta != 0:
         yield (
-            f"sampling.eta is {sampling.eta} but sampling.method is ddpm, which has no eta: set "
-            "sampling.method to ddim or eta to 0"
+            f"sampling.eta is {sampling.eta} but sampling.method is {sampling.method}, which has "
+            "no eta: set sampling.method to ddim or eta to 0"
         )
     scene_model = model.scene_model
     given = (

@@ -9,6 +9,7 @@ import torch
 
 from cdm.kernels import nvrtc
 from cdm.kernels.philox.gpu import sampling_step
+from cdm.sampler import Update
 from cdm.serialization import gather_points
 
 AHEAD = 16  # steps the host may be ahead of the device: keeps it busy, and progress true
@@ -34,12 +35,13 @@ class CudaSampler:
         self.model = model
         self.steps = [update.t for update in updates]
         # Row 0 is the start, x = noise(start).
-        rows = [(start, 0.0, 0.0, 1.0), *updates]
+        rows = [Update(start, 0.0, 0.0, 1.0), *updates]
         self._noise_steps = torch.tensor([row[0] for row in rows], device=device)
         self._table = torch.tensor([row[1:] for row in rows], dtype=torch.float32, device=device)
         self._model_steps = self._noise_steps.clone()
         self._model_steps[0] = 0  # the start asks no model, and `start` may have no row there
         self._position = torch.zeros(1, dtype=torch.int64, device=device)
+        self._looks_back = any(update.c for update in updates)
 
     def __call__(self, keys, c_text, c_pc_xyz, c_pc_feat=None, callback=None):
         """x_0 of a batch, points in their given order; shapes as they were captured.
@@ -76,6 +78,7 @@ class CudaSampler:
         self._denoise = self.model.condition(c_text, c_pc_xyz, c_pc_feat)
         contact_dim = self.model.architecture.contact_dim
         self._x = c_pc_xyz.new_empty(*c_pc_xyz.shape[:2], contact_dim)
+        self._previous = torch.empty_like(self._x) if self._looks_back else None
         self._start()
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
@@ -98,6 +101,6 @@ class CudaSampler:
 
     def _update(self, pred_xstart):
         sampling_step(
-            self._x, pred_xstart, self._denoise.order, self._keys, self._table, self._noise_steps,
-            self._position,
+            self._x, pred_xstart, self._previous, self._denoise.order, self._keys, self._table,
+            self._noise_steps, self._position,
         )  # fmt: skip

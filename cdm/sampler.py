@@ -1,7 +1,8 @@
-"""The sampling loops: DDPM (Ho et al. 2020, algorithm 2) and DDIM (Song et al. 2021, eq. 12).
+"""The sampling loops: DDPM (Ho et al. 2020, algorithm 2), DDIM (Song et al. 2021, eq. 12), and
+DPM-Solver++ 2M with its stochastic variant (Lu et al. 2022).
 
-A sampler is a list of updates, x <- a pred_xstart + b x + sigma noise, one for each step. The
-loops walk through it; so does `cdm.cuda_sampler`, with a graph in place of Python.
+A sampler is a list of updates, x <- a pred_xstart + c previous_pred + b x + sigma noise, one for
+each step. The loop walks through it; so does `cdm.cuda_sampler`, with a graph in place of Python.
 
 All loops are called alike:
 
@@ -21,17 +22,19 @@ import numpy as np
 
 
 class Update(NamedTuple):
-    """x <- a pred_xstart + b x + sigma noise(t), on leaving step t.
+    """x <- a pred_xstart + b x + sigma noise(t) + c previous_pred, on leaving step t.
 
     Attributes:
         t: original step number.
         a, b, sigma: float32 values; sigma is 0 where no noise is added.
+        c: float32 value, of the prediction one step before; 0 in samplers of first order.
     """
 
     t: int
     a: float
     b: float
     sigma: float
+    c: float = 0.0
 
 
 def ddpm_updates(diffusion, eta=0.0) -> list[Update]:
@@ -58,6 +61,47 @@ def ddim_updates(diffusion, eta=0.0) -> list[Update]:
     return _updates(diffusion, a, b, sigma)
 
 
+def dpmpp_2m_updates(diffusion, eta=0.0) -> list[Update]:
+    """DPM-Solver++ 2M, deterministic (Lu et al. 2022, "DPM-Solver++", algorithm 2).
+
+    Its eq. 13 with the predictions of this step and the one before; `eta` is DDIM's and unused.
+    """
+    alpha, sigma, h = _half_log_snr_steps(diffusion)
+    return _multistep(diffusion, h, -alpha * np.expm1(-h), sigma[:-1] / sigma[1:], np.zeros_like(h))
+
+
+def dpmpp_2m_sde_updates(diffusion, eta=0.0) -> list[Update]:
+    """SDE-DPM-Solver++ 2M, as noisy as DDPM (Lu et al. 2022, "DPM-Solver++", section 5 and
+    appendix B); `eta` is DDIM's and unused.
+    """
+    alpha, sigma, h = _half_log_snr_steps(diffusion)
+    fresh = -np.expm1(-2 * h)
+    decay = sigma[:-1] / sigma[1:] * np.exp(-h)
+    return _multistep(diffusion, h, alpha * fresh, decay, sigma[:-1] * np.sqrt(fresh))
+
+
+def _half_log_snr_steps(diffusion):
+    """Where each step leads, and how far: alpha (n,), sigma (n + 1,) from clean on, h (n,).
+
+    h is the step in lambda = log(alpha / sigma); that of the last step, to x_0, is infinite.
+    """
+    alpha_bar = np.append(1.0, diffusion.alphas_cumprod)
+    with np.errstate(divide="ignore"):
+        half_log_snr = 0.5 * np.log(alpha_bar / (1 - alpha_bar))
+    return np.sqrt(alpha_bar[:-1]), np.sqrt(1 - alpha_bar), half_log_snr[:-1] - half_log_snr[1:]
+
+
+def _multistep(diffusion, h, gain, b, sigma) -> list[Update]:
+    """x <- gain D + b x + sigma noise, D extrapolating the last two predictions to mid-step.
+
+    D = pred + (pred - previous) / (2 r), r = h_previous / h. The first step knows no previous
+    one, and the last one, infinitely long, believes its prediction.
+    """
+    half = np.zeros_like(h)
+    half[1:-1] = h[1:-1] / (2 * h[2:])
+    return _updates(diffusion, gain * (1 + half), b, sigma, -gain * half)
+
+
 def _updates(diffusion, *columns) -> list[Update]:
     """Rows of float64 columns, last step first, rounded to float32."""
     rows = np.stack(columns, axis=1).astype(np.float32).tolist()
@@ -65,29 +109,45 @@ def _updates(diffusion, *columns) -> list[Update]:
     return [Update(t, *row) for t, row in steps][::-1]
 
 
-UPDATES = {"ddpm": ddpm_updates, "ddim": ddim_updates}
+UPDATES = {
+    "ddpm": ddpm_updates,
+    "ddim": ddim_updates,
+    "dpmpp_2m": dpmpp_2m_updates,
+    "dpmpp_2m_sde": dpmpp_2m_sde_updates,
+}
 
 
-def p_sample_loop(denoise, diffusion, noise, eta=0.0, callback=None):
-    """`ddpm_updates`, walked through."""
-    return _loop(ddpm_updates(diffusion), denoise, diffusion, noise, callback)
+def sample_loop(updates, denoise, noise, original_num_steps: int, callback=None):
+    """x_0 by the updates of a sampler.
 
-
-def ddim_sample_loop(denoise, diffusion, noise, eta=0.0, callback=None):
-    """`ddim_updates`, walked through."""
-    return _loop(ddim_updates(diffusion, eta), denoise, diffusion, noise, callback)
-
-
-SAMPLERS = {"ddpm": p_sample_loop, "ddim": ddim_sample_loop}
-
-
-def _loop(updates, denoise, diffusion, noise, callback):
-    x = noise(diffusion.original_num_steps)
-    for t, a, b, sigma in updates:
+    Args:
+        updates: of one of `UPDATES`.
+        denoise, noise, callback: see above.
+        original_num_steps: step number of the noise the chain starts from.
+    Returns:
+        (batch, num_points, contact_dim), in the order of points that `noise` has.
+    """
+    x, previous = noise(original_num_steps), None
+    for t, a, b, sigma, c in updates:
         pred_xstart = denoise(x, t)
         x = a * pred_xstart + b * x
+        if c != 0:
+            x = x + c * previous
         if sigma > 0:
             x = x + sigma * noise(t)
         if callback is not None:
             callback(t, x, pred_xstart)
+        previous = pred_xstart
     return x
+
+
+def _loop(updates_of):
+    def loop(denoise, diffusion, noise, eta=0.0, callback=None):
+        updates = updates_of(diffusion, eta)
+        return sample_loop(updates, denoise, noise, diffusion.original_num_steps, callback)
+
+    return loop
+
+
+SAMPLERS = {name: _loop(updates_of) for name, updates_of in UPDATES.items()}
+p_sample_loop, ddim_sample_loop = SAMPLERS["ddpm"], SAMPLERS["ddim"]

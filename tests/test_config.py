@@ -104,6 +104,7 @@ def test_a_missing_key_is_named():
             "the model would be asked for maps it was not",
         ),
         ({"sampling": {"eta": 0.5}}, "ddpm, which has no eta"),
+        ({"sampling": {"method": "dpmpp_2m", "eta": 1}}, "dpmpp_2m, which has no eta"),
         ({"dataset": {"min_horizon": 200}}, "no clip can be"),
         ({"model": {"scene_model": {"use_scene_model": True}}}, "no frozen PointTransformerSeg"),
         ({"model": {"text_model": {"version": "hashing", "path": "p"}}}, "hashing, which has no"),

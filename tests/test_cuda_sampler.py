@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
-CASES = [("ddpm", 0.0), ("ddim", 0.0), ("ddim", 0.5)]
+CASES = [("ddpm", 0.0), ("ddim", 0.0), ("ddim", 0.5), ("dpmpp_2m", 0.0), ("dpmpp_2m_sde", 0.0)]
 
 
 def keys_of(*names):
@@ -30,22 +30,32 @@ def test_noise_is_the_reference_noise_for_any_order(contact_dim):
     order = torch.stack([torch.randperm(num_points) for _ in range(batch)])
     keys = keys_of("a", "b", "c")
     x = torch.full((batch, num_points, contact_dim), torch.nan, device="cuda")
-    table = torch.tensor([[0.0, 0.0, 1.0]], device="cuda")
+    table = torch.tensor([[0.0, 0.0, 1.0, 0.0]], device="cuda")
     steps = torch.tensor([step], device="cuda")
     position = torch.zeros(1, dtype=torch.int64, device="cuda")
-    sampling_step(x, x, order.cuda(), keys, table, steps, position)
+    sampling_step(x, x, None, order.cuda(), keys, table, steps, position)
     expected = torch.from_numpy(normal(keys.cpu().numpy(), step, num_points, contact_dim))
     torch.testing.assert_close(x.cpu(), gather_points(expected, order), rtol=0, atol=2e-6)
 
 
-def test_updates_are_a_pred_plus_b_x_plus_noise():
-    x, pred = torch.randn(2, 2, 50, 6, device="cuda")
-    keys, table = keys_of("a", "b"), torch.tensor([[9.0, 9, 9], [0.25, -0.5, 0.125]]).cuda()
+def test_updates_are_a_pred_plus_b_x_plus_c_previous_plus_noise():
+    x, pred, previous = torch.randn(3, 2, 50, 6, device="cuda")
+    keys, table = keys_of("a", "b"), torch.tensor([[9.0] * 4, [0.25, -0.5, 0.125, 2]]).cuda()
     steps, position = torch.tensor([3, 7]).cuda(), torch.tensor([1]).cuda()
     noise = torch.from_numpy(normal(keys.cpu().numpy(), 7, 50, 6)).cuda()
-    expected = 0.25 * pred - 0.5 * x + 0.125 * noise
-    sampling_step(x, pred, None, keys, table, steps, position)
+    expected = 0.25 * pred - 0.5 * x + 2 * previous + 0.125 * noise
+    sampling_step(x, pred, previous, None, keys, table, steps, position)
     torch.testing.assert_close(x, expected, rtol=0, atol=2e-6)
+    assert torch.equal(previous, pred)
+
+
+def test_samplers_of_first_order_keep_no_previous_prediction():
+    x, pred = torch.randn(2, 2, 50, 6, device="cuda")
+    keys, table = keys_of("a", "b"), torch.tensor([[0.25, -0.5, 0, 0]]).cuda()
+    steps, position = torch.tensor([7]).cuda(), torch.tensor([0]).cuda()
+    expected = 0.25 * pred - 0.5 * x
+    sampling_step(x, pred, None, None, keys, table, steps, position)
+    torch.testing.assert_close(x, expected, rtol=0, atol=1e-6)
 
 
 @pytest.fixture(params=POINT_MAMBA_CASES)

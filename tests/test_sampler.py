@@ -14,7 +14,15 @@ from cdm.sampler import SAMPLERS, ddim_sample_loop, p_sample_loop
 
 SHAPE = (2, 5, 6)
 KEYS = np.array([stream_key(2023, "noise", "toy", i) for i in range(SHAPE[0])], np.uint32)
-CASES = [("ddpm", 0.0), ("ddim", 0.0), ("ddim", 0.5), ("ddim", 1.0)]
+CASES = [
+    ("ddpm", 0.0),
+    ("ddim", 0.0),
+    ("ddim", 0.5),
+    ("ddim", 1.0),
+    ("dpmpp_2m", 0.0),
+    ("dpmpp_2m_sde", 0.0),
+]
+NOISY = ("ddpm", "dpmpp_2m_sde")
 
 
 def noise(step):
@@ -27,13 +35,29 @@ def toy(x, t):
 
 
 def plain(name, eta, diffusion):
-    """Ho et al. 2020, algorithm 2, and Song et al. 2021, eq. 12, in float64 and steps of t."""
+    """The papers in float64 and steps of t.
+
+    Ho et al. 2020, algorithm 2; Song et al. 2021, eq. 12; for DPM-Solver++ the first-order step is
+    DDIM's (eta 0, stochastic 1) with the extrapolated prediction of Lu et al. 2022, algorithm 2.
+    """
     steps = diffusion.timestep_map
+
+    def half_log_snr(ab):
+        return np.log(ab / (1 - ab)) / 2
+
+    predictions = []
     full = create_diffusion(diffusion.original_num_steps).alphas_cumprod
     x = noise(diffusion.original_num_steps).double().numpy()
     for i in range(len(steps) - 1, -1, -1):
         ab, ab_prev = full[steps[i]], full[steps[i - 1]] if i else 1.0
         x_0 = toy(x, steps[i])
+        predictions.append(x_0)
+        if name.startswith("dpmpp"):
+            eta = float(name == "dpmpp_2m_sde")
+            if 0 < i < len(steps) - 1:
+                h = half_log_snr(ab_prev) - half_log_snr(ab)
+                r = (half_log_snr(ab) - half_log_snr(full[steps[i + 1]])) / h
+                x_0 = x_0 + (predictions[-1] - predictions[-2]) / (2 * r)
         z = noise(int(steps[i])).double().numpy() if i else 0
         variance = (1 - ab_prev) / (1 - ab) * (1 - ab / ab_prev)
         if name == "ddpm":
@@ -62,6 +86,8 @@ GOLDEN = {
     ("ddim", 0.0): [-0.432798, -0.900071, -0.590035],
     ("ddim", 0.5): [-0.850278, -0.918805, -0.808354],
     ("ddim", 1.0): [-0.842137, -0.776907, -0.841458],
+    ("dpmpp_2m", 0.0): [-0.486803, -0.87782, -0.614119],
+    ("dpmpp_2m_sde", 0.0): [-0.82911, -0.746068, -0.903894],
 }
 
 
@@ -78,7 +104,7 @@ def test_a_model_that_knows_the_answer_is_believed(name, eta):
     torch.testing.assert_close(out, answer, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "eta"), [*CASES[:2], CASES[3]])
+@pytest.mark.parametrize(("name", "eta"), [case for case in CASES if case[1] != 0.5])
 def test_samples_of_a_gaussian_have_its_moments(name, eta):
     """With the exact posterior mean of N(0.5, 0.3^2) the samples are that Gaussian."""
     diffusion = create_diffusion(200)
@@ -113,7 +139,7 @@ def test_loops_ask_for_original_steps_and_draw_no_more_than_they_use(name, eta):
         denoise, diffusion, draw, eta=eta, callback=lambda t, x, x_0: called.append((t, x, x_0))
     )
     assert seen == diffusion.timestep_map[::-1].tolist() and all(type(t) is int for t in seen)
-    assert drawn == [100, *(seen[:-1] if name == "ddpm" or eta else [])]
+    assert drawn == [100, *(seen[:-1] if name in NOISY or eta else [])]
     assert [t for t, _, _ in called] == seen
     assert torch.equal(called[-1][1], out) and called[0][2].shape == SHAPE
 
@@ -141,6 +167,41 @@ def test_a_loop_waits_for_no_device():
     for loop in SAMPLERS.values():
         assert loop(lambda x, t: x, create_diffusion(10), empty, eta=0.5).shape == SHAPE
     assert p_sample_loop is SAMPLERS["ddpm"]
+
+
+@pytest.mark.parametrize("name", ["dpmpp_2m", "dpmpp_2m_sde"])
+def test_two_steps_of_dpm_solver_are_ddim(name):
+    """First and last step are of first order: DDIM, without noise or with all of it."""
+    diffusion = create_diffusion(100, "cosine", "2")
+    expected = SAMPLERS["ddim"](toy, diffusion, noise, eta=float(name in NOISY))
+    out = SAMPLERS[name](toy, diffusion, noise)
+    torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("respacing", ["3", "10", "20", "50", None])
+@pytest.mark.parametrize(
+    ("name", "algorithm"), [("dpmpp_2m", "dpmsolver++"), ("dpmpp_2m_sde", "sde-dpmsolver++")]
+)
+def test_dpm_solver_agrees_with_diffusers(name, algorithm, respacing):
+    schedulers = pytest.importorskip("diffusers.schedulers", reason="diffusers is not installed")
+    diffusion = create_diffusion(100, "cosine", respacing)
+    full = create_diffusion(100, "cosine")
+    scheduler = schedulers.DPMSolverMultistepScheduler(
+        num_train_timesteps=100,
+        trained_betas=full.betas,
+        algorithm_type=algorithm,
+        prediction_type="sample",
+        solver_order=2,
+        final_sigmas_type="zero",
+    )
+    # In float32, as it keeps them, 1 - alpha_bar of the first steps has three digits.
+    scheduler.alphas_cumprod = torch.from_numpy(full.alphas_cumprod)
+    scheduler.set_timesteps(timesteps=diffusion.timestep_map[::-1].tolist())
+    x = noise(100)
+    for t in scheduler.timesteps.tolist():
+        x = scheduler.step(toy(x, t), t, x, variance_noise=noise(t)).prev_sample
+    out = SAMPLERS[name](toy, diffusion, noise)
+    torch.testing.assert_close(out, x, rtol=1e-5, atol=1e-5)
 
 
 # ---- the reference's trajectories, with its model ----

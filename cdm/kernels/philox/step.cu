@@ -21,18 +21,21 @@ __device__ __forceinline__ float unit(u32 word) {
     return fmaf((float)word, 2.3283064365386963e-10f, 1.1641532182693481e-10f);
 }
 
-// x = a pred_xstart + b x + sigma noise(noise_step), with (a, b, sigma) the row of `table` and
-// noise_step the entry of `noise_steps` at *position. One thread a point.
-//   x, pred_xstart: (batch, num_points, CONTACT_DIM); order: (batch, num_points); keys: (batch, 2).
+// x = a pred_xstart + b x + c previous + sigma noise(noise_step), with (a, b, sigma, c) the row of
+// `table` and noise_step the entry of `noise_steps` at *position; then previous = pred_xstart, where
+// there is one. One thread a point.
+//   x, pred_xstart, previous: (batch, num_points, CONTACT_DIM); order: (batch, num_points);
+//   keys: (batch, 2).
 extern "C" __global__ void __launch_bounds__(256) sampling_step(
-    float* __restrict__ x, const float* __restrict__ pred_xstart, const long long* __restrict__ order,
-    const long long* __restrict__ keys, const float* __restrict__ table,
-    const long long* __restrict__ noise_steps, const long long* __restrict__ position,
-    int num_points) {
+    float* __restrict__ x, const float* __restrict__ pred_xstart, float* __restrict__ previous,
+    const long long* __restrict__ order, const long long* __restrict__ keys,
+    const float* __restrict__ table, const long long* __restrict__ noise_steps,
+    const long long* __restrict__ position, int num_points) {
     const int place = blockIdx.x * blockDim.x + threadIdx.x, sample = blockIdx.y;
     if (place >= num_points) return;
     const long long row = *position;
-    const float a = table[3 * row], b = table[3 * row + 1], sigma = table[3 * row + 2];
+    const float a = table[4 * row], b = table[4 * row + 1], sigma = table[4 * row + 2];
+    const float c = table[4 * row + 3];
     const long at = (long)sample * num_points + place;
     const u32 k0 = (u32)keys[2 * sample], k1 = (u32)keys[2 * sample + 1];
     const u32 first = (u32)(order ? order[at] : place) * CONTACT_DIM;
@@ -42,6 +45,8 @@ extern "C" __global__ void __launch_bounds__(256) sampling_step(
         const long i = at * CONTACT_DIM + j;
         float mean = b == 0 ? 0 : b * x[i];  // the start overwrites whatever x holds
         if (a != 0) mean = fmaf(a, pred_xstart[i], mean);
+        if (c != 0) mean = fmaf(c, previous[i], mean);
+        if (previous && a != 0) previous[i] = pred_xstart[i];  // the start predicts nothing
         if (sigma != 0) {
             const u32 e = first + j;
             if (e / 4 != drawn) {
