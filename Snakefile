@@ -19,6 +19,7 @@ include: "rules/statistics.smk"
 include: "rules/generate.smk"
 include: "rules/merge.smk"
 include: "rules/export.smk"
+include: "rules/evaluate.smk"
 
 
 rule all:

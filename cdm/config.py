@@ -122,6 +122,33 @@ class WorkflowConfig:
 
 
 @dataclass(frozen=True)
+class EvaluationConfig:
+    """Section `evaluation`."""
+
+    distance_thresholds: tuple[float, ...]
+    iou_thresholds: tuple[float, ...]
+    top_k: tuple[int, ...]
+    wde_sigma: tuple[float, ...]
+    soft_sigma: tuple[float, ...]
+    found_radius: float
+    min_contact: float
+    resamples: int
+    confidence: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """Section `compare`."""
+
+    methods: tuple[str, ...]
+    steps: tuple[int, ...]
+    k_samples: int
+    max_items: int | None
+    projections: int
+
+
+@dataclass(frozen=True)
 class Config:
     """The whole configuration."""
 
@@ -134,6 +161,8 @@ class Config:
     diffusion: DiffusionConfig
     sampling: SamplingConfig
     workflow: WorkflowConfig
+    evaluation: EvaluationConfig
+    compare: CompareConfig
 
     @property
     def run_dir(self) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cdm.datasets.files import FileReader
+from cdm.datasets.files import FileReader, load_npy
 from cdm.errors import DataError
 from cdm.noise import choice, stream_key, uniform
 
@@ -93,6 +93,17 @@ class Dataset(ABC):
     def read_distance(self, sample: Sample, reader: FileReader) -> np.ndarray:
         """The item's (num_points, contact_dim) distances alone."""
         return self.read_item(sample, reader).distance
+
+    def target_mask_file(self, sample: Sample) -> str | None:
+        """File that marks the points of the object the text names, where the layout has one."""
+        return None
+
+    def read_target_mask(self, sample: Sample, reader: FileReader) -> np.ndarray | None:
+        """(num_points,) bool, in any phase; None where there is no such file."""
+        name = self.target_mask_file(sample)
+        if name is None or not (self.data_dir / name).exists():
+            return None
+        return load_npy(reader, name, (self.config.num_points,)).astype(bool)
 
     def statistics_samples(self) -> list[Sample]:
         """One sample for each item the statistics are computed from."""

@@ -66,7 +66,7 @@ class ContactMapDataset(Dataset):
     def files(self, sample):
         names = [self._contact_file(sample)]
         if self._has_target(sample):
-            names.append(self._item_file(sample, "target_mask", "npy"))
+            names.append(self.target_mask_file(sample))
         if self.config.use_openscene:
             names.append(self._openscene_file(sample))
         return names
@@ -91,8 +91,7 @@ class ContactMapDataset(Dataset):
 
         mask = None
         if self._has_target(sample):
-            name = self._item_file(sample, "target_mask", "npy")
-            mask = load_npy(reader, name, (num_points,)).astype(bool)
+            mask = load_npy(reader, self.target_mask_file(sample), (num_points,)).astype(bool)
         return Item(
             sample=sample,
             c_pc_xyz=points[:, :3],
@@ -107,6 +106,9 @@ class ContactMapDataset(Dataset):
         shapes = {"dist": (self.config.num_points, NUM_JOINTS)}
         dist = load_npz(reader, self._contact_file(sample), shapes, missing=NO_TRUTH)["dist"]
         return self._select(dist)
+
+    def target_mask_file(self, sample):
+        return self._item_file(sample, "target_mask", "npy")
 
     def _scene_rows(self, reader, sample, relpath, mask) -> np.ndarray:
         """Rows of the scene's features that belong to the item's points."""

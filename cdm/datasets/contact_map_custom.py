@@ -34,6 +34,9 @@ class ContactMapCustomDataset(Dataset):
     def files(self, sample):
         return [f"custom/points/{int(sample.index):04d}.npz"]
 
+    def target_mask_file(self, sample):
+        return f"custom/target_mask/{int(sample.index):04d}.npy"
+
     def read_item(self, sample, reader):
         columns = 6 if self.config.use_color else (3, 6)
         shapes = {"points": (self.config.num_points, columns)}

@@ -1,0 +1,14 @@
+"""Measure the merged archive against the ground truth."""
+
+from pathlib import Path
+
+from cdm.config import load_config
+from cdm.evaluation.evaluate import evaluate
+from cdm.files import not_from_the_future
+from cdm.joblog import job_log
+from cdm.plan import load_plan
+
+with job_log(snakemake.log[0]) as log:
+    not_from_the_future(snakemake.input)
+    plan = load_plan(load_config(snakemake.config))
+    evaluate(plan, Path(snakemake.output[0]), log, threads=snakemake.threads)
