@@ -20,6 +20,7 @@ include: "rules/generate.smk"
 include: "rules/merge.smk"
 include: "rules/export.smk"
 include: "rules/evaluate.smk"
+include: "rules/compare.smk"
 
 
 rule all:

@@ -16,6 +16,7 @@ from snakemake.exceptions import WorkflowError
 from cdm.config import is_demo, load_config
 from cdm.errors import CDMError
 from cdm.evaluation.evaluate import evaluation_key
+from cdm.evaluation.study import study_key
 from cdm.live import LiveProgress
 from cdm.pace import describe_pace
 from cdm.plan import describe, load_plan, make_plan, save_plan

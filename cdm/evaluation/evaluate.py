@@ -23,6 +23,7 @@ from cdm.evaluation.summary import (
     as_json,
     by_item,
     csv_text,
+    headlines,
     intervals,
     number,
     sort_names,
@@ -261,11 +262,10 @@ def evaluate(plan: Plan, record: Path, log: Log, threads: int = 1) -> dict[str, 
     figures = plot_evaluation(summary, measured, folder)
     for sentence in summary["left_out"]:
         log(f"left out: {sentence}")
-    for name, measure in headline(summary).items():
-        log(
-            f"{name} {number(measure['value'])} {measure['unit']} "
-            f"[{number(measure['low'])}, {number(measure['high'])}]"
-        )
+    measures = summary["groups"][0]["measures"]
+    for name in headlines(measures):
+        value, low, high = (number(measures[name][key]) for key in ("value", "low", "high"))
+        log(f"{name} {value} {measures[name]['unit']} [{low}, {high}]")
     files = ["metrics.json", "metrics.csv", "metrics.txt", "items.csv", *figures]
     for old in folder.glob("evaluation-*.json"):
         if old != record:
@@ -273,9 +273,3 @@ def evaluate(plan: Plan, record: Path, log: Log, threads: int = 1) -> dict[str, 
     write_json(record, {"archive": plan.archive, "plan": plan.fingerprint, "files": files})
     log(f"tables and figures -> {folder}")
     return summary
-
-
-def headline(summary: dict[str, Any]) -> dict[str, Any]:
-    """The first few measures of all samples."""
-    measures = summary["groups"][0]["measures"]
-    return {name: measures[name] for name in list(measures)[:6] if not name.startswith(BEST)}

@@ -8,7 +8,7 @@ import numpy as np
 
 from cdm.config import Config, DatasetConfig
 from cdm.contact import contact_to_distance, denormalise
-from cdm.datasets import Dataset, FileReader, Sample
+from cdm.datasets import Dataset, FileReader, Item, Sample
 from cdm.datasets.base import NUM_JOINTS, contact_from_distance
 from cdm.evaluation import metrics
 
@@ -75,7 +75,7 @@ class Truth:
     """What maps of an item are held against.
 
     Attributes:
-        xyz: (num_points, 3) float64 metres. Unrotated: distances do not depend on it.
+        xyz: (num_points, 3) float64 metres; rotated or not, no measure depends on it.
         distance: (num_points, contact_dim) float64 metres, or None without ground truth.
         mask: (num_points,) bool, points of the target object, or None where it is not known.
     """
@@ -91,15 +91,19 @@ class Truth:
 
 
 def read_truth(dataset: Dataset, sample: Sample, reader: FileReader) -> Truth:
-    """Read an item's points, ground truth and target mask, whatever the phase.
+    """Read what an item's maps are held against.
 
     Raises:
         BadItem: a file is damaged.
     """
-    item = dataset.read_item(sample, reader)
+    return truth_of(dataset.read_item(sample, reader), dataset, reader)
+
+
+def truth_of(item: Item, dataset: Dataset, reader: FileReader) -> Truth:
+    """What maps of an item that was read are held against; its mask is read in any phase."""
     mask = item.info_obj_mask
     if mask is None:
-        mask = dataset.read_target_mask(sample, reader)
+        mask = dataset.read_target_mask(item.sample, reader)
     return Truth(
         xyz=item.c_pc_xyz.astype(np.float64),
         distance=None if item.distance is None else item.distance.astype(np.float64),

@@ -11,6 +11,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from cdm.datasets.actions import action_of
+from cdm.evaluation.study import ENERGY
+from cdm.evaluation.summary import headlines
 from cdm.files import write_bytes
 
 DPI = 110
@@ -111,3 +113,55 @@ def _errors(found) -> np.ndarray:
     """Distances from each value to the ends of its interval, as matplotlib wants them."""
     below = [max(0.0, m["value"] - m["low"]) for m in found]
     return np.array([below, [max(0.0, m["high"] - m["value"]) for m in found]])
+
+
+def plot_study(summary: dict[str, Any], path: Path) -> None:
+    """Each headline measure against the number of steps, the full chain's interval as a band."""
+    names = [*headlines(summary["measures"]), ENERGY, "seconds_per_map"]
+    columns = 3
+    figure, grid = plt.subplots(
+        -(-len(names) // columns), columns, figsize=(12, 3 * -(-len(names) // columns))
+    )
+    full = summary["cells"][0]
+    for axes, name in zip(grid.flat, names, strict=False):
+        for method in dict.fromkeys(cell["method"] for cell in summary["cells"]):
+            cells = [c for c in summary["cells"] if c["method"] == method and c["role"] != "floor"]
+            points = sorted((c["steps"], _measure(c, name)) for c in cells if _measure(c, name))
+            if points:
+                steps, found = zip(*points, strict=True)
+                axes.errorbar(
+                    steps,
+                    [m[0] for m in found],
+                    yerr=np.array([[m[0] - m[1], m[2] - m[0]] for m in found]).T,
+                    marker="o",
+                    markersize=4,
+                    capsize=2,
+                    linewidth=1,
+                    label=method,
+                )
+        band = _measure(full, name)
+        if name == ENERGY:
+            band = tuple(summary["floor"][key] for key in ("value", "low", "high"))
+        if name == "seconds_per_map":
+            axes.set_yscale("log")
+        else:
+            axes.axhspan(band[1], band[2], color="black", alpha=0.12, label="full chain")
+        unit = summary["measures"].get(name, {"unit": ""})["unit"]
+        axes.set_title(name + (f" ({unit})" if unit else ""), fontsize=10)
+        axes.set_xscale("log")
+        axes.grid(alpha=0.3)
+    for axes in grid.flat[len(names) :]:
+        axes.set_axis_off()
+    for axes in grid[-1]:
+        axes.set_xlabel("steps")
+    grid.flat[0].legend(fontsize=8)
+    figure.tight_layout()
+    save(figure, path)
+
+
+def _measure(cell, name) -> tuple[float, float, float] | None:
+    """Value and ends of the interval; None where the cell has none."""
+    if name == "seconds_per_map":
+        return (cell[name],) * 3
+    found = cell[ENERGY] if name == ENERGY else cell["measures"][name]
+    return found and tuple(found[key] for key in ("value", "low", "high"))

@@ -25,6 +25,22 @@ ORDER = (  # as tables list them
     "diversity",
     "pelvis_point_spread",
 )
+HEADLINES = (  # of short tables and figures, where they were measured
+    "found_target",
+    "pelvis_point_error",
+    "dist_to_target_average",
+    "CPLE",
+    "TKCO@100",
+    "WDE@0.2",
+    "IoU@0.2",
+    "SoftLoc@0.1",
+    "diversity",
+)
+
+
+def headlines(measures: Iterable[str]) -> list[str]:
+    """The measures that short tables and figures show."""
+    return [name for name in HEADLINES if name in measures]
 
 
 def sort_names(names: Iterable[str]) -> list[str]:

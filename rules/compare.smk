@@ -1,0 +1,17 @@
+# Which sampler with how few steps is as good as the full chain: snakemake compare_samplers.
+
+
+rule compare_samplers:
+    input:
+        ancient(dataset_files() + statistics_file()),
+    output:
+        f"{RUN}/compare_samplers/summary-{study_key(PLAN)}.json",
+    log:
+        f"{RUN}/logs/compare_samplers.log",
+    conda:
+        "../envs/sampling.yaml"
+    threads: job_threads
+    resources:
+        gpu=1,
+    script:
+        "../scripts/compare_samplers.py"

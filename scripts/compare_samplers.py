@@ -1,0 +1,14 @@
+"""Draw maps with every sampler and number of steps of the study, and sum them up."""
+
+from pathlib import Path
+
+from cdm.config import load_config
+from cdm.evaluation.compare import compare_samplers
+from cdm.files import not_from_the_future
+from cdm.joblog import job_log
+from cdm.plan import load_plan
+
+with job_log(snakemake.log[0]) as log:
+    not_from_the_future(snakemake.input)
+    plan = load_plan(load_config(snakemake.config))
+    compare_samplers(plan, Path(snakemake.output[0]), log, threads=snakemake.threads)
