@@ -16,6 +16,7 @@ RNG = np.random.default_rng(0)
 POINTS, JOINTS = 40, 6
 PRED, GT = RNG.uniform(0, 2, (2, POINTS, JOINTS))
 XYZ = RNG.uniform(-2, 2, (POINTS, 3))
+m = metrics.smallest
 
 
 def config(**changes):
@@ -28,12 +29,12 @@ def config(**changes):
 def test_localisation_measures_are_the_reference_ones(parity):
     golden = np.load(parity / "11_postprocess" / "localization_metrics.npz")
     measure = {
-        "CPLE": lambda p, g, x, _: metrics.closest_point_error(p, g, x),
+        "CPLE": lambda p, g, x, _: metrics.closest_point_error(m(p), m(g), x),
         "CPLE_joints": lambda p, g, x, _: metrics.joint_point_errors(p, g, x),
-        "TKCO": lambda p, g, x, k: metrics.top_k_overlap(p, g, int(k)),
-        "WDE": lambda p, g, x, sigma: metrics.weighted_distance_error(p, g, sigma),
-        "IoU": lambda p, g, x, threshold: metrics.contact_iou(p, g, threshold),
-        "SoftLoc": metrics.soft_localisation,
+        "TKCO": lambda p, g, x, k: metrics.top_k_overlap(m(p), m(g), int(k)),
+        "WDE": lambda p, g, x, sigma: metrics.weighted_distance_error(p, g, m(g), sigma),
+        "IoU": lambda p, g, x, threshold: metrics.contact_iou(m(p), m(g), threshold),
+        "SoftLoc": lambda p, g, x, sigma: metrics.soft_localisation(m(p), m(g), x, sigma),
     }
     checked = 0
     for case in "012":
@@ -117,9 +118,9 @@ def _within(pred, truth):
 
 
 def _ties(pred, name, prefix, truth) -> bool:
-    m = np.sort((pred[truth.mask] if prefix else pred).min(axis=1))
+    ranked = np.sort((pred[truth.mask] if prefix else pred).min(axis=1))
     k = int(name.partition("@")[2])
-    return bool(m[k - 1] == m[k])
+    return bool(ranked[k - 1] == ranked[k])
 
 
 # ---- naive forms and laws ----
@@ -128,51 +129,56 @@ def _ties(pred, name, prefix, truth) -> bool:
 def test_measures_match_their_naive_forms():
     m_pred, m_gt = [min(row) for row in PRED], [min(row) for row in GT]
     closest = XYZ[m_pred.index(min(m_pred))]
-    assert metrics.closest_point_error(PRED, GT, XYZ) == pytest.approx(
+    assert metrics.closest_point_error(m(PRED), m(GT), XYZ) == pytest.approx(
         math.dist(closest, XYZ[m_gt.index(min(m_gt))])
     )
     rank = (
         sorted(range(POINTS), key=m_pred.__getitem__),
         sorted(range(POINTS), key=m_gt.__getitem__),
     )
-    assert metrics.top_k_overlap(PRED, GT, 7) == len(set(rank[0][:7]) & set(rank[1][:7])) / 7
+    assert metrics.top_k_overlap(m(PRED), m(GT), 7) == len(set(rank[0][:7]) & set(rank[1][:7])) / 7
     w = [math.exp(-m / 0.2) for m in m_gt]
     errors = [
         sum(abs(a - b) for a, b in zip(p, g, strict=True)) / 6
         for p, g in zip(PRED, GT, strict=True)
     ]
-    assert metrics.weighted_distance_error(PRED, GT, 0.2) == pytest.approx(
+    assert metrics.weighted_distance_error(PRED, GT, m(GT), 0.2) == pytest.approx(
         sum(a * b for a, b in zip(w, errors, strict=True)) / sum(w)
     )
     near, true = (
         {i for i, m in enumerate(m_pred) if m < 0.3},
         {i for i, m in enumerate(m_gt) if m < 0.3},
     )
-    assert metrics.contact_iou(PRED, GT, 0.3) == len(near & true) / len(near | true)
+    assert metrics.contact_iou(m(PRED), m(GT), 0.3) == len(near & true) / len(near | true)
     w = [math.exp(-m / 0.1) for m in m_gt]
     score = [math.exp(-math.dist(point, closest) / 0.1) for point in XYZ]
-    assert metrics.soft_localisation(PRED, GT, XYZ, 0.1) == pytest.approx(
+    assert metrics.soft_localisation(m(PRED), m(GT), XYZ, 0.1) == pytest.approx(
         sum(a * b for a, b in zip(w, score, strict=True)) / sum(w)
     )
 
 
 def test_true_maps_are_perfect():
-    assert metrics.closest_point_error(GT, GT, XYZ) == 0
+    assert metrics.closest_point_error(m(GT), m(GT), XYZ) == 0
     assert not metrics.joint_point_errors(GT, GT, XYZ).any()
-    assert metrics.top_k_overlap(GT, GT, 7) == metrics.contact_iou(GT, GT, 0.3) == 1
-    assert metrics.weighted_distance_error(GT, GT, 0.2) == metrics.min_distance_error(GT, GT) == 0
+    assert metrics.top_k_overlap(m(GT), m(GT), 7) == metrics.contact_iou(m(GT), m(GT), 0.3) == 1
+    assert (
+        metrics.weighted_distance_error(GT, GT, m(GT), 0.2)
+        == metrics.min_distance_error(m(GT), m(GT))
+        == 0
+    )
 
 
 def test_ties_count_as_their_random_order_would_on_average():
-    m = np.array([0, 0, 0, 0, 1.0, 2])[:, None]
-    other = np.array([5, 0, 1, 2, 3, 4.0])[:, None]
+    tied, other = np.array([0, 0, 0, 0, 1.0, 2]), np.array([5, 0, 1, 2, 3, 4.0])
     rng, overlaps = np.random.default_rng(0), []
     for _ in range(4000):
-        first = set(np.lexsort([rng.random(6), m[:, 0]])[:2].tolist())
+        first = set(np.lexsort([rng.random(6), tied])[:2].tolist())
         overlaps.append(len(first & {1, 2}) / 2)
-    assert metrics.top_k_overlap(m, other, 2) == pytest.approx(np.mean(overlaps), abs=0.02)
+    assert metrics.top_k_overlap(tied, other, 2) == pytest.approx(np.mean(overlaps), abs=0.02)
     order = rng.permutation(6)
-    assert metrics.top_k_overlap(m[order], other[order], 2) == metrics.top_k_overlap(m, other, 2)
+    assert metrics.top_k_overlap(tied[order], other[order], 2) == metrics.top_k_overlap(
+        tied, other, 2
+    )
 
 
 def test_distance_to_points_matches_all_pairs(monkeypatch):

@@ -1,8 +1,9 @@
 """Draws the maps of every cell of the study, with one model in one process, and measures them."""
 
 import time
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ from cdm.noise import normal, stream_key
 from cdm.plan import Plan, open_dataset
 from cdm.progress import Log, Progress
 from cdm.threads import ahead
+
+BEHIND = 2  # groups of items that wait to be measured, at most
 
 
 def compare_samplers(plan: Plan, record: Path, log: Log, threads: int = 1) -> dict[str, Any]:
@@ -80,7 +83,7 @@ class Study:
         self.dataset = open_dataset(plan.config, plan.architecture.point_feat_dim)
         self.reader = FileReader(plan.config.data_dir)
         statistics = planned_statistics(plan)
-        self.measures = MapMeasures(plan.config, statistics.numbers())
+        self.measures = MapMeasures(plan.config, statistics.numbers(), chance=False)
         self.samples = self._choose()
         device = choose_device(plan.config.gpu, log)
         self.features = encode_texts(plan, [sample.text for sample in self.samples], device)
@@ -102,7 +105,7 @@ class Study:
         full = cell == study_cells(self.config)[0]
         numbers = range(self.k_samples) if full else range(self.k_samples, 2 * self.k_samples)
         progress = Progress(len(self.samples) * self.k_samples, name, self.log)
-        seconds, measured = 0.0, []
+        seconds, entries, behind = 0.0, [], deque()
 
         def gather(group: list[Item]):
             maps = [(item.sample, item, k) for item in group for k in numbers]
@@ -119,9 +122,11 @@ class Study:
                 started = time.perf_counter()
                 x = sampler.start(batch, progress)()
                 seconds += time.perf_counter() - started
-                measured.append(pool.submit(self._measure, group, x))
-                _raise_early(measured)
-            entries = [entry for group in measured for entry in group.result()]
+                behind.append(pool.submit(self._measure, group, x))
+                if len(behind) > BEHIND:
+                    entries += behind.popleft().result()
+            for waiting in behind:
+                entries += waiting.result()
         rows = [values for values, _ in entries]
         names = dict.fromkeys(name for row in rows for name in row)
         return CellResult(
@@ -201,10 +206,3 @@ class Study:
                 sorted((name, found["sha256"]) for name, found in self.reader.contents.items()),
             ]
         )
-
-
-def _raise_early(measured: list[Future]) -> None:
-    """What went wrong in a group that is done."""
-    for group in measured:
-        if group.done() and group.exception():
-            raise group.exception()

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
@@ -84,11 +83,6 @@ class Truth:
     distance: np.ndarray | None
     mask: np.ndarray | None
 
-    @cached_property
-    def distance_to_target(self) -> np.ndarray:
-        """Metres from each point to the target object's points, (num_points,)."""
-        return metrics.distance_to_points(self.xyz, self.xyz[self.mask])
-
 
 def read_truth(dataset: Dataset, sample: Sample, reader: FileReader) -> Truth:
     """Read what an item's maps are held against.
@@ -117,9 +111,11 @@ class MapMeasures:
     Args:
         config: sections `dataset` and `evaluation`.
         statistics: mean and std, (1, contact_dim), that the maps are normalised by.
+        chance: also measure found_target_chance, which is the same for all maps of an item.
     """
 
-    def __init__(self, config: Config, statistics: Mapping):
+    def __init__(self, config: Config, statistics: Mapping, chance: bool = True):
+        self.chance = chance
         self.dataset, self.evaluation = config.dataset, config.evaluation
         self.mean, self.std = (np.asarray(statistics[key], np.float32) for key in ("mean", "std"))
         self.joints = joint_names(config.dataset)
@@ -165,9 +161,9 @@ class MapMeasures:
         if self.pelvis is not None:
             points = self.pelvis_points(x)
             if truth.mask is not None:
-                radius = self.evaluation.found_radius
-                per_map["found_target"] = truth.distance_to_target[points] <= radius
-                item["found_target_chance"] = float(np.mean(truth.distance_to_target <= radius))
+                per_map["found_target"] = self._at_target(truth.xyz[points], truth)
+                if self.chance:
+                    item["found_target_chance"] = float(self._at_target(truth.xyz, truth).mean())
             if truth.distance is not None:
                 true = truth.xyz[truth.distance[:, self.pelvis].argmin()]
                 per_map["pelvis_point_error"] = np.sqrt(
@@ -187,6 +183,11 @@ class MapMeasures:
                 item[BEST + name] = float(best)
         return {name: float(values.mean()) for name, values in per_map.items()} | item
 
+    def _at_target(self, xyz: np.ndarray, truth: Truth) -> np.ndarray:
+        """Whether points (n, 3) lie close enough to the target's, (n,) bool."""
+        away = metrics.distance_to_points(xyz, truth.xyz[truth.mask])
+        return away <= self.evaluation.found_radius
+
     def _localisation(self, pred: np.ndarray, truth: Truth) -> dict[str, float]:
         """The localisation script's measures, over the whole scene and over the target alone."""
         if truth.distance is None:
@@ -199,20 +200,22 @@ class MapMeasures:
 
     def _compare(self, pred, gt, xyz) -> dict[str, float]:
         e = self.evaluation
-        values = {"CPLE": metrics.closest_point_error(pred, gt, xyz)}
-        for column, error in enumerate(metrics.joint_point_errors(pred, gt, xyz)):
-            pelvis = column == self.pelvis
-            values["CPLE_pelvis" if pelvis else f"CPLE_joint_{self.joints[column]}"] = error
+        m_pred, m_gt = metrics.smallest(pred), metrics.smallest(gt)
+        values = {"CPLE": metrics.closest_point_error(m_pred, m_gt, xyz)}
+        errors = metrics.joint_point_errors(pred, gt, xyz).tolist()
+        for column, (joint, error) in enumerate(zip(self.joints, errors, strict=True)):
+            values["CPLE_pelvis" if column == self.pelvis else f"CPLE_joint_{joint}"] = error
         for k in e.top_k:
             # Of fewer points than k all would be taken; the reference then divides by k still.
-            values[f"TKCO@{k}"] = metrics.top_k_overlap(pred, gt, k) if k < len(pred) else np.nan
+            few = k >= len(xyz)
+            values[f"TKCO@{k}"] = np.nan if few else metrics.top_k_overlap(m_pred, m_gt, k)
         for sigma in e.wde_sigma:
-            values[f"WDE@{sigma:g}"] = metrics.weighted_distance_error(pred, gt, sigma)
+            values[f"WDE@{sigma:g}"] = metrics.weighted_distance_error(pred, gt, m_gt, sigma)
         for threshold in e.iou_thresholds:
-            values[f"IoU@{threshold:g}"] = metrics.contact_iou(pred, gt, threshold)
+            values[f"IoU@{threshold:g}"] = metrics.contact_iou(m_pred, m_gt, threshold)
         for sigma in e.soft_sigma:
-            values[f"SoftLoc@{sigma:g}"] = metrics.soft_localisation(pred, gt, xyz, sigma)
-        values["min_dist_error"] = metrics.min_distance_error(pred, gt)
+            values[f"SoftLoc@{sigma:g}"] = metrics.soft_localisation(m_pred, m_gt, xyz, sigma)
+        values["min_dist_error"] = metrics.min_distance_error(m_pred, m_gt)
         return values
 
     def _to_target(self, pred: np.ndarray, truth: Truth) -> dict[str, float]:

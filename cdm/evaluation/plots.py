@@ -132,7 +132,7 @@ def plot_study(summary: dict[str, Any], path: Path) -> None:
                 axes.errorbar(
                     steps,
                     [m[0] for m in found],
-                    yerr=np.array([[m[0] - m[1], m[2] - m[0]] for m in found]).T,
+                    yerr=np.maximum(0, [[m[0] - m[1], m[2] - m[0]] for m in found]).T,
                     marker="o",
                     markersize=4,
                     capsize=2,

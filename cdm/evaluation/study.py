@@ -25,7 +25,6 @@ from cdm.plan import Plan
 
 FULL_METHOD = "ddpm"
 ENERGY = "energy_distance"
-NOT_COMPARED = ("found_target_chance",)  # the same for every sampler
 SPREADS = ("diversity", "pelvis_point_spread")  # neither more nor less is better
 RULE = (
     "A cell is as good as the full chain if the value of every measure (diversity and the best of "
@@ -140,8 +139,7 @@ def summarise_study(results: Sequence[CellResult], config: Config) -> dict[str, 
         config: sections `diffusion`, `evaluation` and `compare`.
     """
     full, again = results[:2]
-    known = {name for name, values in full.values.items() if np.isfinite(values).any()}
-    names = sort_names(name for name in full.values if name in known.difference(NOT_COMPARED))
+    names = sort_names(name for name, v in full.values.items() if np.isfinite(v).any())
     reference = _by_item(full, names)
     band = intervals(reference, names, config.evaluation)
     floor = energy_interval(again, full, config.evaluation)
