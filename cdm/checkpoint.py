@@ -116,7 +116,7 @@ def read_shapes(path: Path) -> Shapes:
         raise CheckpointError(
             f"{path}: found {keys[:200]}, expected a dict of tensors such as contact_layer.weight"
         )
-    return {_bare(key): shape for key, shape in tensors.items() if _is_own(key)}
+    return {_bare(key): shape for key, shape in tensors.items() if not is_frozen(key)}
 
 
 class _ShapeUnpickler(pickle.Unpickler):
@@ -142,8 +142,9 @@ def _bare(key: str) -> str:
     return key.removeprefix("module.")
 
 
-def _is_own(key: str) -> bool:
-    return not any(name in key for name in FROZEN)
+def is_frozen(key: str) -> bool:
+    """Whether a tensor belongs to a frozen encoder, which checkpoints leave out."""
+    return any(name in key for name in FROZEN)
 
 
 def infer_architecture(shapes: Shapes, config: Config, path: Path | str) -> Architecture:
@@ -317,4 +318,4 @@ def load_state_dict(path: Path, sha256: str | None = None):
             "start snakemake again"
         )
     content = torch.load(path, map_location="cpu", weights_only=True)
-    return {_bare(key): value for key, value in content.items() if _is_own(key)}
+    return {_bare(key): value for key, value in content.items() if not is_frozen(key)}

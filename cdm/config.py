@@ -166,6 +166,22 @@ class SamplingConfig:
 
 
 @dataclass(frozen=True)
+class TrainingConfig:
+    """Section `training`."""
+
+    steps: int
+    batch_size: int
+    lr: float
+    lr_schedule: str
+    warmup_steps: int
+    weight_decay: float
+    grad_clip: float | None
+    ema_decay: float | None
+    precision: str
+    checkpoint_every: int
+
+
+@dataclass(frozen=True)
 class WorkflowConfig:
     """Section `workflow`."""
 
@@ -186,12 +202,18 @@ class Config:
     model: ModelConfig
     diffusion: DiffusionConfig
     sampling: SamplingConfig
+    training: TrainingConfig
     workflow: WorkflowConfig
 
     @property
     def run_dir(self) -> str:
         """Where the outputs lie, relative to the working directory; never a time stamp in it."""
         return f"outputs/{self.exp_name}"
+
+    @property
+    def experiment(self) -> str:
+        """Folder of the checkpoint, or "demo"; without exp_dir it is the one the run trains."""
+        return self.run_dir if self.exp_dir is None else self.exp_dir
 
     @property
     def is_demo_data(self) -> bool:
@@ -326,12 +348,6 @@ def _build(cls: type, values: Mapping[str, Any]) -> Any:
 def _contradictions(config: Config):
     """Settings that cannot hold together, each with what to change."""
     dataset, model, sampling = config.dataset, config.model, config.sampling
-    if config.exp_dir is None:
-        yield (
-            f"dataset.data_dir is '{dataset.data_dir}' but exp_dir is null: name the experiment "
-            "folder that holds ckpt/model*.pt (exp_dir=outputs/my_exp), or exp_dir=demo to try "
-            "your data with the built-in, untrained weights"
-        )
     if model.data_repr not in (None, dataset.data_repr):
         yield (
             f"model.data_repr is {model.data_repr} but dataset.data_repr is {dataset.data_repr}: "

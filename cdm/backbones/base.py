@@ -41,6 +41,14 @@ class Backbone(nn.Module, ABC):
     def read_columns(cls, facts: Facts, sizes: dict[str, Any]) -> Columns:
         """How many columns of text and of point features the weights take; raises likewise."""
 
+    @classmethod
+    def sizes_to_train(cls, model) -> tuple[dict[str, Any], int] | None:
+        """`Architecture.sizes` and last_dim of section `model`, with the reference's for null.
+
+        Returns:
+            None where this version does not train the backbone.
+        """
+
     @abstractmethod
     def prepare(self, c_text, c_pc_xyz, c_pc_feat=None):
         """Everything that neither x_t nor t changes; once per sample.

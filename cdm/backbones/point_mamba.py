@@ -46,6 +46,14 @@ class PointMamba(Backbone):
         both = facts.dim(where, 1) - facts.contact_dim - facts.time_emb_dim - 3
         return Columns(None, None, both, where)
 
+    @classmethod
+    def sizes_to_train(cls, model):
+        chosen = model.arch_pointmamba
+        trans_dim = chosen.trans_dim or 256
+        sizes = {"trans_dim": trans_dim, "depth": chosen.depth or 8, "hidden_dim": 128}
+        sizes |= {"d_inner": 2 * trans_dim, "d_state": 16, "d_conv": 4}
+        return sizes | {"dt_rank": -(-trans_dim // 16)}, chosen.last_dim or 256
+
     def __init__(self, architecture, scan_backend="auto"):
         super().__init__()
         a, sizes = architecture, architecture.sizes

@@ -93,8 +93,8 @@ def _flip(x):
 def _check_cuda(u, A, return_last_state):
     if not u.is_cuda or not gpu.fits(*A.shape) or u.dtype == torch.float64 or return_last_state:
         raise ValueError(
-            "selective_scan: backend cuda takes tensors of at most 32 bits on CUDA devices, d_inner a "
-            f"multiple of {gpu.CHANNELS}, d_state {gpu.D_STATE}, and gives no last state; found "
+            f"selective_scan: backend cuda takes d_inner a multiple of {gpu.CHANNELS} and d_state "
+            f"{gpu.D_STATE}, in at most 32 bits on CUDA devices, and gives no last state; found "
             f"{u.dtype} on {u.device}, A {tuple(A.shape)}; use backend='auto'"
         )
 
