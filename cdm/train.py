@@ -134,7 +134,8 @@ class Trainer:
             average = get_ema_multi_avg_fn(settings.ema_decay)
             self.average = AveragedModel(self.model, multi_avg_fn=average)
         diffusion = config.diffusion
-        self.diffusion = create_diffusion(diffusion.steps, diffusion.noise_schedule)
+        chain = create_diffusion(diffusion.steps, diffusion.noise_schedule)
+        self.noising = noising_coefficients(chain, device)
         self.step, self.seconds = 0, 0.0
         self.curve: list[list[float]] = []  # step, mean loss since the row before
         self._losses: list[torch.Tensor] = []
@@ -153,7 +154,7 @@ class Trainer:
             group["lr"] = learning_rate(settings, self.step)
         generator = torch.Generator(self.device)
         generator.manual_seed(self.config.seed * 1_000_003 + self.step)
-        loss = diffusion_loss(self.model, self.diffusion, batch, generator)
+        loss = diffusion_loss(self.model, self.noising, batch, generator)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if settings.grad_clip is not None:
@@ -239,22 +240,28 @@ class Trainer:
         }
 
 
+def noising_coefficients(diffusion: GaussianDiffusion, device: str) -> torch.Tensor:
+    """sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t): (2, steps) float32."""
+    tables = diffusion.sqrt_alphas_cumprod, diffusion.sqrt_one_minus_alphas_cumprod
+    return torch.tensor(np.stack(tables), dtype=torch.float32, device=device)
+
+
 def diffusion_loss(
-    model, diffusion: GaussianDiffusion, batch: TrainingBatch, generator: torch.Generator
+    model, noising: torch.Tensor, batch: TrainingBatch, generator: torch.Generator
 ) -> torch.Tensor:
     """Mean squared error of the predicted x_0 at uniform timesteps; a scalar tensor.
 
     Args:
         model: called as model(x_t, t, c_text, c_pc_xyz, c_pc_feat).
+        noising: `noising_coefficients`; x_t is as in `GaussianDiffusion.q_sample`.
         generator: of timesteps and noise, on the batch's device.
     """
     x_start = batch.x_start
     device = x_start.device
-    steps = diffusion.num_timesteps
-    t = torch.randint(steps, (len(x_start),), generator=generator, device=device)
+    t = torch.randint(noising.shape[1], (len(x_start),), generator=generator, device=device)
     noise = torch.randn(x_start.shape, generator=generator, device=device)
-    x_t = diffusion.q_sample(x_start, t, noise)
-    return F.mse_loss(model(x_t, t, *batch[1:]), x_start)
+    signal, spread = noising[:, t, None, None]
+    return F.mse_loss(model(signal * x_start + spread * noise, t, *batch[1:]), x_start)
 
 
 def learning_rate(settings, step: int) -> float:

@@ -89,16 +89,16 @@ class TrainingItems:
         device = self._text.device
 
         def gather(array):
-            rows = torch.from_numpy(index).to(array.device)
-            return array[rows].to(device, non_blocking=True)
+            return send(array[send(index, array.device)], device)
 
-        picks = [rng.choice(self._caption_ids[i]) for i in index]
+        picks = np.array([rng.choice(self._caption_ids[i]) for i in index])
         xyz = gather(self.xyz)
         if self.gravity_dim is not None:
-            xyz = rotate_about(xyz, rng.uniform(-math.pi, math.pi, batch_size), self.gravity_dim)
+            angle = send(rng.uniform(-math.pi, math.pi, batch_size), device)
+            xyz = rotate_about(xyz, angle, self.gravity_dim)
         return TrainingBatch(
             x_start=gather(self.contact),
-            c_text=self._text[torch.tensor(picks, device=device)],
+            c_text=self._text[send(picks, device)],
             c_pc_xyz=xyz,
             c_pc_feat=None if self.feat is None else gather(self.feat),
         )
@@ -115,13 +115,18 @@ def epoch_order(num_items: int, seed: int, start: int, count: int) -> np.ndarray
     return np.concatenate(parts)
 
 
-def rotate_about(xyz: torch.Tensor, angle: np.ndarray, gravity_dim: int) -> torch.Tensor:
+def send(array, device) -> torch.Tensor:
+    """A host array or tensor on a device, without waiting for what the device is doing."""
+    x = torch.as_tensor(array)
+    if x.device == torch.device(device) or torch.device(device).type == "cpu":
+        return x
+    return x.pin_memory().to(device, non_blocking=True)
+
+
+def rotate_about(xyz: torch.Tensor, angle: torch.Tensor, gravity_dim: int) -> torch.Tensor:
     """(batch, num_points, 3) turned by (batch,) radians about an axis (`gravity_rotation`)."""
     i, j = (gravity_dim + 1) % 3, (gravity_dim + 2) % 3
-    c, s = (
-        torch.tensor(f(angle), dtype=xyz.dtype, device=xyz.device)[:, None]
-        for f in (np.cos, np.sin)
-    )
+    c, s = (f(angle).to(xyz.dtype)[:, None] for f in (torch.cos, torch.sin))
     turned = xyz.clone()
     turned[..., i] = c * xyz[..., i] - s * xyz[..., j]
     turned[..., j] = s * xyz[..., i] + c * xyz[..., j]

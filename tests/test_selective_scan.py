@@ -246,7 +246,8 @@ def test_cuda_gradients_match_float64_autograd_of_naive(batch, length, d_inner, 
         (y * weights).sum().backward()
         results.append([y.detach(), *(x.grad for x in leaves)])
     for name, a, b in zip(("y", *"u delta A B C D z bias".split()), *results, strict=True):
-        assert relative_error(b, a) < 3e-6, name
+        none = length == 1 and name == "A"  # the first step has nothing to decay
+        assert not (a.any() or b.any()) if none else relative_error(b, a) < 3e-6, name
     again = [x.requires_grad_() for x in inputs]
     y = selective_scan(*again, delta_softplus=True, reverse=reverse, backend="cuda")
     (y * weights).sum().backward()
