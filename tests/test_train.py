@@ -16,11 +16,20 @@ from cdm.diffusion import create_diffusion
 from cdm.errors import CDMError, CheckpointError, ConfigError, DataError
 from cdm.statistics import load_statistics
 from cdm.train import (
-    Trainer, architecture_to_train, diffusion_loss, learning_rate, noising_coefficients, train,
-)  # fmt: skip
+    Trainer,
+    architecture_to_train,
+    diffusion_loss,
+    learning_rate,
+    noising_coefficients,
+    train,
+)
 from cdm.training_items import (
-    TrainingBatch, TrainingItems, epoch_order, read_training_items, rotate_about,
-)  # fmt: skip
+    TrainingBatch,
+    TrainingItems,
+    epoch_order,
+    read_training_items,
+    rotate_about,
+)
 
 NUM_ITEMS = 6
 
