@@ -98,7 +98,6 @@ def test_a_missing_key_is_named():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"exp_dir": None, "dataset": {"data_dir": "d"}}, "exp_dir is null: name the experiment"),
         (
             {"model": {"data_repr": "contact_pelvis"}},
             "the model would be asked for maps it was not",

@@ -13,7 +13,8 @@ from cdm.datasets import FileReader
 from cdm.datasets.base import gravity_rotation
 from cdm.demo.scenes import DemoDataset
 from cdm.diffusion import create_diffusion
-from cdm.errors import CDMError, CheckpointError, ConfigError, DataError
+from cdm.errors import CDMError, CheckpointError, ConfigError, DataError, NotTrained
+from cdm.plan import make_plan
 from cdm.statistics import load_statistics
 from cdm.train import (
     Trainer,
@@ -121,6 +122,16 @@ def test_a_loss_that_is_not_finite_leaves_the_last_checkpoint(few_items, monkeyp
     with pytest.raises(CDMError, match="the loss is"):
         train(tiny(), lambda line: None)
     assert find_checkpoint("outputs/mine").name == "model000002.pt"
+
+
+def test_without_a_checkpoint_a_run_says_how_to_get_one(few_items):
+    config = replace(tiny(), exp_dir=None)
+    with pytest.raises(NotTrained, match=r"has no ckpt/model\*.pt yet.*snakemake train"):
+        make_plan(config)
+    path = train(config, lambda line: None)
+    plan, _ = make_plan(config)
+    assert plan.checkpoint["path"] == str(path)
+    assert plan.statistics["path"].startswith("outputs/mine/Mean_Std_")
 
 
 def test_backbones_that_cannot_be_trained_say_so():
