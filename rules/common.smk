@@ -41,7 +41,7 @@ LIVE = PLAN and LiveProgress(PLAN, sys.stderr)
 # No --cores is given for a cluster, and its jobs must not take all cores of their node.
 ON_CLUSTER = workflow.remote_exec or not workflow.resource_settings.cores
 CLUSTER_THREADS = 4
-DEMO_DATA = f"{RUN}/data/demo.json"
+DEMO_DATA = f"{RUN}/data/demo_{CONFIG.dataset.phase}.json"
 
 
 wildcard_constraints:

@@ -175,7 +175,7 @@ def test_sizes_that_contradict_the_configuration_are_named_key_by_key(tmp_path, 
         inspect_checkpoint(save(tmp_path, state), config)
     message = str(error.value)
     assert "model.arch_pointmamba.trans_dim is 256, the weights have 64" in message
-    assert "model.arch_pointmamba.depth is 8, the weights have 3" in message
+    assert "model.arch_pointmamba.depth is 8, the weights have 4" in message
     assert "model.time_emb_dim is 128, the weights have 64" in message
     assert "last_dim" not in message
 
