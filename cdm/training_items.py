@@ -161,7 +161,7 @@ def read_training_items(dataset: Dataset, point_feat_dim: int, threads: int, log
     contact = torch.empty(*shape, config.contact_dim)
     loader = DataLoader(
         _Reading(dataset, list(firsts.values()), point_feat_dim),
-        READ_AT_ONCE, num_workers=threads, collate_fn=list, prefetch_factor=4,
+        READ_AT_ONCE, num_workers=threads, collate_fn=list,
     )  # fmt: skip
     read = (entry for group in loader for entry in group)
     kept = []
