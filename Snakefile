@@ -15,31 +15,40 @@ configfile: Path(workflow.basedir) / "config" / "config.yaml"
 
 include: "rules/common.smk"
 include: "rules/demo.smk"
-include: "rules/statistics.smk"
-include: "rules/generate.smk"
-include: "rules/merge.smk"
-include: "rules/export.smk"
-include: "rules/evaluate.smk"
-include: "rules/compare.smk"
+include: "rules/train.smk"
+
+
+if PLAN:
+
+    include: "rules/statistics.smk"
+    include: "rules/generate.smk"
+    include: "rules/merge.smk"
+    include: "rules/export.smk"
+    include: "rules/evaluate.smk"
+    include: "rules/compare.smk"
 
 
 rule all:
     default_target: True
     input:
-        PLAN.archive_record,
+        archive_record,
 
 
 onstart:
-    save_plan(PLAN, SAMPLES)
-    print(describe(PLAN) + describe_pace(PLAN), file=sys.stderr)
-    LIVE.start()
+    if PLAN:
+        save_plan(PLAN, SAMPLES)
+    if not only_trains():
+        print(describe(PLAN) + describe_pace(PLAN), file=sys.stderr)
+        LIVE.start()
 
 
 onsuccess:
-    LIVE.stop()
-    print(farewell(), file=sys.stderr)
+    if not only_trains():
+        LIVE.stop()
+        print(farewell(), file=sys.stderr)
 
 
 onerror:
-    LIVE.stop()
-    print(advice(), file=sys.stderr)
+    if not only_trains():
+        LIVE.stop()
+        print(advice(), file=sys.stderr)

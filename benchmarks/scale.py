@@ -135,7 +135,7 @@ def prepare(folder: Path, num_items: int) -> None:
         "exp_dir": "demo",
         "gpu": None,
         "dataset": {"data_dir": "data", "sets": ["HUMANISE"], "num_points": NUM_POINTS},
-        "model": {"text_model": {"version": "hashing"}},
+        "model": yaml.safe_load((REPO / "config/demo.yaml").read_text())["model"],
         "workflow": {"chunk_size": CHUNK_SIZE},
     }
     (folder / "mine.yaml").write_text(yaml.safe_dump(config))

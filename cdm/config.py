@@ -79,6 +79,54 @@ class PointMambaConfig:
 
 
 @dataclass(frozen=True)
+class HybridMambaConfig:
+    """Section `model.arch_hybridmamba`; null sizes are read off the weights."""
+
+    trans_dim: int | None
+    depth: int | None
+    last_dim: int | None
+    num_latents: int | None
+    num_heads: int | None
+    use_multi_scan: bool | None
+    use_perceiver: bool | None
+
+
+@dataclass(frozen=True)
+class PerceiverConfig:
+    """Section `model.arch_perceiver`; null sizes are read off the weights."""
+
+    last_dim: int | None
+    point_pos_emb: bool | None
+    encoder_q_input_channels: int | None
+    encoder_kv_input_channels: int | None
+    encoder_num_heads: int | None
+    encoder_widening_factor: int | None
+    encoder_self_attn_num_layers: int | None
+    decoder_q_input_channels: int | None
+    decoder_kv_input_channels: int | None
+    decoder_num_heads: int | None
+    decoder_widening_factor: int | None
+
+
+@dataclass(frozen=True)
+class MLPConfig:
+    """Section `model.arch_mlp`; null sizes are read off the weights."""
+
+    last_dim: int | None
+    point_mlp_dims: tuple[int, ...] | None
+    point_mlp_widening_factor: int | None
+    point_mlp_bias: bool | None
+
+
+@dataclass(frozen=True)
+class PointTransConfig:
+    """Sections `model.arch_pointtrans` and `arch_pointtransv2`; null: read off the weights."""
+
+    last_dim: int | None
+    blocks: tuple[int, ...] | None
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """Section `model`."""
 
@@ -89,6 +137,11 @@ class ModelConfig:
     text_model: TextModelConfig
     scene_model: SceneModelConfig
     arch_pointmamba: PointMambaConfig
+    arch_hybridmamba: HybridMambaConfig
+    arch_perceiver: PerceiverConfig
+    arch_mlp: MLPConfig
+    arch_pointtrans: PointTransConfig
+    arch_pointtransv2: PointTransConfig
 
 
 @dataclass(frozen=True)
@@ -110,6 +163,22 @@ class SamplingConfig:
     batch_size: int
     k_samples: int
     precision: str
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Section `training`."""
+
+    steps: int
+    batch_size: int
+    lr: float
+    lr_schedule: str
+    warmup_steps: int
+    weight_decay: float
+    grad_clip: float | None
+    ema_decay: float | None
+    precision: str
+    checkpoint_every: int
 
 
 @dataclass(frozen=True)
@@ -160,6 +229,7 @@ class Config:
     model: ModelConfig
     diffusion: DiffusionConfig
     sampling: SamplingConfig
+    training: TrainingConfig
     workflow: WorkflowConfig
     evaluation: EvaluationConfig
     compare: CompareConfig
@@ -168,6 +238,11 @@ class Config:
     def run_dir(self) -> str:
         """Where the outputs lie, relative to the working directory; never a time stamp in it."""
         return f"outputs/{self.exp_name}"
+
+    @property
+    def experiment(self) -> str:
+        """Folder of the checkpoint, or "demo"; without exp_dir it is the one the run trains."""
+        return self.run_dir if self.exp_dir is None else self.exp_dir
 
     @property
     def is_demo_data(self) -> bool:
@@ -302,12 +377,6 @@ def _build(cls: type, values: Mapping[str, Any]) -> Any:
 def _contradictions(config: Config):
     """Settings that cannot hold together, each with what to change."""
     dataset, model, sampling = config.dataset, config.model, config.sampling
-    if config.exp_dir is None:
-        yield (
-            f"dataset.data_dir is '{dataset.data_dir}' but exp_dir is null: name the experiment "
-            "folder that holds ckpt/model*.pt (exp_dir=outputs/my_exp), or exp_dir=demo to try "
-            "your data with the built-in, untrained weights"
-        )
     if model.data_repr not in (None, dataset.data_repr):
         yield (
             f"model.data_repr is {model.data_repr} but dataset.data_repr is {dataset.data_repr}: "

@@ -28,5 +28,9 @@ class CheckpointError(CDMError):
     """A checkpoint or an encoder's weights are missing, damaged, or of another architecture."""
 
 
+class NotTrained(CheckpointError):
+    """The run's own folder is where the checkpoint will be, and it is not there yet."""
+
+
 class ArchiveError(CDMError):
     """A chunk or an archive is missing, damaged, or belongs to another plan."""

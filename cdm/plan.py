@@ -27,7 +27,7 @@ from cdm.contents import ContentResolver, digest
 from cdm.datasets import Dataset, Sample, make_dataset, stat_files
 from cdm.demo.scenes import DemoDataset
 from cdm.diffusion import space_timesteps
-from cdm.errors import ArchiveError, ConfigError, DataError
+from cdm.errors import ArchiveError, CheckpointError, ConfigError, DataError, NotTrained
 from cdm.files import replacing, write_json
 from cdm.statistics import find_statistics
 from cdm.text import find_text_weights
@@ -133,7 +133,7 @@ def make_plan(config: Config) -> tuple[Plan, list[Sample]]:
     Raises:
         CheckpointError, DataError, ConfigError: in seconds, with the path that was looked at.
     """
-    checkpoint_path = find_checkpoint(config.exp_dir)
+    checkpoint_path = _find_checkpoint(config)
     checkpoint = inspect_checkpoint(checkpoint_path, config)
     text_model = config.model.text_model
     weights = find_text_weights(text_model.version, text_model.path)
@@ -147,7 +147,7 @@ def make_plan(config: Config) -> tuple[Plan, list[Sample]]:
     stats = {} if config.is_demo_data else stat_files(dataset, chain.from_iterable(files))
 
     statistics = {"path": _computed_statistics(config, dataset), "computed": True, "values": None}
-    found = find_statistics(dataset)
+    found = find_statistics(dataset, checkpoint_path.parents[1])
     if found is not None:
         statistics = {"path": found.source, "computed": False, "values": found.numbers()}
     settings = _settings(config, checkpoint, statistics, timesteps, dataset.rotates)
@@ -175,6 +175,20 @@ def make_plan(config: Config) -> tuple[Plan, list[Sample]]:
     return plan, samples
 
 
+def _find_checkpoint(config: Config) -> Path:
+    try:
+        return find_checkpoint(config.experiment)
+    except CheckpointError:
+        if Path(config.experiment) != Path(config.run_dir):
+            raise
+        raise NotTrained(
+            f"exp_dir is {config.exp_dir or 'null'}, and {config.run_dir} has no ckpt/model*.pt "
+            "yet. Name the experiment folder that holds ckpt/model*.pt (--config "
+            "exp_dir=outputs/my_exp), train one with these settings (snakemake train), or try the "
+            "built-in weights (exp_dir=demo)"
+        ) from None
+
+
 def open_dataset(config: Config, point_feat_dim: int) -> Dataset:
     """The dataset of a configuration; the demo's needs no files to list its samples."""
     if config.is_demo_data:
@@ -200,6 +214,7 @@ def _settings(config: Config, checkpoint, statistics, timesteps, rotates) -> dic
         "numerics_version": NUMERICS_VERSION,
         "seed": config.seed,
         "checkpoint": checkpoint.sha256,
+        "model": {"arch": checkpoint.architecture.arch, **checkpoint.architecture.sizes},
         "statistics": statistics["values"] or "computed",
         "dataset": {
             "name": dataset.name,

@@ -94,7 +94,7 @@ def compute_statistics(dataset, reader) -> Statistics:
     if not num_items:
         raise DataError(f"{dataset.data_dir}: no item to compute statistics from")
     source = f"{dataset.statistics_name()} computed from {num_items} items"
-    return _checked(total.mean[None], total.std[None], source, dataset.config.contact_dim)
+    return checked_statistics(total.mean[None], total.std[None], source, dataset.config.contact_dim)
 
 
 def load_statistics(path, contact_dim: int) -> Statistics:
@@ -113,12 +113,15 @@ def load_statistics(path, contact_dim: int) -> Statistics:
             f"{path}: {', '.join(absent)} not in the file, found {', '.join(arrays) or 'nothing'}; "
             "expected 'mean' and 'std', each (1, contact_dim)"
         )
-    return _checked(arrays["mean"], arrays["std"], str(path), contact_dim)
+    return checked_statistics(arrays["mean"], arrays["std"], str(path), contact_dim)
 
 
-def find_statistics(dataset) -> Statistics | None:
-    """Statistics that exist: the configured file, else the reference's in the data folder.
+def find_statistics(dataset, exp_dir=None) -> Statistics | None:
+    """Statistics that exist: the configured file, else those a training here left in its
+    experiment folder, else the reference's in the data folder.
 
+    Args:
+        exp_dir: folder that holds ckpt/.
     Returns:
         None where they have to be computed.
     Raises:
@@ -128,8 +131,10 @@ def find_statistics(dataset) -> Statistics | None:
     if config.statistics is not None:
         return load_statistics(config.statistics, config.contact_dim)
     path = dataset.data_dir / dataset.statistics_name()
-    if path.exists():
-        return load_statistics(path, config.contact_dim)
+    trained_with = [Path(exp_dir, path.name)] if exp_dir is not None else []
+    for candidate in (*trained_with, path):
+        if candidate.exists():
+            return load_statistics(candidate, config.contact_dim)
     if dataset.has_ground_truth:
         return None
     found = ", ".join(sorted(name.name for name in dataset.data_dir.glob("Mean_Std_*.npz")))
@@ -147,7 +152,12 @@ def save_statistics(path, statistics: Statistics) -> None:
     write_bytes(path, buffer.getvalue())
 
 
-def _checked(mean, std, source: str, contact_dim: int) -> Statistics:
+def checked_statistics(mean, std, source: str, contact_dim: int) -> Statistics:
+    """(1, contact_dim) mean and std, of any float type, as float32.
+
+    Raises:
+        DataError: wrong shape, not finite, or a std of 0.
+    """
     for name, array in (("mean", mean), ("std", std)):
         if array.shape != (1, contact_dim) or array.dtype.kind != "f":
             raise DataError(

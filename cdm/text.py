@@ -16,6 +16,7 @@ from pathlib import Path
 from cdm.errors import CheckpointError, ConfigError
 
 TEXT_FEAT_DIMS = {"ViT-B/32": 512, "ViT-L/14@336px": 768, "bert-base-uncased": 768}
+HASHING_FEAT_DIM = 128  # of models trained here; a checkpoint may have any
 HUB_REPOS = {
     "ViT-B/32": ["openai/clip-vit-base-patch32"],
     "ViT-L/14@336px": ["openai/clip-vit-large-patch14-336"],

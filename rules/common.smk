@@ -14,7 +14,7 @@ os.environ.update(
 from snakemake.exceptions import WorkflowError
 
 from cdm.config import is_demo, load_config
-from cdm.errors import CDMError
+from cdm.errors import CDMError, NotTrained
 from cdm.evaluation.evaluate import evaluation_key
 from cdm.evaluation.study import study_key
 from cdm.live import LiveProgress
@@ -26,21 +26,24 @@ if is_demo(config):
     configfile: Path(workflow.basedir) / "config" / "demo.yaml"
 
 
+PLAN, SAMPLES = None, None
 try:
     CONFIG = load_config(config)
     if workflow.is_main_process:
         PLAN, SAMPLES = make_plan(CONFIG)
     else:  # a job of a run that has been planned
-        PLAN, SAMPLES = load_plan(CONFIG), None
+        PLAN = load_plan(CONFIG)
+except NotTrained as error:  # without a plan, training is all that can run
+    NO_PLAN = str(error)
 except CDMError as error:
     raise WorkflowError(str(error))
 
 RUN = CONFIG.run_dir
-LIVE = LiveProgress(PLAN, sys.stderr)
+LIVE = PLAN and LiveProgress(PLAN, sys.stderr)
 # No --cores is given for a cluster, and its jobs must not take all cores of their node.
 ON_CLUSTER = workflow.remote_exec or not workflow.resource_settings.cores
 CLUSTER_THREADS = 4
-DEMO_DATA = f"{RUN}/data/demo.json"
+DEMO_DATA = f"{RUN}/data/demo_{CONFIG.dataset.phase}.json"
 
 
 wildcard_constraints:
@@ -50,6 +53,13 @@ wildcard_constraints:
 def dataset_files():
     """The built-in dataset, which a rule writes; a user's is only ever read."""
     return [DEMO_DATA] if CONFIG.is_demo_data else []
+
+
+def archive_record(wildcards):
+    """What a run is for; the reason where nothing can be planned yet."""
+    if PLAN is None:
+        raise WorkflowError(NO_PLAN)
+    return PLAN.archive_record
 
 
 def statistics_file():
@@ -70,6 +80,11 @@ def job_threads(wildcards):
 def merge_threads(wildcards):
     """Threads that verify chunks while merging."""
     return CLUSTER_THREADS if ON_CLUSTER else min(8, workflow.cores)
+
+
+def only_trains():
+    """Whether this run makes no maps; known once the targets are."""
+    return PLAN is None or "train" in workflow.dag_settings.targets
 
 
 def farewell():

@@ -8,7 +8,8 @@ from cdm.files import write_json
 from cdm.joblog import job_log
 
 with job_log(snakemake.log[0]) as log:
-    data_dir = load_config(snakemake.config).data_dir
-    write_demo(data_dir)
-    write_json(Path(snakemake.output[0]), {"data_dir": data_dir})
-    log(f"procedural rooms -> {data_dir}")
+    config = load_config(snakemake.config)
+    data_dir, phase = config.data_dir, config.dataset.phase
+    write_demo(data_dir, phase)
+    write_json(Path(snakemake.output[0]), {"data_dir": data_dir, "phase": phase})
+    log(f"procedural rooms, phase {phase} -> {data_dir}")

@@ -17,6 +17,7 @@ from cdm.plan import Chunk, Plan, make_plan, open_dataset, read_samples, save_pl
 
 NUM_POINTS = 32
 REPO = Path(__file__).resolve().parent.parent
+DEMO_MODEL = yaml.safe_load((REPO / "config/demo.yaml").read_text())["model"]
 
 
 def overlay(base: dict, changes: dict) -> dict:
@@ -94,7 +95,7 @@ def run_config(**changes: Any) -> Config:
         exp_dir="demo",
         gpu=None,
         dataset={"data_dir": "data", "sets": ["HUMANISE"], "num_points": NUM_POINTS},
-        model={"text_model": {"version": "hashing"}},
+        model=DEMO_MODEL,
         diffusion={"timestep_respacing": 2},
         sampling={"batch_size": 2},
         workflow={"chunk_size": 3},

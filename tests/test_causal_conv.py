@@ -74,6 +74,8 @@ def test_auto_keeps_gradients():
 def test_wrong_backends_say_so():
     x, weight, bias = make_inputs()
     with pytest.raises(ValueError, match="expected auto, naive or numba"):
+        causal_conv_silu(x, weight, bias, backend="triton")
+    with pytest.raises(ValueError, match="cuda on CUDA devices"):
         causal_conv_silu(x, weight, bias, backend="cuda")
     with pytest.raises(ValueError, match="use backend='auto'"):
         causal_conv_silu(x.double(), weight, bias, backend="numba")
@@ -104,3 +106,19 @@ def test_cuda_matches_naive_in_both_directions(shape, width, dtype, tolerance, m
     poison(monkeypatch)
     out = bidirectional_conv_silu(x, weight, bias, backend="cuda")
     assert out.dtype == dtype and relative_error(out, expected) < tolerance
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize(("length", "width"), [(1, 4), (17, 2), (1000, 4)])
+def test_cuda_gradients_match_float64_autograd_of_naive(length, width, reverse):
+    inputs = [x.cuda() for x in make_inputs(length=length, width=width)]
+    results = []
+    for backend, dtype in (("naive", torch.float64), ("auto", torch.float32)):
+        leaves = [x.to(dtype).requires_grad_() for x in inputs]
+        y = causal_conv_silu(*leaves, reverse=reverse, backend=backend)
+        y.sin().sum().backward()
+        results.append([y.detach(), *(x.grad for x in leaves)])
+    for name, a, b in zip(("y", "x", "weight", "bias"), *results, strict=True):
+        assert relative_error(b, a) < 3e-6, name

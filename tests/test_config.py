@@ -98,7 +98,6 @@ def test_a_missing_key_is_named():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"exp_dir": None, "dataset": {"data_dir": "d"}}, "exp_dir is null: name the experiment"),
         (
             {"model": {"data_repr": "contact_pelvis"}},
             "the model would be asked for maps it was not",
@@ -131,7 +130,7 @@ def test_outputs_lie_under_the_run_name_only():
     assert demo_config(exp_name="mine").run_dir == "outputs/mine"
 
 
-@pytest.mark.parametrize("name", ["archive", "sampling"])
+@pytest.mark.parametrize("name", ["archive", "sampling", "evaluation"])
 def test_environments_pin_what_the_constraints_pin(name):
     constraints = (REPO / "constraints.txt").read_text().splitlines()
     environment = yaml.safe_load((REPO / f"envs/{name}.yaml").read_text())

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from golden import POINT_MAMBA_CASES, conditions, forward_files, load_point_mamba
+from golden import POINT_MAMBA_CASES, conditions, forward_files, load_case
 from helpers import relative_error
 
 from cdm.cuda_sampler import CudaSampler, unavailable
@@ -61,7 +61,7 @@ def test_samplers_of_first_order_keep_no_previous_prediction():
 @pytest.fixture(params=POINT_MAMBA_CASES)
 def model_and_batches(request, parity):
     """A reference model and two batches of other conditions."""
-    cdm = load_point_mamba(parity, request.param).cuda()
+    cdm = load_case(parity, request.param).cuda()
     arrays = next(iter(forward_files(parity, request.param)))
     inputs = [x.cuda() for x in conditions(arrays)]
     return cdm, [inputs, [x.flip(0).contiguous() for x in inputs]]

@@ -1,108 +1,285 @@
-"""The built-in demo: a small dataset in the real layout, the same every time."""
+"""The built-in demo: rooms in the real layout whose words, places and motions belong together."""
 
 import csv
+import hashlib
+import itertools
+import re
 
 import numpy as np
 import pytest
 from test_datasets import dataset_config
 
 from cdm.datasets import FileReader, stat_files
+from cdm.datasets.actions import ACTIONS, action_of
 from cdm.datasets.contact_map import ContactMapDataset
-from cdm.demo.motion import NUM_FRAMES, make_motion
+from cdm.demo.furniture import COLORS, SIZES, Footprints
+from cdm.demo.motion import NUM_FRAMES, seat_of
+from cdm.demo.paths import shortest_paths, sight
 from cdm.demo.scenes import (
-    HALF,
-    NUM_ITEMS,
     NUM_POINTS,
+    NUM_WRITTEN,
+    TARGET,
+    TEST,
+    TRAIN,
+    VAL,
     DemoDataset,
-    annotations,
+    distances,
     make_item,
-    make_room,
+    make_row,
+    make_scene,
     splits,
     write_demo,
 )
 from cdm.statistics import compute_statistics
 
+PELVIS, ANKLES, FEET = 0, [7, 8], [10, 11]
+ITEMS = range(TEST.start, TEST.start + 40)
+
 
 def demo_config(**options):
-    defaults = {"data_dir": "demo", "sets": ("HUMANISE",), "phase": "all", "num_points": NUM_POINTS}
-    defaults["transforms"] = ()
+    defaults = {"data_dir": "demo", "sets": ("HUMANISE",), "phase": "val", "num_points": NUM_POINTS}
     return dataset_config(**{**defaults, **options})
 
 
 @pytest.fixture(scope="module")
 def demo_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
-    write_demo(folder, num_items=6)
+    write_demo(folder, phase="train", num_train=3)
     return folder
 
 
+@pytest.fixture(scope="module")
+def scenes():
+    return [make_scene(item) for item in ITEMS]
+
+
 def test_samples_are_known_without_files(tmp_path):
-    dataset = DemoDataset(demo_config(), tmp_path / "not yet there")
-    samples = dataset.samples()
-    assert [sample.index for sample in samples] == [str(i) for i in range(NUM_ITEMS)]
-    assert all(sample.text for sample in samples)
+    for phase, items in {"val": VAL, "test": TEST, "train": TRAIN}.items():
+        samples = DemoDataset(demo_config(phase=phase), tmp_path / "not yet there").samples()
+        assert [sample.index for sample in samples] == list(map(str, items))
+        assert all(sample.text for sample in samples)
 
 
-@pytest.mark.parametrize("phase", ["all", "train", "test"])
+@pytest.mark.parametrize("phase", ["all", "val", "test"])
 def test_samples_are_those_of_the_files(tmp_path, monkeypatch, phase):
     monkeypatch.setattr("cdm.demo.scenes.make_item", lambda *_: np.zeros((3, 1, 1)))
-    write_demo(tmp_path)
+    write_demo(tmp_path, phase)
     config = demo_config(phase=phase, captions="all")
-    from_files = ContactMapDataset(config, tmp_path).samples()
+    dataset = ContactMapDataset(config, tmp_path)
+    from_files = dataset.samples()
     assert DemoDataset(config, tmp_path).samples() == from_files
     assert len({sample.index for sample in from_files}) == len(splits()[phase])
+    stat_files(dataset, [name for sample in from_files for name in dataset.files(sample)])
 
 
-def test_items_load_and_give_statistics(demo_dir, monkeypatch):
-    monkeypatch.setattr("cdm.demo.scenes.NUM_ITEMS", 6)
-    dataset, reader = ContactMapDataset(demo_config(), demo_dir), FileReader(demo_dir)
-    samples = dataset.samples()
-    assert len(stat_files(dataset, [n for s in samples for n in dataset.files(s)])) == 6
-    statistics = compute_statistics(dataset, reader)
-    for sample in samples:
-        item = dataset.load(sample, reader, statistics)
-        assert item.x.shape == (NUM_POINTS, 6) and np.isfinite(item.x).all()
-        assert item.c_pc_feat.shape == (NUM_POINTS, 3)
-        assert 0 <= item.c_pc_feat.min() and item.c_pc_feat.max() <= 1
-        assert np.abs(item.c_pc_xyz[:, :2]).max() < HALF + 0.2
+def test_an_item_of_train_is_the_same_from_memory_and_from_disk(demo_dir, tmp_path):
+    config = demo_config(phase="train")
+    from_disk = ContactMapDataset(config, demo_dir)
+    from_code = DemoDataset(config, tmp_path / "not there")
+    samples = from_code.samples()
+    for sample in from_disk.samples():
+        assert sample in samples[:3] and from_code.files(sample) == []
+        disk = from_disk.load(sample, FileReader(demo_dir))
+        code = from_code.load(sample, FileReader(tmp_path))
+        for name in ("c_pc_xyz", "c_pc_feat", "distance", "info_scene_trans", "info_aug_trans"):
+            np.testing.assert_array_equal(getattr(disk, name), getattr(code, name), err_msg=name)
+
+
+def test_statistics_are_those_of_train_in_every_phase(demo_dir, monkeypatch):
+    monkeypatch.setattr("cdm.demo.scenes.NUM_WRITTEN", 3)
+    monkeypatch.setattr("cdm.demo.scenes.splits", lambda: splits(3))
+    found = [
+        compute_statistics(DemoDataset(demo_config(phase=phase), demo_dir), FileReader(demo_dir))
+        for phase in ("train", "val", "test")
+    ]
+    assert found[0].numbers() == found[1].numbers() == found[2].numbers()
 
 
 def test_an_item_does_not_depend_on_the_others_and_files_repeat(demo_dir, tmp_path):
-    write_demo(tmp_path, num_items=2)
-    for path in sorted(tmp_path.rglob("0*.np?")):
+    write_demo(tmp_path, phase="train", num_train=1)
+    written = sorted(tmp_path.rglob("0*.np?"))
+    assert len(written) == 2
+    for path in written:
         assert path.read_bytes() == (demo_dir / path.relative_to(tmp_path)).read_bytes()
-    assert annotations(num_items=3) == annotations()[:3]
-    assert annotations(seed=1) != annotations()
+    assert make_row(5, seed=1) != make_row(5)
 
 
-def test_table_is_valid_csv(demo_dir):
+def test_the_test_split_never_changes():
+    rows = repr([make_row(item) for item in TEST]).encode()
+    assert hashlib.sha256(rows).hexdigest()[:16] == "24db70dace8bddc9"
+    points, dist, target = make_item(TEST[0])
+    found = [points.mean(), points.std(), dist.mean(), target.mean()]
+    np.testing.assert_allclose(found, [0.231734, 1.157942, 2.399456, 0.079102], rtol=1e-4)
+
+
+def test_table_is_valid_csv_and_states_the_action(demo_dir):
     with open(demo_dir / "HUMANISE/contact_motion/anno.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["utterance"] for row in rows] == [row.utterance for row in annotations()[:6]]
-    captions = [len(row.captions()) for row in annotations()]
-    assert min(captions) == 1 and max(captions) == 3
+    assert len(rows) == TRAIN.start + 3 <= TRAIN.start + NUM_WRITTEN
+    for item, row in enumerate(rows):
+        expected, others = make_row(item)
+        assert row["utterance"] == expected.utterance and row["others"] == others
+        for _, text in expected.captions():
+            assert action_of(text) == action_of(row["others"]) == ACTIONS[item % 4]
+    assert {len(row["utterance"].split("$$")) for row in rows} == {1, 2, 3}
 
 
-@pytest.mark.parametrize("item", range(8))
-def test_the_motion_uses_what_the_caption_names(item):
-    room = make_room(item)
-    points, dist, labels = make_item(item)
-    target = labels == 1
-    assert room.pieces[0].kind in room.row.utterance and 100 < target.sum() < NUM_POINTS
-    assert (points[:, 3:] >= -1).all() and (points[:, 3:] <= 1).all()
-    pelvis = dist[:, 0]
-    if room.action == "walk":
-        assert 0.1 < pelvis[target].min() < 0.7
-    else:  # the pelvis comes to rest on the target, nearer than to any other thing
-        assert pelvis[target].min() < 0.2
-        assert target[pelvis.argmin()]
-    assert dist[labels == 0][:, 10:12].min() < 0.15  # feet touch the floor
+@pytest.mark.parametrize(
+    ("text", "action"),
+    [
+        ("sit down on the chair that is beside the desk", "sit"),
+        ("lie down on the bed", "lie"),
+        ("Stand up from the toilet near the sink", "stand up"),
+        ("walk to the standing lamp", "walk"),
+        ("a person walks forward, then sits down", "walk"),
+        ("stand up from the sofa; target object label: sofa (6)", "stand up"),
+        ("action=lie;target=bed", "lie"),
+        ("a man waves", ""),
+        ("", ""),
+    ],
+)
+def test_actions_are_told_from_words(text, action):
+    assert action_of(text) == action
 
 
-@pytest.mark.parametrize("action", ["sit", "stand up", "lie", "walk"])
-def test_motion_is_smooth_and_keeps_its_size(action):
-    joints = make_motion(action, "bed", (1.2, 1.9, 0.45), 0.9)
-    assert joints.shape == (NUM_FRAMES, 22, 3)
-    assert np.linalg.norm(np.diff(joints, axis=0), axis=-1).max() < 0.35  # metres a frame
-    reach = np.linalg.norm(joints - joints[:, :1], axis=-1).max()
-    assert 0.5 < reach < 1.1 and joints[..., 2].min() >= 0
+def outline(piece):
+    """Points on the edge of a piece's footprint."""
+    corners = piece.footprint().corners[0]
+    t = np.linspace(0, 1, 60)[:, None, None]
+    return (corners + t * (np.roll(corners, 1, axis=0) - corners)).reshape(-1, 2)
+
+
+def distance_m(piece, other):
+    gaps = outline(piece)[:, None] - outline(other)[None]
+    return np.linalg.norm(gaps, axis=-1).min()
+
+
+def meant(caption, pieces):
+    """The pieces a caption can mean, as a reader would find them."""
+    noun = re.search(r"the (?:(\w+) )?(\w+)(?: (?:near|next to|beside) the (\w+))?$", caption)
+    color, kind, near = noun.groups()
+    found = [p for p in pieces if p.kind == kind and color in (None, p.color)]
+    if near:
+        (neighbour,) = (p for p in pieces if p.kind == near)
+        found = [p for p in found if distance_m(p, neighbour) < 0.9]
+    return found
+
+
+def test_every_caption_means_exactly_the_target(scenes):
+    told_by = {scene.task.told_by for scene in scenes}
+    assert told_by == {"kind", "color", "neighbour"}
+    for scene in scenes:
+        for caption in scene.task.captions:
+            assert meant(caption, scene.room.pieces) == [scene.room.pieces[0]], caption
+        rivals = [p for p in scene.room.pieces[1:] if p.kind == scene.task.kind]
+        assert bool(rivals) == (scene.task.told_by != "kind")
+
+
+def test_nothing_overlaps_or_stands_in_a_wall(scenes):
+    for scene in scenes:
+        for a, b in itertools.combinations(scene.room.pieces, 2):
+            assert a.footprint().gaps(b.footprint())[0, 0] > 0.05
+        for piece in scene.room.pieces:
+            assert (np.abs(piece.footprint().corners[0]) < np.array(scene.room.size) / 2).all()
+        assert np.abs(scene.joints[..., :2]).max((0, 1)) @ [1, 0] < scene.room.size[0] / 2
+        assert np.abs(scene.joints[..., :2]).max((0, 1)) @ [0, 1] < scene.room.size[1] / 2
+
+
+def test_the_pelvis_rests_on_the_target(scenes):
+    for scene in scenes:
+        joints, pieces = scene.joints, scene.room.pieces
+        xyz = scene.points[:, :3].astype(float)
+        nearest = distances(xyz, joints)[:, PELVIS].argmin()
+        assert scene.labels[nearest] == TARGET
+        if scene.task.action == "walk":
+            assert outline_distance(joints[-1, PELVIS, :2], pieces[0]) < 0.3
+            continue
+        rest = joints[0 if scene.task.action == "stand up" else -1]
+        assert scene.labels[np.linalg.norm(xyz - rest[PELVIS], axis=1).argmin()] == TARGET
+        assert 0 < rest[PELVIS, 2] - pieces[0].size[2] < 0.15
+        if scene.task.action != "lie":
+            seat = pieces[0].to_room(seat_of(pieces[0], scene.room.side, 1.0))
+            assert np.linalg.norm(rest[PELVIS] - seat) < 0.15
+            assert (rest[FEET, 2] < 0.05).all() and (rest[ANKLES, 2] < 0.1).all()
+
+
+def outline_distance(xy, piece):
+    return np.linalg.norm(outline(piece) - xy, axis=1).min()
+
+
+def test_the_way_keeps_clear_of_other_furniture(scenes):
+    for scene in scenes:
+        for xy in scene.joints[::4, PELVIS, :2]:
+            for piece in scene.room.pieces[1:]:
+                assert outline_distance(xy, piece) > 0.25
+
+
+def test_points_show_every_piece_in_its_color(scenes):
+    for scene in scenes:
+        for label, piece in enumerate(scene.room.pieces, start=TARGET):
+            rgb = scene.points[scene.labels == label, 3:]
+            assert len(rgb) > 40
+            named = min(COLORS, key=lambda name: np.abs(rgb.mean(0) - COLORS[name]).sum())
+            assert named == piece.color
+        assert scene.points.dtype == np.float32 and np.abs(scene.points[:, 3:]).max() <= 1
+
+
+def test_motion_is_smooth_and_keeps_its_size(scenes):
+    for scene in scenes:
+        joints = scene.joints
+        assert joints.shape == (NUM_FRAMES, 22, 3) and joints[..., 2].min() >= 0
+        assert np.linalg.norm(np.diff(joints, axis=0), axis=-1).max() < 0.35  # metres a frame
+        reach = np.linalg.norm(joints - joints[:, :1], axis=-1).max()
+        assert 0.5 < reach < 1.1
+
+
+def test_distances_match_the_naive_ones(scenes):
+    scene = scenes[0]
+    dist = distances(scene.points[:, :3], scene.joints)
+    assert dist.dtype == np.float32 and dist.shape == (NUM_POINTS, 22)
+    offsets = scene.points[::50, None, None, :3].astype(np.float64) - scene.joints
+    naive = np.linalg.norm(offsets, axis=-1).min(1)
+    np.testing.assert_allclose(dist[::50], naive, atol=1e-6)
+
+
+def test_every_kind_action_and_color_occurs():
+    tasks = [make_row(item)[1] for item in TEST]
+    kinds = {re.search(r"target=(\w+)", others)[1] for others in tasks}
+    assert kinds == set(SIZES) and {action_of(others) for others in tasks} == set(ACTIONS)
+    words = " ".join(make_row(item)[0].utterance for item in TEST)
+    assert all(color in words for color in COLORS)
+
+
+def test_sight_matches_points_along_the_line():
+    rng = np.random.default_rng(0)
+    obstacles = Footprints(rng.uniform(-1, 1, (3, 2)), rng.uniform(0.2, 1, (3, 2)), rng.random(3))
+    a, b = rng.uniform(-2, 2, (2, 12, 2))
+    t = np.linspace(0, 1, 2001)[:, None]
+    for i, j in itertools.product(range(12), repeat=2):
+        offset = (a[i] + t * (b[j] - a[i]))[None] - obstacles.centers[:, None]
+        local = np.abs(np.einsum("kij,knj->kni", obstacles.axes, offset))
+        inside = local - obstacles.halves[:, None]
+        deepest = inside.max(-1).min()  # how far the line goes into an obstacle, negative
+        if abs(deepest) > 1e-3:
+            assert sight(a[i : i + 1], b[j : j + 1], obstacles)[0, 0] == (deepest > 0)
+
+
+def test_a_path_goes_around_an_obstacle_and_is_the_shortest():
+    wall = Footprints([(0, 0)], [(2, 0.2)], [0.0])
+    half = np.array([3.0, 3.0])
+    (path,) = shortest_paths(np.array([0.3, 1.0]), np.array([[0.3, -1.0]]), wall, half)
+    assert path[0].tolist() == [0.3, -1.0] and path[-1].tolist() == [0.3, 1.0]
+    length = np.linalg.norm(np.diff(path, axis=0), axis=1).sum()
+    around = 2 * np.hypot(0.7, 0.9) + 0.2  # by the nearer end
+    assert around < length < around + 0.05
+    blocked = shortest_paths(np.array([0.3, 0.0]), np.array([[0.3, -1.0]]), wall, half)
+    assert blocked == []
+
+
+def test_gaps_lie_between_overlap_and_distance(scenes):
+    for scene in scenes[:8]:
+        for a, b in itertools.combinations(scene.room.pieces, 2):
+            gap, distance = a.footprint().gaps(b.footprint())[0, 0], distance_m(a, b)
+            assert gap - 1e-9 <= distance <= np.sqrt(2) * gap + 0.05
+    piece = scenes[0].room.pieces[0].footprint()
+    assert piece.gaps(piece)[0, 0] < 0

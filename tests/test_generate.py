@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import overlay, raw_config, write_contacts, write_dataset
+from helpers import DEMO_MODEL, overlay, raw_config, write_contacts, write_dataset
 
 from cdm.archive import ContactMaps
 from cdm.config import load_config
@@ -23,7 +23,7 @@ BASE = {
     "exp_dir": "demo",
     "gpu": None,
     "dataset": {"data_dir": "data", "sets": ["HUMANISE"], "num_points": NUM_POINTS},
-    "model": {"text_model": {"version": "hashing"}},
+    "model": DEMO_MODEL,
     "diffusion": {"timestep_respacing": 3},
     "sampling": {"batch_size": 2, "precision": "fp32"},
     "workflow": {"chunk_size": 3},
@@ -379,11 +379,17 @@ def test_a_model_that_gives_nan_never_reaches_the_archive(folder):
 
 
 def test_point_features_count_only_where_the_model_sees_them():
-    names = [
-        [chunk.name for chunk in make_plan(configure(dataset={"use_color": use}))[0].chunks]
-        for use in (True, False)
-    ]
-    assert names[0] == names[1]
+    from cdm.demo.weights import ARCHITECTURE, write_checkpoint
+
+    write_checkpoint(Path("exp/ckpt/model000001.pt"), replace(ARCHITECTURE, point_feat_dim=0))
+    blind = {"exp_dir": "exp", "model": {"scene_model": raw_config()["model"]["scene_model"]}}
+
+    def names(use_color, **changes):
+        plan, _ = make_plan(configure(dataset={"use_color": use_color}, **changes))
+        return [chunk.name for chunk in plan.chunks]
+
+    assert names(True, **blind) == names(False, **blind)
+    assert names(True) != names(False)
 
 
 def test_statistics_are_computed_apart_for_each_split():

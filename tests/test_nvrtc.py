@@ -23,9 +23,11 @@ VARIANTS = {
     "causal_conv/bidirectional.cu": [
         {"FLOAT32": float32, "WIDTH": 4, "RUN": 16} for float32 in (0, 1)
     ],
+    "causal_conv/gradient.cu": [{"WIDTH": 4, "RUN": 16}],
     "pointwise/pointwise.cu": [
         {"FLOAT32": float32, "D_MODEL": 256, "CONTACT_DIM": 6} for float32 in (0, 1)
     ],
+    "selective_scan/recurrence.cu": [{"TILE": 8}],
     "philox/step.cu": [{"CONTACT_DIM": 6}],
 }
 

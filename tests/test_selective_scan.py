@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 from golden import assert_close, load_arrays
+from helpers import relative_error
 
 from cdm.kernels.selective_scan import cuda_package, resolve_backend, selective_scan
 
@@ -185,6 +186,8 @@ def test_autocast_does_not_reach_the_scan(backend):
 def test_wrong_backends_say_so():
     inputs = make_inputs()
     with pytest.raises(ValueError, match="expected auto or"):
+        selective_scan(*inputs, backend="triton")
+    with pytest.raises(ValueError, match="backend cuda takes"):
         selective_scan(*inputs, backend="cuda")
     with pytest.raises(ValueError, match="use backend='auto'"):
         selective_scan(*[x.double() for x in inputs], backend="numba")
@@ -226,3 +229,26 @@ def test_cuda_backends_match_naive(backend, length, reverse):
         pytest.skip("mamba_ssm is not installed with its CUDA scan")
     inputs = [x.cuda() for x in make_inputs(length=length)]
     assert_agrees(backend, inputs, 1e-4, 2e-5, delta_softplus=True, reverse=reverse)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize(("batch", "length", "d_inner"), [(2, 1, 64), (3, 7, 128), (2, 333, 192)])
+def test_cuda_gradients_match_float64_autograd_of_naive(batch, length, d_inner, reverse):
+    sizes = {"batch": batch, "length": length, "d_inner": d_inner, "d_state": 16}
+    inputs = [x.cuda() for x in make_inputs(**sizes)]
+    weights = torch.randn(batch, length, d_inner, device="cuda")
+    results = []
+    for backend, dtype in (("naive", torch.float64), ("auto", torch.float32)):
+        leaves = [x.to(dtype).requires_grad_() for x in inputs]
+        y = selective_scan(*leaves, delta_softplus=True, reverse=reverse, backend=backend)
+        (y * weights).sum().backward()
+        results.append([y.detach(), *(x.grad for x in leaves)])
+    for name, a, b in zip(("y", *"u delta A B C D z bias".split()), *results, strict=True):
+        none = length == 1 and name == "A"  # the first step has nothing to decay
+        assert not (a.any() or b.any()) if none else relative_error(b, a) < 3e-6, name
+    again = [x.requires_grad_() for x in inputs]
+    y = selective_scan(*again, delta_softplus=True, reverse=reverse, backend="cuda")
+    (y * weights).sum().backward()
+    assert all(torch.equal(x.grad, b) for x, b in zip(again, results[1][1:], strict=True))

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 import yaml
-from helpers import REPO, run_config, write_dataset
+from helpers import DEMO_MODEL, REPO, run_config, write_dataset
 
 from cdm.__main__ import main
 from cdm.config import Config
@@ -19,9 +19,7 @@ ARGUMENTS = ["dataset={data_dir: data, sets: [HUMANISE], num_points: 64}", "seed
 def test_the_configuration_is_the_one_snakemake_plans_with(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_dataset(tmp_path / "data", 3)
-    (tmp_path / "mine.yaml").write_text(
-        yaml.safe_dump(FILE | {"model": {"text_model": {"version": "hashing"}}})
-    )
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(FILE | {"model": DEMO_MODEL}))
     command = ["snakemake", "-s", REPO / "Snakefile", "--configfile", "mine.yaml", "--cores", "1"]
     command += ["--config", *ARGUMENTS, "--until", "demo_data"]  # plans, and runs nothing
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True)

@@ -11,7 +11,7 @@ import subprocess
 import numpy as np
 import pytest
 import yaml
-from helpers import REPO, write_contacts, write_dataset, write_split
+from helpers import DEMO_MODEL, REPO, write_contacts, write_dataset, write_split
 
 from cdm.archive import ContactMaps
 
@@ -21,7 +21,7 @@ CONFIG = {
     "exp_dir": "demo",
     "gpu": None,
     "dataset": {"data_dir": "data", "sets": ["HUMANISE"], "num_points": NUM_POINTS},
-    "model": {"text_model": {"version": "hashing"}},
+    "model": DEMO_MODEL,
     "diffusion": {"timestep_respacing": 2},
     "sampling": {"batch_size": 2},
     "workflow": {"chunk_size": CHUNK_SIZE},
@@ -334,7 +334,8 @@ def missing_file(folder):
 
 
 def no_encoder(folder):
-    configure(folder, model={"text_model": {"version": "ViT-B/32", "path": "clip"}}, exp_dir="exp")
+    text_model = {"version": "ViT-B/32", "path": "clip"}
+    configure(folder, model=DEMO_MODEL | {"text_model": text_model}, exp_dir="exp")
     save_clip_checkpoint(folder / "exp/ckpt/model000001.pt")
 
 
@@ -346,7 +347,7 @@ def save_clip_checkpoint(path):
 
     state = torch.load(find_checkpoint("demo"), weights_only=True)
     key = "contact_model.embedding.net.0.weight"
-    state[key] = torch.zeros(len(state[key]), state[key].shape[1] - 64 + 512)
+    state[key] = torch.zeros(len(state[key]), state[key].shape[1] - 128 + 512)
     path.parent.mkdir(parents=True)
     torch.save(state, path)
 

@@ -78,7 +78,7 @@ class ContactMapDataset(Dataset):
         openscene = self._openscene_file(sample) if self.config.use_openscene else ""
         if "/feat/" in openscene:
             shapes["mask"] = (num_points,)
-        arrays = load_npz(reader, self._contact_file(sample), shapes, missing=NO_TRUTH)
+        arrays = self.read_arrays(sample, reader, shapes)
         points = arrays["points"].astype(np.float32, copy=False)
 
         features = [points[:, :0]]
@@ -104,8 +104,11 @@ class ContactMapDataset(Dataset):
 
     def read_distance(self, sample, reader):
         shapes = {"dist": (self.config.num_points, NUM_JOINTS)}
-        dist = load_npz(reader, self._contact_file(sample), shapes, missing=NO_TRUTH)["dist"]
-        return self._select(dist)
+        return self._select(self.read_arrays(sample, reader, shapes)["dist"])
+
+    def read_arrays(self, sample, reader, shapes: dict) -> dict[str, np.ndarray]:
+        """Arrays of these names and shapes of the item's contact file."""
+        return load_npz(reader, self._contact_file(sample), shapes, missing=NO_TRUTH)
 
     def target_mask_file(self, sample):
         return self._item_file(sample, "target_mask", "npy")

@@ -3,15 +3,20 @@
 It is meant to come close to the right things at plausible heights, not to be motion capture.
 """
 
+import itertools
 import math
+from typing import NamedTuple
 
 import numpy as np
 
+from cdm.demo.furniture import Piece
+
 NUM_FRAMES = 60
 PELVIS_M = 0.92  # height of a standing pelvis
+SPEED, TURN = 1.2, 3.0  # of walking, metres a second; of turning, radians a second
 
-# SMPL joints in front of a pelvis at the origin, x to the right, y ahead, z up, metres. A pair
-# names the left and the right joint, whose x mirror each other.
+# SMPL joints around a pelvis at the origin, x to the right, y ahead, z up, metres. A pair names
+# the left and the right joint, whose x mirror each other.
 JOINTS = [0, (1, 2), 3, (4, 5), 6, (7, 8), 9, (10, 11), 12, (13, 14), 15, (16, 17), (18, 19)]
 JOINTS += [(20, 21)]  # pelvis, hip, spine, knee, spine, ankle, spine, foot, neck, ... wrist
 STAND = [
@@ -20,12 +25,27 @@ STAND = [
     *((0, 0.03, 0.6), (0.18, 0, 0.43), (0.24, -0.02, 0.17), (0.26, 0.08, -0.06)),
 ]
 SIT = [
-    *((0, 0, 0), (0.09, 0.03, -0.05), (0, -0.01, 0.11), (0.12, 0.42, 0.0), (0, -0.02, 0.24)),
-    *((0.12, 0.44, -0.4), (0, -0.02, 0.3), (0.13, 0.57, -0.45), (0, 0, 0.5), (0.08, 0, 0.42)),
+    *((0, 0, 0), (0.09, 0.03, -0.03), (0, -0.01, 0.11), (0.12, 0.42, 0.0), (0, -0.02, 0.24)),
+    *((0.12, 0.46, -0.42), (0, -0.02, 0.3), (0.13, 0.58, -0.47), (0, 0, 0.5), (0.08, 0, 0.42)),
     *((0, 0.03, 0.6), (0.18, 0, 0.43), (0.23, 0.08, 0.18), (0.16, 0.3, 0.08)),
 ]
+SIT_UP = [  # the legs stretched out on what one sits on
+    *((0, 0, 0), (0.09, 0.05, -0.03), (0, -0.01, 0.11), (0.1, 0.44, 0.04), (0, -0.02, 0.24)),
+    *((0.1, 0.85, -0.02), (0, -0.02, 0.3), (0.11, 0.9, 0.1), (0, 0, 0.5), (0.08, 0, 0.42)),
+    *((0, 0.03, 0.6), (0.18, 0, 0.43), (0.23, 0.08, 0.18), (0.16, 0.3, 0.08)),
+]
+KNEES, ANKLES, FEET = [4, 5], [7, 8], [10, 11]
 SWING = {7: 0.25, 10: 0.25, 20: -0.25, 4: 0.12, 18: -0.12}  # of left joints in a step, metres
 SWING |= {8: -0.25, 11: -0.25, 21: 0.25, 5: -0.12, 19: 0.12}  # the right ones go the other way
+
+
+class Key(NamedTuple):
+    """What the figure does at a time (seconds): pelvis (3,), heading (radians), pose (22, 3)."""
+
+    time: float
+    pelvis: tuple[float, float, float]
+    heading: float  # 0 looks along +y
+    pose: np.ndarray
 
 
 def make_pose(rows) -> np.ndarray:
@@ -39,57 +59,121 @@ def make_pose(rows) -> np.ndarray:
     return pose
 
 
-def key_poses(action: str, kind: str, size, room_ahead: float) -> list:
-    """(time in [0, 1], pelvis, heading, pose) of an action, in the frame of a piece of furniture.
+STANDING, SITTING = make_pose(STAND), make_pose(SIT)
+SITTING_UP = make_pose(SIT_UP)
+LYING = STANDING[:, [0, 2, 1]] * [1, -1, 1]  # on the back: up becomes -y, ahead becomes up
+
+
+def sitting_pose(pelvis_m: float, scale: float) -> np.ndarray:
+    """(22, 3) joints of somebody whose pelvis is pelvis_m above the floor, the feet on it."""
+    pose = SITTING * scale
+    pose[ANKLES, 2], pose[FEET, 2] = 0.08 - pelvis_m, 0.03 - pelvis_m
+    pose[KNEES, 2] = min(0.0, 0.08 + 0.47 * scale - pelvis_m)
+    return pose
+
+
+def seat_of(piece: Piece, side: int, scale: float) -> np.ndarray:
+    """(3,) where the pelvis of somebody is who sits on a side of a piece, in the piece's frame."""
+    edge = piece.half_depth(side)
+    # knees just over the edge, but not beyond the middle of what is shallow, nor in its back
+    ahead = max(edge - 0.35 * scale, -0.08 if piece.kind == "chair" else -0.02)
+    angle = side * math.pi / 2
+    along = 0.15 if piece.kind == "bed" else 0.0  # towards the foot of a bed
+    height = piece.size[2] + 0.09
+    return np.array([-ahead * math.sin(angle), ahead * math.cos(angle) + along, height])
+
+
+def couch_of(piece: Piece, side: int, scale: float) -> tuple[np.ndarray, float]:
+    """Pelvis (3,) and heading of somebody lying on a bed or sofa, in the piece's frame."""
+    width, depth, height = piece.size
+    if piece.kind == "bed":  # the head on the pillow, nearer to the side they came from
+        reach = min(width / 2 - 0.4, 0.3) * (-1 if side == 1 else 1)
+        return np.array([reach, 0.3 + 0.6 * scale - depth / 2, height + 0.11]), 0.0
+    inner = width / 2 - 0.12  # the head at one arm
+    return np.array([inner - 0.14 - 0.6 * scale, 0.1, height + 0.11]), math.pi / 2
+
+
+def key_poses(action: str, piece: Piece, side: int, path: np.ndarray, scale: float) -> list[Key]:
+    """Keys of an action, in the room.
 
     Args:
-        kind, size: of the piece: width, depth, height of the seat; its front is along +y.
-        room_ahead: metres one can walk in front of it.
+        path: (num_corners, 2) on the floor, to the side of the piece.
+        scale: of the body; 1 is 1.75 m tall.
     """
-    _, depth, height = size
-    stand, sit = make_pose(STAND), make_pose(SIT)
-    lie = stand[:, [0, 2, 1]] * [1, -1, 1]  # on the back: up becomes -y, ahead becomes up
-    front = np.array([0, depth / 2 + 0.25, PELVIS_M])
-    start = front + np.array([0, room_ahead, 0])
-    seat = np.array([0, min(depth / 2 - 0.15, 0.05 if kind == "chair" else 1), height + 0.1])
-    # along the width of a sofa; along the depth of a bed, the head at its back
-    bed = np.array([0.15, 0.1, height + 0.12] if kind == "sofa" else [0, -0.15, height + 0.12])
-    turn = math.pi / 2 if kind == "sofa" else 0.0
-    away, towards = 0.0, math.pi
-    return {
-        "walk": [(0.0, start, towards, stand), (0.9, front, towards, stand)],
-        "sit": [
-            *((0.0, start, towards, stand), (0.45, front, towards, stand)),
-            *((0.65, front, away, stand), (0.9, seat, away, sit)),
-        ],
-        "stand up": [(0.1, seat, away, sit), (0.45, front, away, stand), (1.0, start, away, stand)],
-        "lie": [
-            *((0.0, front, away, stand), (0.35, seat, away, sit)),
-            *((0.55, seat * [1, 0.7, 1], turn / 2, sit), (0.85, bed, turn, lie)),
-        ],
-    }[action]
+    standing = STANDING * scale
+    seat = piece.to_room(seat_of(piece, side, scale))
+    sitting = sitting_pose(seat[2], scale)
+    away = piece.yaw + side * math.pi / 2
+    keys: list[Key] = []
+
+    def then(seconds, pelvis, heading, pose):
+        """One more key, after seconds, reached by the shorter turn."""
+        if keys:
+            before = keys[-1].heading
+            heading = before + (heading - before + math.pi) % (2 * math.pi) - math.pi
+            seconds = max(seconds, abs(heading - before) / TURN)
+        keys.append(Key((keys[-1].time if keys else 0) + seconds, tuple(pelvis), heading, pose))
+
+    def follow(path):
+        """Walk along a path, turning on the spot at its corners."""
+        for start, end in itertools.pairwise(path):
+            ahead = math.atan2(start[0] - end[0], end[1] - start[1])
+            then(0, (*start, PELVIS_M * scale), ahead, standing)
+            length = math.hypot(*(end - start))
+            then(length / SPEED, (*end, PELVIS_M * scale), ahead, standing)
+
+    spot = (*path[-1], PELVIS_M * scale)
+    if action == "stand up":
+        then(0, seat, away, sitting)
+        then(0.6, seat, away, sitting)
+        then(1.0, spot, away, standing)
+        follow(path[::-1])
+        return keys
+    follow(path)
+    if action == "walk":
+        then(0, spot, away + math.pi, standing)
+        then(0.5, spot, away + math.pi, standing)
+        return keys
+    then(0, spot, away, standing)
+    then(1.0, seat, away, sitting)
+    then(0.6, seat, away, sitting)
+    if action == "lie":
+        pelvis, heading = couch_of(piece, side, scale)
+        pelvis, heading = piece.to_room(pelvis), piece.yaw + heading
+        then(0.5, seat, away, SITTING_UP * scale)
+        then(0.7, pelvis, heading, SITTING_UP * scale)
+        then(0.8, pelvis, heading, LYING * scale)
+        then(0.6, pelvis, heading, LYING * scale)
+    return keys
 
 
-def make_motion(action: str, kind: str, size, room_ahead: float) -> np.ndarray:
-    """(NUM_FRAMES, 22, 3) joints in the frame of the piece, metres."""
-    times, *keys = zip(*key_poses(action, kind, size, room_ahead), strict=True)
-    time = np.linspace(0, 1, NUM_FRAMES)
+def make_motion(action: str, piece: Piece, side: int, path, scale: float = 1.0) -> np.ndarray:
+    """(NUM_FRAMES, 22, 3) joints in the room, metres, evenly spaced in time."""
+    times, *keys = zip(*key_poses(action, piece, side, path, scale), strict=True)
+    time = np.linspace(0, times[-1], NUM_FRAMES)
 
-    def blend(values):  # piecewise linear over the keys
-        columns = np.array(values, float).reshape(len(times), -1).T
-        return np.stack([np.interp(time, times, column) for column in columns], axis=1)
+    # piecewise linear between the keys
+    before = np.clip(np.searchsorted(times, time, side="right") - 1, 0, len(times) - 2)
+    begin, end = np.take(times, before), np.take(times, before + 1)
+    weight = (time - begin) / np.maximum(end - begin, 1e-9)
+
+    def blend(values):
+        values = np.array(values, float)
+        share = weight.reshape(-1, *[1] * (values.ndim - 1))
+        return values[before] * (1 - share) + values[before + 1] * share
 
     pelvis, heading, pose = map(blend, keys)
-    pose = pose.reshape(NUM_FRAMES, 22, 3)
 
-    # While an upright pelvis travels, feet and hands swing against each other.
+    # While an upright pelvis travels, feet and hands swing against each other, less at both ends.
+    upright = pelvis[:, 2] > 0.99 * PELVIS_M * scale
     travel = np.linalg.norm(np.diff(pelvis[:, :2], axis=0, prepend=pelvis[:1, :2]), axis=1)
-    stepping = (pelvis[:, 2] > 0.9 * PELVIS_M) & (travel > 0)
-    phase = np.where(stepping, np.sin(np.cumsum(travel) * math.pi / 0.6), 0)
+    walked = np.cumsum(travel * upright)
+    reach = np.clip(np.minimum(walked, walked[-1] - walked) / 0.4, 0, 1)
+    phase = upright * reach * np.sin(walked * math.pi / 0.6)
     for joint, swing in SWING.items():
         pose[:, joint, 1] += swing * phase
 
-    c, s = np.cos(heading), np.sin(heading)
+    c, s = np.cos(heading)[:, None], np.sin(heading)[:, None]
     x, y, z = np.moveaxis(pose, -1, 0)
     joints = np.stack([x * c - y * s, x * s + y * c, z], axis=-1) + pelvis[:, None]
     joints[..., 2] = np.maximum(joints[..., 2], 0.02)  # nobody sinks into the floor

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from helpers import REPO, write_dataset
+from helpers import DEMO_MODEL, REPO, write_dataset
 
 from cdm.archive import ContactMaps, verify_archive, verify_chunk
 
@@ -17,7 +17,7 @@ CONFIG = {
     "exp_dir": "demo",
     "gpu": None,
     "dataset": {"data_dir": "data", "sets": ["HUMANISE"], "num_points": NUM_POINTS},
-    "model": {"text_model": {"version": "hashing"}},
+    "model": DEMO_MODEL,
     "diffusion": {"timestep_respacing": 4},
     "sampling": {"batch_size": 2},
     "workflow": {"chunk_size": 3},

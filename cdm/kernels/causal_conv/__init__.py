@@ -17,7 +17,8 @@ def causal_conv_silu(x, weight, bias, reverse=False, backend="auto"):
         weight: (d_inner, width).
         bias: (d_inner,).
         reverse: run from the last element to the first, in place of flipping.
-        backend: "auto", "naive" or "numba" (CPU, float32, no gradients).
+        backend: "auto", "naive", "numba" (CPU, float32, no gradients), or "cuda" (CUDA devices,
+            float32 inside, with gradients).
     Returns:
         y, shape and dtype of x.
     Raises:
@@ -26,14 +27,23 @@ def causal_conv_silu(x, weight, bias, reverse=False, backend="auto"):
     tensors = x, weight, bias
     needs_grad = torch.is_grad_enabled() and any(a.requires_grad for a in tensors)
     fits_numba = x.device.type == "cpu" and x.dtype != torch.float64 and not needs_grad
+    fits_cuda = x.is_cuda and x.dtype != torch.float64
+    if backend == "auto" and fits_cuda and needs_grad:
+        backend = "naive" if nvrtc.unavailable(x.device.index) else "cuda"
     if backend == "auto":
         backend = "numba" if fits_numba else "naive"
+    if backend == "cuda" and fits_cuda:
+        return gpu.causal_conv_silu(x, weight, bias, reverse)
     if backend == "naive":
         x = x.flip(1) if reverse else x
         y = naive.causal_conv_silu(x, weight.to(x.dtype), bias.to(x.dtype))
         return y.flip(1) if reverse else y
     if backend != "numba":
-        raise ValueError(f"causal_conv_silu: backend is {backend!r}, expected auto, naive or numba")
+        expected = "cuda on CUDA devices in at most 32 bits, " if backend == "cuda" else ""
+        raise ValueError(
+            f"causal_conv_silu: backend is {backend!r} for {x.dtype} on {x.device}, expected "
+            f"{expected}auto, naive or numba"
+        )
     if not fits_numba:
         raise ValueError(
             "causal_conv_silu: backend numba takes tensors of at most 32 bits on the CPU without "

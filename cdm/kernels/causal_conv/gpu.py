@@ -1,4 +1,4 @@
-"""The causal convolution in both directions on CUDA devices."""
+"""The causal convolution on CUDA devices: in both directions, and in one with a gradient."""
 
 from functools import cache
 from pathlib import Path
@@ -7,7 +7,7 @@ import torch
 
 from cdm.kernels.nvrtc import Kernel, ints
 
-SOURCE = Path(__file__).parent / "bidirectional.cu"
+FOLDER = Path(__file__).parent
 RUN = 16  # tokens a thread
 THREADS = 256
 
@@ -29,4 +29,46 @@ def bidirectional_conv_silu(x, weight, bias):
 @cache
 def _kernel(device_index, float32, width):
     macros = {"FLOAT32": float32, "WIDTH": width, "RUN": RUN}
-    return Kernel(SOURCE, "bidirectional_conv", device_index, **macros)
+    return Kernel(FOLDER / "bidirectional.cu", "bidirectional_conv", device_index, **macros)
+
+
+def causal_conv_silu(x, weight, bias, reverse):
+    """Arguments and result as `cdm.kernels.causal_conv.causal_conv_silu`; float32 inside."""
+    return _CausalConv.apply(x.float(), weight.float(), bias.float(), reverse).to(x.dtype)
+
+
+class _CausalConv(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias, reverse):
+        x, weight = x.contiguous(), weight.contiguous()
+        y = torch.empty_like(x)
+        _launch("causal_conv", x, weight, bias, y, reverse)
+        ctx.save_for_backward(x, weight, bias)
+        ctx.reverse = reverse
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, dy):
+        x, weight, bias = ctx.saved_tensors
+        batch, length, d_inner = x.shape
+        dx = torch.empty_like(x)
+        partial = x.new_empty(batch, -(-length // RUN), weight.shape[1] + 1, d_inner)
+        arguments = x, weight, bias, dy.contiguous(), dx, partial
+        _launch("causal_conv_gradient", *arguments, ctx.reverse)
+        sums = partial.sum((0, 1))
+        return dx, sums[:-1].t(), sums[-1], None
+
+
+def _launch(name, x, weight, *arguments):
+    *tensors, reverse = arguments
+    batch, length, d_inner = x.shape
+    blocks = -(-d_inner * -(-length // RUN) // THREADS)
+    _gradient_kernel(name, x.device.index, weight.shape[1])(
+        (blocks, batch), THREADS, x, weight, *tensors, *ints(length, d_inner, reverse)
+    )
+
+
+@cache
+def _gradient_kernel(name, device_index, width):
+    return Kernel(FOLDER / "gradient.cu", name, device_index, WIDTH=width, RUN=RUN)

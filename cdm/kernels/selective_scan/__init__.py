@@ -2,9 +2,10 @@
 
 import torch
 
-from cdm.kernels.selective_scan import chunked, cuda_package, naive
+from cdm.kernels import nvrtc
+from cdm.kernels.selective_scan import chunked, cuda_package, gpu, naive
 
-BACKENDS = ("naive", "chunked", "numba", "mamba_ssm")
+BACKENDS = ("naive", "chunked", "numba", "cuda", "mamba_ssm")
 
 
 def selective_scan(
@@ -44,10 +45,15 @@ def selective_scan(
         x is not None and x.requires_grad for x in (u, delta, A, B, C, D, z, delta_bias)
     )
     if backend == "auto":
-        backend = resolve_backend(u.device, u.dtype, needs_grad)
+        fits_cuda = needs_grad and not return_last_state and gpu.fits(*A.shape)
+        backend = resolve_backend(u.device, u.dtype, needs_grad, fits_cuda)
     inputs = u, delta, A, B, C, D, z, delta_bias
     if backend == "numba":
         y, last_state = _numba(*inputs, delta_softplus, reverse, needs_grad)
+    elif backend == "cuda":
+        _check_cuda(u, A, return_last_state)
+        with torch.autocast("cuda", enabled=False):
+            y = gpu.selective_scan(*inputs, delta_softplus, reverse)
     elif backend in _FORWARD_ONLY:
         if reverse:
             inputs = _flip(u), _flip(delta), A, _flip(B), _flip(C), D, _flip(z), delta_bias
@@ -59,9 +65,15 @@ def selective_scan(
     return (y, last_state) if return_last_state else y
 
 
-def resolve_backend(device, dtype, needs_grad=False) -> str:
-    """The backend that "auto" takes, so that a caller can log it."""
+def resolve_backend(device, dtype, needs_grad=False, fits_cuda=False) -> str:
+    """The backend that "auto" takes, so that a caller can log it.
+
+    Args:
+        fits_cuda: our kernel with a gradient has the scan's sizes.
+    """
     device = torch.device(device)
+    if device.type == "cuda" and fits_cuda and not nvrtc.unavailable(device.index or 0):
+        return "cuda"
     if device.type == "cuda" and cuda_package.available():
         return "mamba_ssm"
     return "numba" if _fits_numba(device, dtype, needs_grad) else "chunked"
@@ -76,6 +88,15 @@ _FORWARD_ONLY = {
 
 def _flip(x):
     return None if x is None else x.flip(1)
+
+
+def _check_cuda(u, A, return_last_state):
+    if not u.is_cuda or not gpu.fits(*A.shape) or u.dtype == torch.float64 or return_last_state:
+        raise ValueError(
+            f"selective_scan: backend cuda takes d_inner a multiple of {gpu.CHANNELS} and d_state "
+            f"{gpu.D_STATE}, in at most 32 bits on CUDA devices, and gives no last state; found "
+            f"{u.dtype} on {u.device}, A {tuple(A.shape)}; use backend='auto'"
+        )
 
 
 def _fits_numba(device, dtype, needs_grad):

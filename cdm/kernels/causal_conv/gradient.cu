@@ -1,0 +1,90 @@
+// Mamba's causal convolution with SiLU in one direction, and its gradient, for training.
+//
+//   c_s = bias + sum_k weight_k x_{s - REACH + k},   y_s = c_s / (1 + exp(-c_s))
+//
+// s counts the steps of the walk: tokens in order, or from the last to the first. A thread owns one
+// channel of RUN steps. All is float32.
+//
+// Defined by the caller: WIDTH of the convolution, RUN.
+
+constexpr int REACH = WIDTH - 1;
+
+struct Place {
+    int channel, start, length, d_inner, run, runs;
+    size_t batch;
+    bool reverse, outside;
+
+    __device__ Place(int length, int d_inner, int reverse)
+        : length(length), d_inner(d_inner), batch(blockIdx.y), reverse(reverse != 0) {
+        const int index = blockIdx.x * blockDim.x + threadIdx.x;
+        channel = index % d_inner;
+        run = index / d_inner;
+        start = run * RUN;
+        runs = (length + RUN - 1) / RUN;
+        outside = run >= runs;
+    }
+    __device__ float load(const float *from, int s) const {
+        return s >= 0 && s < length ? from[at(s)] : 0.0f;
+    }
+    __device__ size_t at(int s) const {
+        return (batch * length + (reverse ? length - 1 - s : s)) * d_inner + channel;
+    }
+};
+
+// x, y: (batch, length, d_inner); weight: (d_inner, WIDTH); bias: (d_inner,).
+extern "C" __global__ void causal_conv(const float *x, const float *weight, const float *bias,
+                                       float *y, int length, int d_inner, int reverse) {
+    const Place here(length, d_inner, reverse);
+    if (here.outside) return;
+    float w[WIDTH], window[RUN + REACH];
+#pragma unroll
+    for (int k = 0; k < WIDTH; ++k) w[k] = weight[here.channel * WIDTH + k];
+#pragma unroll
+    for (int i = 0; i < RUN + REACH; ++i) window[i] = here.load(x, here.start - REACH + i);
+#pragma unroll
+    for (int i = 0; i < RUN; ++i) {
+        if (here.start + i >= length) break;
+        float c = bias[here.channel];
+#pragma unroll
+        for (int k = 0; k < WIDTH; ++k) c += w[k] * window[i + k];
+        y[here.at(here.start + i)] = c / (1 + expf(-c));
+    }
+}
+
+// dy, dx: like x. partial: (batch, runs, WIDTH + 1, d_inner), of the weight and then of the bias.
+extern "C" __global__ void causal_conv_gradient(const float *x, const float *weight,
+                                                const float *bias, const float *dy, float *dx,
+                                                float *partial, int length, int d_inner,
+                                                int reverse) {
+    const Place here(length, d_inner, reverse);
+    if (here.outside) return;
+    float w[WIDTH], window[RUN + 2 * REACH], dc[RUN + REACH];
+#pragma unroll
+    for (int k = 0; k < WIDTH; ++k) w[k] = weight[here.channel * WIDTH + k];
+#pragma unroll
+    for (int i = 0; i < RUN + 2 * REACH; ++i) window[i] = here.load(x, here.start - REACH + i);
+#pragma unroll
+    for (int i = 0; i < RUN + REACH; ++i) {
+        float c = bias[here.channel];
+#pragma unroll
+        for (int k = 0; k < WIDTH; ++k) c += w[k] * window[i + k];
+        const float gate = 1 / (1 + expf(-c));
+        dc[i] = here.load(dy, here.start + i) * gate * (1 + c * (1 - gate));
+    }
+    float sums[WIDTH + 1] = {};
+#pragma unroll
+    for (int i = 0; i < RUN; ++i) {
+        float d = 0;
+#pragma unroll
+        for (int k = 0; k < WIDTH; ++k) {
+            d += w[k] * dc[i + REACH - k];
+            sums[k] += dc[i] * window[i + k];
+        }
+        sums[WIDTH] += dc[i];
+        if (here.start + i < length) dx[here.at(here.start + i)] = d;
+    }
+#pragma unroll
+    for (int k = 0; k < WIDTH + 1; ++k)
+        partial[((here.batch * here.runs + here.run) * (WIDTH + 1) + k) * d_inner + here.channel] =
+            sums[k];
+}

@@ -1,0 +1,397 @@
+"""Trains a CDM; stopped anywhere, it goes on from its last checkpoint.
+
+The reference's recipe is the default: AdamW, a constant learning rate of 1e-4, uniform timesteps,
+and the squared error of x_0 (Ho et al. 2020, eq. 14, with x_0 in place of the noise; Wang et al.
+2024). Everything random is a function of the seed and the step.
+"""
+
+import contextlib
+import csv
+import io
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from cdm.architecture import Architecture
+from cdm.backbones import BACKBONES, load_backbone
+from cdm.checkpoint import is_frozen
+from cdm.config import Config
+from cdm.demo.weights import initial_state_dict
+from cdm.device import choose_device
+from cdm.diffusion import GaussianDiffusion, create_diffusion
+from cdm.errors import CDMError, CheckpointError, ConfigError
+from cdm.files import replacing, write_bytes
+from cdm.generate import device_name
+from cdm.model import CDM
+from cdm.plan import open_dataset
+from cdm.statistics import find_statistics, save_statistics
+from cdm.text import HASHING_FEAT_DIM, TEXT_FEAT_DIMS, load_text_encoder
+from cdm.training_items import TrainingBatch, TrainingItems, read_training_items
+
+Log = Callable[[str], None]
+
+LOG_EVERY_S = 10.0
+TIME_EMB_DIM = 128  # where the configuration has null
+CURVE_POINTS = 1000  # of the loss curve, at most twice as many
+RESIDENT = 0.5  # items stay on the GPU where they take less than this share of its free memory
+
+
+def train(config: Config, log: Log, threads: int = 1) -> Path:
+    """Train until `training.steps`, from the last checkpoint where there is one.
+
+    Writes, under the run's folder, `ckpt/model{step:06}.pt` in the reference's form (weights
+    averaged over the steps where `training.ema_decay` is set), `ckpt/training.pt` to go on from,
+    `Mean_Std_*.npz`, the statistics that sampling then finds by itself, and `training/loss.csv`
+    and `loss.png`.
+
+    Returns:
+        The last model's path.
+    Raises:
+        CDMError: bad items, other settings than the checkpoint's, a loss that is not finite, too
+            little memory.
+    """
+    torch.set_num_threads(threads)
+    dataset = replace(config.dataset, phase="train", captions="all")
+    config = replace(config, dataset=dataset)
+    architecture = architecture_to_train(config)
+    items = _load_items(config, architecture, threads, log)
+    device = choose_device(config.gpu, log)  # only now: the workers that read were forked
+    _encode(items, config, architecture, device)
+    _place(items, device, log)
+
+    trainer = Trainer(config, architecture, device)
+    resumed = trainer.resume(_state_path(config))
+    log(
+        f"training {architecture.arch} ({trainer.num_parameters:,} parameters) on "
+        f"{device_name(device)} in {trainer.model.precision}: {len(items)} items, steps "
+        f"{trainer.step} to {config.training.steps}{' (resumed)' if resumed else ''}, batches of "
+        f"{config.training.batch_size}"
+    )
+    path = _model_path(config, trainer.step)
+    told = time.perf_counter()
+    began, first = told, trainer.step
+    while trainer.step < config.training.steps:
+        try:
+            batch = items.batch(trainer.step, config.training.batch_size, config.seed)
+            trainer.train_step(batch)
+        except torch.OutOfMemoryError:
+            raise ConfigError(
+                f"out of GPU memory with training.batch_size {config.training.batch_size}; halve "
+                "it and start snakemake again, it goes on from the last checkpoint"
+            ) from None
+        finished = trainer.step == config.training.steps
+        now = time.perf_counter()
+        if now - told > LOG_EVERY_S or finished:
+            told = now
+            rate = (trainer.step - first) / (now - began)
+            left = (config.training.steps - trainer.step) / rate
+            loss = trainer.recent_loss()
+            log(
+                f"step {trainer.step}/{config.training.steps}: loss {loss:.4f}, "
+                f"{rate:.2f} steps/s, {left / 60:.1f} min left"
+            )
+            _check_loss(loss, trainer.step)
+        if finished or trainer.step % config.training.checkpoint_every == 0:
+            path = _save(trainer, config, log)
+    if not path.exists():  # a finished training whose last model was taken away
+        path = _save(trainer, config, log)
+    return path
+
+
+class Trainer:
+    """Model, optimiser and averaged weights, at some step.
+
+    Args:
+        device: torch device name.
+    """
+
+    def __init__(self, config: Config, architecture: Architecture, device: str):
+        self.config, self.architecture, self.device = config, architecture, device
+        settings = config.training
+        precision = settings.precision
+        if precision == "auto":
+            precision = "fp32" if device == "cpu" else "bf16"
+        self.model = CDM(architecture, precision=precision)
+        state = initial_state_dict(architecture, config.seed)
+        self.model.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in state.items()})
+        self.model.to(device).train()
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(),
+            lr=settings.lr,
+            weight_decay=settings.weight_decay,
+            fused=device != "cpu",
+        )
+        self.average = None
+        if settings.ema_decay is not None:
+            average = get_ema_multi_avg_fn(settings.ema_decay)
+            self.average = AveragedModel(self.model, multi_avg_fn=average)
+        diffusion = config.diffusion
+        chain = create_diffusion(diffusion.steps, diffusion.noise_schedule)
+        self.noising = noising_coefficients(chain, device)
+        self.step, self.seconds = 0, 0.0
+        self.curve: list[list[float]] = []  # step, mean loss since the row before
+        self._losses: list[torch.Tensor] = []
+        self._recent = math.nan
+        self._started = time.perf_counter()
+
+    @property
+    def num_parameters(self) -> int:
+        """Numbers that are trained."""
+        return sum(p.numel() for p in self.model.parameters())
+
+    def train_step(self, batch: TrainingBatch) -> None:
+        """One step of the optimiser; does not wait for the device."""
+        settings = self.config.training
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(settings, self.step)
+        generator = torch.Generator(self.device)
+        generator.manual_seed(self.config.seed * 1_000_003 + self.step)
+        loss = diffusion_loss(self.model, self.noising, batch, generator)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if settings.grad_clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.grad_clip)
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+        self.step += 1
+        self._losses.append(loss.detach())
+        if self.step % max(1, settings.steps // CURVE_POINTS) == 0:
+            self.recent_loss()
+
+    def recent_loss(self) -> float:
+        """Mean loss of the latest steps; a new point of the curve where there were any."""
+        if self._losses:
+            self._recent = float(torch.stack(self._losses).mean())
+            self._losses.clear()
+            self.curve.append([self.step, self._recent])
+        return self._recent
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The weights to sample with, keys and types as the reference saves them."""
+        model = self.model if self.average is None else self.average.module
+        state = model.state_dict().items()
+        return {key: value.float().cpu() for key, value in state if not is_frozen(key)}
+
+    def save(self, path: Path) -> None:
+        """Write all that is needed to go on."""
+        state = {
+            "step": self.step,
+            "seconds": self.seconds + time.perf_counter() - self._started,
+            "curve": self.curve,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average and self.average.state_dict(),
+            "settings": self._settings(),
+        }
+        with replacing(path) as temporary:
+            torch.save(state, temporary)
+
+    def resume(self, path: Path) -> bool:
+        """Go on from what `save` wrote; False where there is nothing.
+
+        Raises:
+            CheckpointError: it cannot be read, or is of another model or another set of items.
+        """
+        if not path.exists():
+            return False
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+            found, expected = state["settings"], self._settings()
+        except Exception as error:  # a damaged file raises anything: zip, pickle, torch
+            raise CheckpointError(
+                f"{path}: cannot be read ({type(error).__name__}: {error}); remove it to train "
+                "from the start"
+            ) from None
+        differing = [key for key in expected if found.get(key) != expected[key]]
+        if differing:
+            listed = "".join(
+                f"\n  {key}: {found.get(key)} there, {expected[key]} configured"
+                for key in differing
+            )
+            raise CheckpointError(
+                f"{path}: is of another training:{listed}\nGive a new exp_name, restore the "
+                "settings, or remove the file to train from the start"
+            )
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.step, self.seconds, self.curve = state["step"], state["seconds"], state["curve"]
+        return True
+
+    def _settings(self) -> dict[str, Any]:
+        """What must not change under a training that goes on; the rest may."""
+        config = self.config
+        return {
+            "architecture": asdict(self.architecture),
+            "diffusion": [config.diffusion.steps, config.diffusion.noise_schedule],
+            "dataset": [config.dataset.data_repr, config.dataset.sigma, config.dataset.num_points],
+            "seed": config.seed,
+            "ema_decay": config.training.ema_decay,
+        }
+
+
+def noising_coefficients(diffusion: GaussianDiffusion, device: str) -> torch.Tensor:
+    """sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t): (2, steps) float32."""
+    tables = diffusion.sqrt_alphas_cumprod, diffusion.sqrt_one_minus_alphas_cumprod
+    return torch.tensor(np.stack(tables), dtype=torch.float32, device=device)
+
+
+def diffusion_loss(
+    model, noising: torch.Tensor, batch: TrainingBatch, generator: torch.Generator
+) -> torch.Tensor:
+    """Mean squared error of the predicted x_0 at uniform timesteps; a scalar tensor.
+
+    Args:
+        model: called as model(x_t, t, c_text, c_pc_xyz, c_pc_feat).
+        noising: `noising_coefficients`; x_t is as in `GaussianDiffusion.q_sample`.
+        generator: of timesteps and noise, on the batch's device.
+    """
+    x_start = batch.x_start
+    device = x_start.device
+    t = torch.randint(noising.shape[1], (len(x_start),), generator=generator, device=device)
+    noise = torch.randn(x_start.shape, generator=generator, device=device)
+    signal, spread = noising[:, t, None, None]
+    return F.mse_loss(model(signal * x_start + spread * noise, t, *batch[1:]), x_start)
+
+
+def learning_rate(settings, step: int) -> float:
+    """The learning rate of a step: warm-up, then constant or half a cosine down to zero."""
+    rate = settings.lr * min(1.0, (step + 1) / max(1, settings.warmup_steps))
+    if settings.lr_schedule == "cosine":
+        rate *= (1 + math.cos(math.pi * min(1.0, step / settings.steps))) / 2
+    return rate
+
+
+def architecture_to_train(config: Config) -> Architecture:
+    """The architecture that section `model` describes, with the reference's sizes for null.
+
+    Raises:
+        ConfigError: a backbone that this version only samples.
+    """
+    model = config.model
+    arch = model.arch or "PointMamba"
+    chosen = load_backbone(arch).sizes_to_train(model)
+    if chosen is None:
+        able = [name for name in BACKBONES if load_backbone(name).sizes_to_train(model)]
+        raise ConfigError(
+            f"model.arch {arch} is sampled but not trained by this version, expected one of "
+            f"{', '.join(able)}"
+        )
+    sizes, last_dim = chosen
+    scene_model, version = model.scene_model, model.text_model.version
+    point_feat_dim = 0
+    if scene_model.use_scene_model:
+        point_feat_dim = scene_model.point_feat_dim
+        if point_feat_dim is None:
+            raise ConfigError(
+                "model.scene_model.point_feat_dim is null, but there are no weights to read it "
+                "off: set it to the columns of point features, such as 3 for plain colours"
+            )
+    return Architecture(
+        arch=arch,
+        contact_dim=config.dataset.contact_dim,
+        time_emb_dim=model.time_emb_dim or TIME_EMB_DIM,
+        text_feat_dim=TEXT_FEAT_DIMS.get(version, HASHING_FEAT_DIM),
+        point_feat_dim=point_feat_dim,
+        last_dim=last_dim,
+        sizes=sizes,
+    )
+
+
+def _load_items(config: Config, architecture: Architecture, threads: int, log: Log):
+    """The items with their contact normalised; the statistics are written beside ckpt/."""
+    dataset = open_dataset(config, architecture.point_feat_dim)
+    log(f"reading the items of phase train with {threads} process(es)")
+    began = time.perf_counter()
+    items = read_training_items(dataset, architecture.point_feat_dim, threads, log)
+    log(
+        f"read {len(items)} items in {time.perf_counter() - began:.0f} s, "
+        f"{items.num_bytes / 2**30:.2f} GB"
+    )
+    name = dataset.statistics_name()
+    written = Path(config.run_dir, name)
+    statistics = find_statistics(dataset, config.run_dir)
+    if statistics is None:
+        statistics = items.statistics(f"{name} computed from {len(items)} items")
+    if not written.exists():
+        save_statistics(written, statistics)
+    items.normalise(statistics)
+    if dataset.rotates:
+        items.gravity_dim = dataset.gravity_dim
+    return items
+
+
+def _encode(items: TrainingItems, config: Config, architecture: Architecture, device: str) -> None:
+    text = config.model.text_model
+    width = architecture.text_feat_dim
+    items.encode(load_text_encoder(text.version, text.max_length, width, text.path, device), device)
+
+
+def _place(items: TrainingItems, device: str, log: Log) -> None:
+    if device == "cpu":
+        return
+    free, _ = torch.cuda.mem_get_info(device)
+    if items.num_bytes < RESIDENT * free:
+        items.to(device)
+    else:
+        log("the items stay in main memory: they would take more than half of the GPU's")
+
+
+def _check_loss(loss: float, step: int) -> None:
+    if not np.isfinite(loss):
+        raise CDMError(
+            f"the loss is {loss} at step {step}; lower training.lr, set training.grad_clip: 1, or "
+            "training.precision: fp32. Checkpoints written before are kept"
+        )
+
+
+def _state_path(config: Config) -> Path:
+    return Path(config.run_dir, "ckpt", "training.pt")
+
+
+def _model_path(config: Config, step: int) -> Path:
+    return Path(config.run_dir, "ckpt", f"model{step:06}.pt")
+
+
+def _save(trainer: Trainer, config: Config, log: Log) -> Path:
+    """Checkpoint, model, and the loss curve; what is half-written never takes its name."""
+    _check_loss(trainer.recent_loss(), trainer.step)
+    trainer.save(_state_path(config))
+    path = _model_path(config, trainer.step)
+    with replacing(path) as temporary:
+        torch.save(trainer.state_dict(), temporary)
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerows([["step", "loss"], *trainer.curve])
+    folder = Path(config.run_dir, "training")
+    write_bytes(folder / "loss.csv", table.getvalue().encode())
+    with contextlib.suppress(ImportError):  # without matplotlib the table is there
+        _plot(trainer.curve, folder / "loss.png")
+    log(f"step {trainer.step}: {path} written")
+    return path
+
+
+def _plot(curve: list[list[float]], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4))
+    axes.plot(*zip(*curve, strict=True), linewidth=0.8)
+    axes.set(xlabel="step", ylabel="loss (MSE of x_0)", yscale="log")
+    axes.grid(alpha=0.3)
+    image = io.BytesIO()
+    figure.savefig(image, dpi=120, bbox_inches="tight")
+    plt.close(figure)
+    write_bytes(path, image.getvalue())

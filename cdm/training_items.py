@@ -1,0 +1,219 @@
+"""The items a CDM is trained on, read once and held in memory.
+
+What the reference draws anew at every visit of an item, its caption and its rotation about the
+gravity axis, is drawn here too, as a pure function of the seed and the training step: a resumed
+training sees what an undisturbed one would have seen.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import psutil
+import torch
+from torch.utils.data import DataLoader
+
+from cdm.datasets import Dataset, FileReader, Sample
+from cdm.errors import BadItem, DataError
+from cdm.statistics import Moments, Statistics, checked_statistics
+
+READ_AT_ONCE = 16  # items a worker hands over together
+
+
+class TrainingBatch(NamedTuple):
+    """What one training step sees, on the device."""
+
+    x_start: torch.Tensor  # (batch, num_points, contact_dim), normalised contact
+    c_text: torch.Tensor  # (batch, text_feat_dim)
+    c_pc_xyz: torch.Tensor  # (batch, num_points, 3), metres, rotated
+    c_pc_feat: torch.Tensor | None  # (batch, num_points, point_feat_dim)
+
+
+class TrainingItems:
+    """All items of a split.
+
+    Attributes:
+        xyz: (num_items, num_points, 3) float32, metres.
+        feat: (num_items, num_points, point_feat_dim) float32, or None.
+        contact: (num_items, num_points, contact_dim) float32; normalised by `normalise`.
+        captions: the captions of each item.
+    """
+
+    def __init__(self, xyz, feat, contact, captions: list[list[str]]):
+        self.xyz, self.feat, self.contact, self.captions = xyz, feat, contact, captions
+        self.gravity_dim: int | None = None  # items are turned about this axis
+        self._caption_ids: list[np.ndarray] = []
+        self._text: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.xyz)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the arrays."""
+        return sum(x.nbytes for x in (self.xyz, self.feat, self.contact) if x is not None)
+
+    def statistics(self, source: str) -> Statistics:
+        """Mean and std of the contact over all points, in float64 (see `compute_statistics`)."""
+        moments = Moments()
+        for contact in self.contact.numpy():
+            moments.add(*Moments.of(contact))
+        return checked_statistics(
+            moments.mean[None], moments.std[None], source, self.contact.shape[-1]
+        )
+
+    def normalise(self, statistics: Statistics) -> None:
+        """Turn contact into what the model sees, in place."""
+        self.contact -= torch.from_numpy(statistics.mean)
+        self.contact /= torch.from_numpy(statistics.std)
+
+    def encode(self, encoder: Callable, device: str) -> None:
+        """Encode every distinct caption once; features stay on the device."""
+        distinct = {text: i for i, text in enumerate(sorted({t for c in self.captions for t in c}))}
+        self._caption_ids = [np.array([distinct[text] for text in c]) for c in self.captions]
+        with torch.inference_mode():
+            self._text = torch.stack(list(encoder(list(distinct)))).to(device).clone()
+
+    def to(self, device: str) -> None:
+        """Move the arrays to a device."""
+        for name in ("xyz", "feat", "contact"):
+            array = getattr(self, name)
+            setattr(self, name, array if array is None else array.to(device))
+
+    def batch(self, step: int, batch_size: int, seed: int) -> TrainingBatch:
+        """The batch of a step: items without replacement within an epoch, the last one filled up
+        from the next epoch."""
+        rng = np.random.default_rng([seed, step, 1])
+        index = epoch_order(len(self), seed, step * batch_size, batch_size)
+        device = self._text.device
+
+        def gather(array):
+            return send(array[send(index, array.device)], device)
+
+        picks = np.array([rng.choice(self._caption_ids[i]) for i in index])
+        xyz = gather(self.xyz)
+        if self.gravity_dim is not None:
+            angle = send(rng.uniform(-math.pi, math.pi, batch_size), device)
+            xyz = rotate_about(xyz, angle, self.gravity_dim)
+        return TrainingBatch(
+            x_start=gather(self.contact),
+            c_text=self._text[send(picks, device)],
+            c_pc_xyz=xyz,
+            c_pc_feat=None if self.feat is None else gather(self.feat),
+        )
+
+
+def epoch_order(num_items: int, seed: int, start: int, count: int) -> np.ndarray:
+    """Items start to start + count of endless, shuffled epochs; (count,) int64."""
+    parts, end = [], start + count
+    while start < end:
+        epoch, place = divmod(start, num_items)
+        order = np.random.default_rng([seed, epoch, 0]).permutation(num_items)
+        parts.append(order[place : place + end - start])
+        start += len(parts[-1])
+    return np.concatenate(parts)
+
+
+def send(array, device) -> torch.Tensor:
+    """A host array or tensor on a device, without waiting for what the device is doing."""
+    x = torch.as_tensor(array)
+    if x.device == torch.device(device) or torch.device(device).type == "cpu":
+        return x
+    return x.pin_memory().to(device, non_blocking=True)
+
+
+def rotate_about(xyz: torch.Tensor, angle: torch.Tensor, gravity_dim: int) -> torch.Tensor:
+    """(batch, num_points, 3) turned by (batch,) radians about an axis (`gravity_rotation`)."""
+    i, j = (gravity_dim + 1) % 3, (gravity_dim + 2) % 3
+    c, s = (f(angle).to(xyz.dtype)[:, None] for f in (torch.cos, torch.sin))
+    turned = xyz.clone()
+    turned[..., i] = c * xyz[..., i] - s * xyz[..., j]
+    turned[..., j] = s * xyz[..., i] + c * xyz[..., j]
+    return turned
+
+
+def read_training_items(dataset: Dataset, point_feat_dim: int, threads: int, log) -> TrainingItems:
+    """Read every item of a dataset whose `captions` is "all".
+
+    Args:
+        point_feat_dim: columns the model takes, 0 for none.
+        threads: worker processes that read.
+        log: gets one line of text at a time.
+    Raises:
+        BadItem: an item cannot be used (left out where `dataset.on_bad_item` is skip).
+        DataError: no item, no ground truth, or not enough memory for all of them.
+    """
+    captions: dict[tuple[str, str], list[str]] = {}
+    firsts: dict[tuple[str, str], Sample] = {}
+    for sample in dataset.samples():
+        key = sample.set, sample.index
+        captions.setdefault(key, []).append(sample.text)
+        firsts.setdefault(key, sample)
+    if not dataset.has_ground_truth:
+        raise DataError(f"dataset.name {dataset.config.name} has no ground truth to train on")
+    config = dataset.config
+    shape = len(firsts), config.num_points
+    _check_memory(shape, 3 + point_feat_dim + config.contact_dim)
+
+    xyz = torch.empty(*shape, 3)
+    feat = torch.empty(*shape, point_feat_dim) if point_feat_dim else None
+    contact = torch.empty(*shape, config.contact_dim)
+    loader = DataLoader(
+        _Reading(dataset, list(firsts.values()), point_feat_dim),
+        READ_AT_ONCE, num_workers=threads, collate_fn=list,
+    )  # fmt: skip
+    read = (entry for group in loader for entry in group)
+    kept = []
+    for key, (arrays, problem) in zip(captions, read, strict=True):
+        if problem and config.on_bad_item == "fail":
+            raise BadItem(problem)
+        if problem:
+            log(f"left out: {problem}")
+            continue
+        row = len(kept)
+        for array, values in zip((xyz, feat, contact), arrays, strict=True):
+            if array is not None:
+                array[row] = torch.from_numpy(values)
+        kept.append(captions[key])
+    if not kept:
+        raise DataError(f"{dataset.data_dir}: no usable item in phase {config.phase}")
+    n = len(kept)
+    return TrainingItems(xyz[:n], None if feat is None else feat[:n], contact[:n], kept)
+
+
+class _Reading(torch.utils.data.Dataset):
+    """One item at a time, for the workers of a DataLoader; a bad item is told, not raised."""
+
+    def __init__(self, dataset: Dataset, samples: list[Sample], point_feat_dim: int):
+        self.dataset, self.samples, self.point_feat_dim = dataset, samples, point_feat_dim
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, number: int):
+        sample = self.samples[number]
+        try:
+            item = self.dataset.read_item(sample, FileReader(self.dataset.data_dir))
+            if item.distance is None:
+                raise BadItem(f"{sample.set}/{sample.index}: has no ground truth")
+            width = item.c_pc_feat.shape[1]
+            if self.point_feat_dim and width != self.point_feat_dim:
+                raise BadItem(
+                    f"{sample.set}/{sample.index}: has {width} point features, expected "
+                    f"{self.point_feat_dim}; set model.scene_model.point_feat_dim: {width}"
+                )
+            arrays = item.c_pc_xyz, item.c_pc_feat, self.dataset.contact(item.distance)
+            return tuple(map(np.ascontiguousarray, arrays)), ""
+        except BadItem as problem:
+            return None, str(problem)
+
+
+def _check_memory(shape: tuple[int, int], columns: int) -> None:
+    needed = math.prod(shape) * columns * 4
+    free = psutil.virtual_memory().available
+    if needed > free:
+        raise DataError(
+            f"{shape[0]} items of {shape[1]} points need {needed / 2**30:.1f} GB of memory, "
+            f"{free / 2**30:.1f} GB are free; train on fewer dataset.sets or on a larger machine"
+        )

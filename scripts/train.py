@@ -1,0 +1,8 @@
+"""Train a contact diffusion model, or go on with it."""
+
+from cdm.config import load_config
+from cdm.joblog import job_log
+from cdm.train import train
+
+with job_log(snakemake.log[0]) as log:
+    train(load_config(snakemake.config), log, snakemake.threads)

@@ -1,0 +1,210 @@
+"""Training: what it starts from, what it sees, and that stopping it changes nothing."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from helpers import demo_config
+
+from cdm.checkpoint import find_checkpoint, inspect_checkpoint, load_state_dict
+from cdm.datasets import FileReader
+from cdm.datasets.base import gravity_rotation
+from cdm.demo.scenes import DemoDataset
+from cdm.diffusion import create_diffusion
+from cdm.errors import CDMError, CheckpointError, ConfigError, DataError, NotTrained
+from cdm.plan import make_plan
+from cdm.statistics import load_statistics
+from cdm.train import (
+    Trainer,
+    architecture_to_train,
+    diffusion_loss,
+    learning_rate,
+    noising_coefficients,
+    train,
+)
+from cdm.training_items import (
+    TrainingBatch,
+    TrainingItems,
+    epoch_order,
+    read_training_items,
+    rotate_about,
+)
+
+NUM_ITEMS = 6
+
+
+@pytest.fixture
+def few_items(tmp_path, monkeypatch):
+    """The demo's training split cut to a few items; outputs go to a folder of the test's own."""
+    monkeypatch.chdir(tmp_path)
+    whole = DemoDataset.samples
+    monkeypatch.setattr(DemoDataset, "samples", lambda self: whole(self)[:NUM_ITEMS])
+
+
+def tiny(**training):
+    sizes = {"trans_dim": 16, "depth": 1, "last_dim": 8}
+    defaults = {"steps": 4, "batch_size": 2, "checkpoint_every": 2, "lr": 1e-3, "ema_decay": None}
+    return demo_config(
+        exp_name="mine",
+        gpu=None,
+        model={"time_emb_dim": 16, "arch_pointmamba": sizes},
+        training={**defaults, "warmup_steps": 0, **training},
+    )
+
+
+def test_a_stopped_training_goes_on_as_if_nothing_had_happened(few_items, tmp_path, monkeypatch):
+    lines = []
+    straight = load_state_dict(train(replace(tiny(ema_decay=0.5), exp_name="a"), lines.append))
+
+    class PowerCut(Exception):
+        pass
+
+    def cut(self, batch, whole=Trainer.train_step):
+        if self.step == 3:
+            raise PowerCut
+        whole(self, batch)
+
+    stopped = replace(tiny(ema_decay=0.5), exp_name="b")
+    with monkeypatch.context() as patch, pytest.raises(PowerCut):
+        patch.setattr(Trainer, "train_step", cut)
+        train(stopped, lines.append)
+    path = train(stopped, lines.append)
+    assert any("steps 2 to 4 (resumed)" in line for line in lines)
+    resumed = load_state_dict(path)
+    assert all(torch.equal(value, resumed[key]) for key, value in straight.items())
+    curves = [(tmp_path / f"outputs/{name}/training/loss.csv").read_text() for name in "ab"]
+    assert curves[0] == curves[1] and curves[0].startswith("step,loss\n1,")
+
+
+def test_what_is_written_loads_like_a_reference_checkpoint(few_items):
+    config = tiny()
+    path = train(config, lambda line: None)
+    assert path.name == "model000004.pt" and find_checkpoint("outputs/mine") == path
+    found = inspect_checkpoint(path, config)
+    assert found.architecture == architecture_to_train(config)
+    state = torch.load(path, weights_only=True)
+    assert "timestep_embedder.pe" in state and {v.dtype for v in state.values()} == {torch.float32}
+    [statistics] = path.parents[1].glob("Mean_Std_*.npz")
+    assert load_statistics(statistics, 6).std.min() > 0
+    assert train(config, lambda line: None) == path  # finished: nothing to do
+
+
+def test_the_loss_falls(few_items):
+    trainer = Trainer(tiny(lr=3e-3), architecture_to_train(tiny()), "cpu")
+    dataset = DemoDataset(replace(tiny().dataset, phase="train"), "", 3, 0)
+    items = read_training_items(dataset, 3, 0, print)
+    items.normalise(items.statistics("test"))
+    items.encode(lambda texts: torch.zeros(len(texts), 128), "cpu")
+    losses = []
+    for _ in range(30):
+        trainer.train_step(items.batch(0, 4, seed=0))
+        losses.append(trainer.recent_loss())
+    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
+
+
+def test_other_settings_do_not_go_on_from_a_checkpoint(few_items):
+    train(tiny(steps=2), lambda line: None)
+    wider = tiny()
+    sizes = replace(wider.model.arch_pointmamba, trans_dim=32)
+    wider = replace(wider, model=replace(wider.model, arch_pointmamba=sizes))
+    with pytest.raises(CheckpointError, match=r"is of another training:\n  architecture"):
+        train(wider, lambda line: None)
+    (path := find_checkpoint("outputs/mine").with_name("training.pt")).write_bytes(b"cut off")
+    with pytest.raises(CheckpointError, match=f"{path.name}: cannot be read"):
+        train(tiny(), lambda line: None)
+
+
+def test_a_loss_that_is_not_finite_leaves_the_last_checkpoint(few_items, monkeypatch):
+    train(tiny(steps=2), lambda line: None)
+    monkeypatch.setattr("cdm.train.diffusion_loss", lambda m, *_: next(m.parameters()).sum() / 0)
+    with pytest.raises(CDMError, match="the loss is"):
+        train(tiny(), lambda line: None)
+    assert find_checkpoint("outputs/mine").name == "model000002.pt"
+
+
+def test_without_a_checkpoint_a_run_says_how_to_get_one(few_items):
+    config = replace(tiny(), exp_dir=None)
+    with pytest.raises(NotTrained, match=r"has no ckpt/model\*.pt yet.*snakemake train"):
+        make_plan(config)
+    path = train(config, lambda line: None)
+    plan, _ = make_plan(config)
+    assert plan.checkpoint["path"] == str(path)
+    assert plan.statistics["path"].startswith("outputs/mine/Mean_Std_")
+
+
+def test_backbones_that_cannot_be_trained_say_so():
+    config = tiny()
+    other = replace(config, model=replace(config.model, arch="MLP"))
+    with pytest.raises(ConfigError, match="expected one of PointMamba"):
+        architecture_to_train(other)
+
+
+def test_loss_is_the_error_of_x_0_at_a_noised_map():
+    chain = create_diffusion(100)
+    batch = TrainingBatch(torch.randn(3, 5, 2), None, None, None)
+    seen = {}
+
+    def model(x_t, t, *conditions):
+        seen.update(x_t=x_t, t=t)
+        return batch.x_start + 2
+
+    generator = torch.Generator().manual_seed(0)
+    loss = diffusion_loss(model, noising_coefficients(chain, "cpu"), batch, generator)
+    assert math.isclose(float(loss), 4, rel_tol=1e-6)
+    generator.manual_seed(0)
+    torch.randint(100, (3,), generator=generator)
+    noise = torch.randn(3, 5, 2, generator=generator)
+    torch.testing.assert_close(seen["x_t"], chain.q_sample(batch.x_start, seen["t"], noise))
+
+
+def test_the_learning_rate_warms_up_and_falls():
+    settings = tiny(lr=1.0, steps=100, warmup_steps=10, lr_schedule="cosine").training
+    rates = [learning_rate(settings, step) for step in range(100)]
+    assert rates[0] == 0.1 and max(rates) > 0.95 and rates[-1] < 1e-3
+    assert learning_rate(replace(settings, lr_schedule="constant"), 99) == 1.0
+
+
+def test_every_epoch_shows_every_item_once():
+    order = epoch_order(7, seed=1, start=0, count=21)
+    assert all(sorted(order[i : i + 7]) == list(range(7)) for i in (0, 7, 14))
+    assert list(order[5:12]) == list(epoch_order(7, seed=1, start=5, count=7))
+
+
+def test_batches_turn_items_and_pick_captions():
+    points = torch.randn(2, 4, 3)
+    items = TrainingItems(points, None, torch.zeros(2, 4, 1), [["a", "b"], ["c"]])
+    items.gravity_dim = 2
+    items.encode(lambda texts: torch.eye(len(texts)), "cpu")
+    batches = [items.batch(step, 2, seed=3) for step in range(20)]
+    assert {tuple(row) for b in batches for row in b.c_text.tolist()} == {
+        (1, 0, 0), (0, 1, 0), (0, 0, 1)
+    }  # fmt: skip
+    for batch in batches:
+        torch.testing.assert_close(batch.c_pc_xyz[..., 2].sum(), points[..., 2].sum())
+    angle = torch.tensor([0.3, -2.0], dtype=torch.float64)
+    for dim in range(3):
+        turned = rotate_about(points, angle, dim)
+        for i in range(2):
+            expected = points[i].double() @ torch.from_numpy(
+                gravity_rotation(float(angle[i]), dim)[:3, :3].T
+            )
+            torch.testing.assert_close(turned[i].double(), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_bad_items_are_left_out_or_end_the_training(few_items, monkeypatch):
+    def damaged(self, sample, reader: FileReader, whole=DemoDataset.read_item):
+        item = whole(self, sample, reader)
+        return item if sample.index != SECOND else replace(item, c_pc_feat=item.c_pc_feat[:, :1])
+
+    config = replace(tiny().dataset, phase="train", captions="all")
+    samples = DemoDataset(config, "", 3, 0).samples()
+    SECOND = list(dict.fromkeys(s.index for s in samples))[1]
+    monkeypatch.setattr(DemoDataset, "read_item", damaged)
+    with pytest.raises(DataError, match="has 1 point features, expected 3"):
+        read_training_items(DemoDataset(config, "", 3, 0), 3, 0, print)
+    lines = []
+    skipping = replace(config, on_bad_item="skip")
+    items = read_training_items(DemoDataset(skipping, "", 3, 0), 3, 0, lines.append)
+    assert len(lines) == 1 and len(items) == len(items.captions) == len(items.contact)
