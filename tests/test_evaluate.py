@@ -12,6 +12,7 @@ from cdm.datasets import FileReader
 from cdm.errors import ArchiveError
 from cdm.evaluation.evaluate import evaluate, evaluation_key, measure_archive
 from cdm.evaluation.measure import MapMeasures, describe, read_truth
+from cdm.evaluation.report import write_report
 from cdm.merge import merge
 from cdm.plan import open_dataset
 
@@ -85,6 +86,18 @@ def test_tables_hold_the_numbers_of_the_json(tmp_path, monkeypatch):
     assert {group["name"] for group in summary["groups"] if group["kind"] == "action"} == {
         row["action"] for row in items
     }
+
+
+def test_the_report_is_one_page_with_everything_in_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plan = make_archive(tmp_path, skipped={0: "bad"})
+    summary, record = run(plan, tmp_path)
+    write_report(plan, record.parent, record.parent / "report.html", quiet)
+    page = (record.parent / "report.html").read_text()
+    assert page.count('src="data:image/png;base64,') == page.count("<img") == 4
+    assert "http" not in page and "1 skipped" in page
+    for name, measure in summary["groups"][0]["measures"].items():
+        assert name in page and f"{measure['value']:.4f}" in page
 
 
 def test_captions_of_one_item_are_one_item_of_the_bootstrap(tmp_path, monkeypatch):

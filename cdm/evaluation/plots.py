@@ -56,7 +56,7 @@ def _found_target(groups):
     axes.set_xticks(places, [f"{g['name']}\n{g['num_items']} items" for g in shown])
     axes.set_ylim(0, 1.02)
     axes.set_ylabel("pelvis point at the target object")
-    axes.legend(loc="lower right", markerscale=0.4)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, markerscale=0.4)
     return figure
 
 
