@@ -64,15 +64,16 @@ def ddim_updates(diffusion, eta=0.0) -> list[Update]:
 def dpmpp_2m_updates(diffusion, eta=0.0) -> list[Update]:
     """DPM-Solver++ 2M, deterministic (Lu et al. 2022, "DPM-Solver++", algorithm 2).
 
-    Its eq. 13 with the predictions of this step and the one before; `eta` is DDIM's and unused.
+    `eta` is DDIM's and unused.
     """
     alpha, sigma, h = _half_log_snr_steps(diffusion)
     return _multistep(diffusion, h, -alpha * np.expm1(-h), sigma[:-1] / sigma[1:], np.zeros_like(h))
 
 
 def dpmpp_2m_sde_updates(diffusion, eta=0.0) -> list[Update]:
-    """SDE-DPM-Solver++ 2M, as noisy as DDPM (Lu et al. 2022, "DPM-Solver++", section 5 and
-    appendix B); `eta` is DDIM's and unused.
+    """SDE-DPM-Solver++ 2M, as noisy as DDPM (Lu et al. 2022, "DPM-Solver++").
+
+    `eta` is DDIM's and unused.
     """
     alpha, sigma, h = _half_log_snr_steps(diffusion)
     fresh = -np.expm1(-2 * h)

@@ -8,6 +8,7 @@ from helpers import raw_config
 
 from cdm.config import load_config
 from cdm.datasets import FileReader, Sample, make_dataset
+from cdm.datasets.base import gravity_rotation
 from cdm.evaluation import metrics
 from cdm.evaluation.bootstrap import Interval, bootstrap
 from cdm.evaluation.measure import MapMeasures, Truth, read_truth
@@ -251,6 +252,44 @@ def test_what_is_not_known_is_left_out():
     )
     assert not [name for name in hands if "pelvis" in name or name.startswith("found")]
     assert "CPLE_joint_20" in hands
+
+
+def test_raw_distances_are_measured_like_contact():
+    x = maps_at(4, 0, 2)
+    as_contact = MapMeasures(config(), PLAIN)(x, simple_item())
+    raw = config(dataset={"use_raw_dist": True})
+    metres = np.sqrt(-2 * np.log(x)) * np.float32(0.8)
+    as_metres = MapMeasures(raw, PLAIN)(metres, simple_item())
+    assert as_metres == pytest.approx(as_contact, abs=1e-5, nan_ok=True)
+
+
+def test_measures_do_not_depend_on_rotation_or_order_of_points():
+    rng = np.random.default_rng(5)
+    x = rng.uniform(0.1, 0.9, (2, POINTS, JOINTS)).astype(np.float32)  # no ties at 0 or 1
+    truth = Truth(XYZ, GT, np.arange(POINTS) < 9)
+    values = MapMeasures(config(), PLAIN)(x, truth)
+    turn, order = gravity_rotation(1.0, 2)[:3, :3], rng.permutation(POINTS)
+    turned = Truth((XYZ @ turn.T)[order], GT[order], truth.mask[order])
+    assert MapMeasures(config(), PLAIN)(x[:, order], turned) == pytest.approx(values, nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "set_name", "index", "has_truth", "has_mask"),
+    [
+        ("ContactMapDataset", "HUMANISE", "0", True, True),
+        ("ContactMapDataset", "PROX", "1", True, False),
+        ("ContactMapDataset", "HumanML3D", "0", True, False),
+        ("ContactMapCustomDataset", "custom", "0", False, False),
+    ],
+)
+@pytest.mark.parametrize("phase", ["train", "test"])
+def test_datasets_say_what_there_is(parity, phase, name, set_name, index, has_truth, has_mask):
+    dataset = {"name": name, "phase": phase, "num_points": 256}
+    run = config(dataset=dataset | {"data_dir": str(parity / "10_dataset/tree/data")})
+    dataset, reader = make_dataset(run.dataset), FileReader(run.dataset.data_dir)
+    truth = read_truth(dataset, Sample(set_name, index, 0, ""), reader)
+    assert (truth.distance is not None, truth.mask is not None) == (has_truth, has_mask)
+    assert truth.xyz.shape == (256, 3)
 
 
 # ---- bootstrap ----

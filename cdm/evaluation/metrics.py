@@ -8,7 +8,7 @@ joint to each point; `m_pred` and `m_gt` (num_points,) the smallest of a point's
 
 import numpy as np
 
-BLOCK = 1024  # rows of a table of pairwise distances held at a time
+BLOCK = 256  # rows of a table of pairwise distances held at a time
 
 
 def smallest(distance) -> np.ndarray:
@@ -91,12 +91,14 @@ def distance_to_target(pred, thresholds) -> dict[str, float]:
 
 def distance_to_points(xyz, points) -> np.ndarray:
     """Metres from each of xyz (n, 3) to the nearest of some points (m, 3); (n,)."""
-    squared = np.square(points).sum(axis=1)
-    nearest = [
-        (np.square(part).sum(axis=1)[:, None] + squared - 2 * part @ points.T).min(axis=1)
-        for part in (xyz[start : start + BLOCK] for start in range(0, len(xyz), BLOCK))
-    ]
-    return np.sqrt(np.maximum(np.concatenate(nearest), 0))
+    towards, squared = -2 * points.T, np.square(points).sum(axis=1)
+    nearest = np.square(xyz).sum(axis=1)
+    for start in range(0, len(xyz), BLOCK):
+        part = slice(start, start + BLOCK)
+        table = xyz[part] @ towards
+        table += squared
+        nearest[part] += table.min(axis=1)
+    return np.sqrt(np.maximum(nearest, 0))
 
 
 def mean_pairwise(distances) -> float:
