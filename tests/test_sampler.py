@@ -169,6 +169,25 @@ def test_a_loop_waits_for_no_device():
     assert p_sample_loop is SAMPLERS["ddpm"]
 
 
+@pytest.mark.parametrize(("name", "order"), [("ddim", 1), ("dpmpp_2m", 2)])
+def test_errors_fall_with_the_order_of_the_solver(name, order):
+    """Against the exact solution for N(0.5, 1): five times the steps, 5^order less error."""
+    full = create_diffusion(1000)
+    x = torch.linspace(-2, 2, 41)
+
+    def posterior_mean(x, t):
+        root = float(np.sqrt(full.alphas_cumprod[t]))
+        return 0.5 + root * (x - root * 0.5)
+
+    def error(steps):
+        diffusion = create_diffusion(1000, "cosine", steps)
+        out = SAMPLERS[name](posterior_mean, diffusion, lambda step: x)
+        return float((out - exact).abs().max())
+
+    exact = 0.5 + x - 0.5 * np.sqrt(full.alphas_cumprod[-1])  # of unit variance at every step
+    assert 0.6 * 5**order < error(50) / error(250) < 2.5 * 5**order
+
+
 @pytest.mark.parametrize("name", ["dpmpp_2m", "dpmpp_2m_sde"])
 def test_two_steps_of_dpm_solver_are_ddim(name):
     """First and last step are of first order: DDIM, without noise or with all of it."""

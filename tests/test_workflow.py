@@ -242,6 +242,23 @@ def test_exports_follow_the_archive(folder):
     assert planned(folder, "export_npz")[1] == {"merge", "export_npz"}
 
 
+def test_measures_and_study_follow_the_maps_and_their_own_settings(folder):
+    few = {"diffusion": {"steps": 4, "timestep_respacing": 2}}
+    study = {"compare": {"methods": ["dpmpp_2m"], "steps": [2], "k_samples": 2, "max_items": 2}}
+    configure(folder, **few, **study)
+    run(folder, "report", "compare_samplers")
+    base = folder / "outputs/run"
+    assert "found" not in (base / "report/metrics.txt").read_text().splitlines()[5]  # no masks
+    assert "IoU@0.2" in (base / "report/report.html").read_text()
+    assert "ddpm with 4 steps" in (base / "compare_samplers/summary.txt").read_text()
+    assert planned(folder, "report", "compare_samplers") == ([], set())
+    configure(folder, **few, **study, evaluation={"top_k": [5]})
+    again = {"evaluate", "report", "compare_samplers"}
+    assert planned(folder, "report", "compare_samplers") == ([], again)
+    configure(folder, **few, **study, seed=1)
+    assert planned(folder, "report")[1] == {"merge", "evaluate", "report"}
+
+
 def test_a_flipped_bit_in_a_chunk_is_named_by_the_merge_with_the_way_to_rebuild_it(folder):
     old = arrays(folder)
     shutil.rmtree(folder / "outputs/run/contact_maps.zarr")
