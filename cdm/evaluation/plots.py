@@ -141,7 +141,7 @@ def plot_study(summary: dict[str, Any], path: Path) -> None:
                 )
         band = _measure(full, name)
         if name == ENERGY:
-            band = tuple(summary["floor"][key] for key in ("value", "low", "high"))
+            band = tuple(summary["floor"][ENERGY][key] for key in ("value", "low", "high"))
         if name == "seconds_per_map":
             axes.set_yscale("log")
         else:

@@ -24,13 +24,14 @@ from cdm.files import seal, unseal, write_bytes
 from cdm.plan import Plan
 
 FULL_METHOD = "ddpm"
-ENERGY = "energy_distance"
-SPREADS = ("diversity", "pelvis_point_spread")  # neither more nor less is better
+ENERGY, DIVERSITY = "energy_distance", "diversity"
+SPREADS = (DIVERSITY, "pelvis_point_spread")  # neither more nor less is better
 RULE = (
-    "A cell is as good as the full chain if the value of every measure (diversity and the best of "
-    "an item's maps included) lies within the full chain's confidence interval, and its energy "
-    "distance to the full chain is not above the upper end of the floor's interval, the floor "
-    "being a second full chain with other noise. Recommended is, of those, the cell with the "
+    "A cell is as good as the full chain if (1) the value of every measure, diversity and the best "
+    "of an item's maps included, lies within the full chain's confidence interval, and (2) it is "
+    "within the floor, the interval of a second full chain with other noise: its energy distance "
+    "to the full chain is not above the floor's upper end, and its mean difference in diversity, "
+    "item by item, lies between the floor's ends. Recommended is, of those, the cell with the "
     "fewest steps; among equals the one with the smallest energy distance."
 )
 
@@ -142,41 +143,46 @@ def summarise_study(results: Sequence[CellResult], config: Config) -> dict[str, 
     names = sort_names(name for name, v in full.values.items() if np.isfinite(v).any())
     reference = _by_item(full, names)
     band = intervals(reference, names, config.evaluation)
-    floor = energy_interval(again, full, config.evaluation)
 
+    def shifts(result: CellResult) -> dict[str, Interval]:
+        """Mean difference to the full chain, item by item."""
+        differences = _by_item(result, names) - reference
+        return dict(zip(names, bootstrap(differences, **_draws(config.evaluation)), strict=True))
+
+    floor = {
+        ENERGY: energy_interval(again, full, config.evaluation),
+        DIVERSITY: shifts(again)[DIVERSITY],
+    }
     cells = []
     for result in results:
-        values = _by_item(result, names)
-        found = intervals(values, names, config.evaluation)
-        energy = energy_interval(result, full, config.evaluation)
+        found = intervals(_by_item(result, names), names, config.evaluation)
+        shift, energy = shifts(result), energy_interval(result, full, config.evaluation)
         outside = [name for name in names if found[name].value not in band[name]]
-        worse = [name for name in outside if _is_worse(name, found[name].value, band[name])]
-        if result is not full and energy.value > floor.high:
-            outside.append(ENERGY)
-            worse.append(ENERGY)
-        shifts = bootstrap(values - reference, **_draws(config.evaluation))
+        beyond = [ENERGY] * (energy.value > floor[ENERGY].high)
+        beyond += [DIVERSITY] * (shift[DIVERSITY].value not in floor[DIVERSITY])
         cells.append(
             {
                 "method": result.cell.method,
                 "steps": result.cell.steps,
                 "role": "full" if result is full else "floor" if result.cell.again else "cell",
                 "outside": outside,
-                "worse": worse,
+                "worse": [n for n in outside if _is_worse(n, found[n].value, band[n])],
+                "beyond_floor": [] if result is full else beyond,
                 "seconds_per_map": result.seconds_per_map,
                 "device": result.device,
-                "diversity_ratio": found["diversity"].value / band["diversity"].value,
+                "diversity_ratio": found[DIVERSITY].value / band[DIVERSITY].value,
                 ENERGY: None if result is full else energy._asdict(),
                 "measures": {
-                    name: found[name]._asdict() | {"mean_difference": shift._asdict()}
-                    for name, shift in zip(names, shifts, strict=True)
+                    name: found[name]._asdict() | {"mean_difference": shift[name]._asdict()}
+                    for name in names
                 },
             }
         )
     return {
         "rule": RULE,
-        "recommended": _fewest_steps(cells, "outside"),
+        "recommended": _fewest_steps(cells, "outside", "beyond_floor"),
+        "within_intervals": _fewest_steps(cells, "outside"),
         "not_worse": _fewest_steps(cells, "worse"),
-        "floor_passes": not cells[1]["outside"],
         "full_steps": full.cell.steps,
         "num_samples": len(full.items),
         "num_items": len(reference),
@@ -191,7 +197,7 @@ def summarise_study(results: Sequence[CellResult], config: Config) -> dict[str, 
             }
             for name in names
         },
-        "floor": floor._asdict(),
+        "floor": {name: interval._asdict() for name, interval in floor.items()},
         "cells": cells,
     }
 
@@ -221,8 +227,8 @@ def _is_worse(name: str, value: float, band: Interval) -> bool:
     return (value < band.low) == higher_is_better(name)
 
 
-def _fewest_steps(cells: Sequence[Mapping], fault: str) -> dict[str, Any]:
-    """The cell with the fewest steps and nothing in its list of faults, else the full chain."""
-    fit = [cell for cell in cells if cell["role"] == "cell" and not cell[fault]]
+def _fewest_steps(cells: Sequence[Mapping], *faults: str) -> dict[str, Any]:
+    """The cell with the fewest steps and nothing in its lists of faults, else the full chain."""
+    fit = [c for c in cells if c["role"] == "cell" and not any(c[fault] for fault in faults)]
     best = min(fit, key=lambda cell: (cell["steps"], cell[ENERGY]["value"]), default=cells[0])
     return {key: best[key] for key in ("method", "steps", "seconds_per_map")}

@@ -12,28 +12,29 @@ from cdm.files import write_bytes, write_json
 def verdict(summary: Mapping[str, Any]) -> list[str]:
     """The outcome in sentences."""
     full, again = summary["cells"][:2]
-    best, softer, floor = (summary[key] for key in ("recommended", "not_worse", "floor"))
 
-    def name(chosen) -> str:
+    def name(key: str) -> str:
+        chosen = summary[key]
+        if (chosen["method"], chosen["steps"]) == (full["method"], full["steps"]):
+            return "the full chain: no cell with fewer steps is as good"
         times = full["seconds_per_map"] / chosen["seconds_per_map"]
-        return f"{chosen['method']} with {chosen['steps']} steps ({times:.1f} times as fast)"
+        return f"{chosen['method']} with {chosen['steps']} steps, {times:.1f} times as fast"
 
+    floor = ", ".join(
+        f"{key} {interval['value']:.5f} [{interval['low']:.5f}, {interval['high']:.5f}]"
+        for key, interval in summary["floor"].items()
+    )
     lines = [
         f"{summary['num_samples']} samples of {summary['num_items']} items, "
         f"{summary['k_samples']} maps each; the full chain is {full['method']} with "
         f"{full['steps']} steps.",
         summary["rule"],
-        f"Floor of the energy distance: {floor['value']:.5f} [{floor['low']:.5f}, "
-        f"{floor['high']:.5f}].",
+        f"Floor: {floor}.",
+        f"Recommended: {name('recommended')}.",
+        f"By (1) alone, without the floor: {name('within_intervals')}.",
+        "By (1) alone, and letting measures pass that are better than the full chain's interval "
+        f"(of diversity none is): {name('not_worse')}.",
     ]
-    if (best["method"], best["steps"]) == (full["method"], full["steps"]):
-        lines.append("Recommended: the full chain; no cell with fewer steps is as good.")
-    else:
-        lines.append(f"Recommended: {name(best)}.")
-    lines.append(
-        "Were values better than the full chain's interval let pass (of diversity none is better), "
-        f"it would be {name(softer)}."
-    )
     if again["outside"]:
         lines.append(
             "Caution: the second full chain itself lies outside in "
@@ -49,7 +50,16 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
 def short_table(summary: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Header and rows: the headline measures of every cell."""
     names = headlines(summary["measures"])
-    header = ["sampler", "steps", *names, "diversity ratio", "energy distance", "s/map", "outside"]
+    header = [
+        "sampler",
+        "steps",
+        *names,
+        "diversity ratio",
+        "energy distance",
+        "s/map",
+        "outside",
+        "beyond floor",
+    ]
     labels = {"full": " (full chain)", "floor": " (second full chain)", "cell": ""}
     rows = [
         [
@@ -59,7 +69,8 @@ def short_table(summary: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]
             f"{cell['diversity_ratio']:.3f}",
             f"{cell[ENERGY]['value']:.5f}" if cell[ENERGY] else "-",
             f"{cell['seconds_per_map']:.4f}",
-            f"{len(cell['outside'])} of {len(summary['measures']) + 1}",
+            f"{len(cell['outside'])} of {len(summary['measures'])}",
+            ", ".join(cell["beyond_floor"]) or "-",
         ]
         for cell in summary["cells"]
     ]
@@ -80,6 +91,7 @@ def summary_csv(summary: Mapping[str, Any]) -> str:
                     **{key: measure[key] for key in ("value", "low", "high", "num_items")},
                     **{f"mean_difference_{k}": shift.get(k, "") for k in ("value", "low", "high")},
                     "outside": name in cell["outside"],
+                    "beyond_floor": name in cell["beyond_floor"],
                 }
             )
     return csv_text(rows)
