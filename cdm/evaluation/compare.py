@@ -15,7 +15,7 @@ from cdm.contents import digest
 from cdm.datasets import FileReader, Item, Sample
 from cdm.device import choose_device
 from cdm.errors import BadItem, DataError
-from cdm.evaluation.measure import MapMeasures, truth_of
+from cdm.evaluation.measure import MEASURES_VERSION, MapMeasures, truth_of
 from cdm.evaluation.study import (
     Cell,
     CellResult,
@@ -201,7 +201,7 @@ class Study:
                 statistics,
                 {k: v for k, v in asdict(config.evaluation).items() if k not in drawn},
                 [self.k_samples, config.compare.projections],
-                [self.model.precision, "cpu" if self.device == "cpu" else device_name(self.device)],
+                [self.model.precision, MEASURES_VERSION],
                 [[s.set, s.index, s.caption_idx, s.text] for s in self.samples],
                 sorted((name, found["sha256"]) for name, found in self.reader.contents.items()),
             ]

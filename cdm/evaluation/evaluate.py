@@ -18,7 +18,7 @@ from cdm.contents import digest
 from cdm.datasets import FileReader, Sample
 from cdm.datasets.actions import action_of
 from cdm.errors import ArchiveError
-from cdm.evaluation.measure import BEST, MapMeasures, Truth, read_truth
+from cdm.evaluation.measure import BEST, MEASURES_VERSION, MapMeasures, Truth, read_truth
 from cdm.evaluation.summary import (
     as_json,
     by_item,
@@ -235,7 +235,7 @@ def items_csv(measured: Measured) -> str:
 
 def evaluation_key(plan: Plan) -> str:
     """Names an evaluation's record: of the maps, and of how they are measured."""
-    return digest([plan.fingerprint, asdict(plan.config.evaluation)])
+    return digest([plan.fingerprint, asdict(plan.config.evaluation), MEASURES_VERSION])
 
 
 def evaluate(plan: Plan, record: Path, log: Log, threads: int = 1) -> dict[str, Any]:

@@ -11,6 +11,9 @@ from cdm.datasets import Dataset, FileReader, Item, Sample
 from cdm.datasets.base import NUM_JOINTS, contact_from_distance
 from cdm.evaluation import metrics
 
+# Raised whenever the values that given maps have change.
+MEASURES_VERSION = 1
+
 TARGET = "target/"  # prefix of what is measured on the target's points alone
 BEST = "best/"  # prefix of the best of an item's maps
 MEDIANS = ("pelvis_point_error",)

@@ -17,7 +17,7 @@ from cdm.config import Config, EvaluationConfig
 from cdm.contents import digest
 from cdm.errors import ArchiveError
 from cdm.evaluation.bootstrap import Interval, bootstrap
-from cdm.evaluation.measure import describe, higher_is_better, statistic
+from cdm.evaluation.measure import MEASURES_VERSION, describe, higher_is_better, statistic
 from cdm.evaluation.metrics import energy_distance
 from cdm.evaluation.summary import by_item, intervals, sort_names
 from cdm.files import seal, unseal, write_bytes
@@ -73,7 +73,8 @@ def study_cells(config: Config) -> list[Cell]:
 def study_key(plan: Plan) -> str:
     """Names a summary's record: of maps, cells and measures."""
     config = plan.config
-    return digest([plan.fingerprint, asdict(config.compare), asdict(config.evaluation)])
+    settings = [asdict(config.compare), asdict(config.evaluation)]
+    return digest([plan.fingerprint, *settings, MEASURES_VERSION])
 
 
 @dataclass(frozen=True)

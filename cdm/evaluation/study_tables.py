@@ -41,6 +41,9 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
             f"{', '.join(again['outside'])}, where chance decides. More items or maps "
             "(compare.max_items, compare.k_samples) make that rarer."
         )
+    devices = dict.fromkeys(cell["device"] for cell in summary["cells"])
+    if len(devices) > 1:
+        lines.append(f"Seconds per map are of several devices: {', '.join(devices)}.")
     return [
         *lines,
         "Shown for this checkpoint and these items alone, no finer than the intervals are wide.",
