@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cdm.architecture import Architecture
 from cdm.backbones import BACKBONES, load_backbone
@@ -129,10 +128,10 @@ class Trainer:
             weight_decay=settings.weight_decay,
             fused=device != "cpu",
         )
-        self.average = None
+        # torch's AveragedModel would wait for the device at every step
+        self.average: list[torch.Tensor] | None = None
         if settings.ema_decay is not None:
-            average = get_ema_multi_avg_fn(settings.ema_decay)
-            self.average = AveragedModel(self.model, multi_avg_fn=average)
+            self.average = [p.detach().clone() for p in self.model.parameters()]
         diffusion = config.diffusion
         chain = create_diffusion(diffusion.steps, diffusion.noise_schedule)
         self.noising = noising_coefficients(chain, device)
@@ -161,7 +160,8 @@ class Trainer:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.grad_clip)
         self.optimizer.step()
         if self.average is not None:
-            self.average.update_parameters(self.model)
+            weights = [p.detach() for p in self.model.parameters()]
+            torch._foreach_lerp_(self.average, weights, 1 - settings.ema_decay)
         self.step += 1
         self._losses.append(loss.detach())
         if self.step % max(1, settings.steps // CURVE_POINTS) == 0:
@@ -177,9 +177,11 @@ class Trainer:
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The weights to sample with, keys and types as the reference saves them."""
-        model = self.model if self.average is None else self.average.module
-        state = model.state_dict().items()
-        return {key: value.float().cpu() for key, value in state if not is_frozen(key)}
+        state = self.model.state_dict()
+        if self.average is not None:
+            names = (name for name, _ in self.model.named_parameters())
+            state |= dict(zip(names, self.average, strict=True))
+        return {key: value.float().cpu() for key, value in state.items() if not is_frozen(key)}
 
     def save(self, path: Path) -> None:
         """Write all that is needed to go on."""
@@ -189,7 +191,7 @@ class Trainer:
             "curve": self.curve,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "average": self.average and self.average.state_dict(),
+            "average": self.average,
             "settings": self._settings(),
         }
         with replacing(path) as temporary:
@@ -224,7 +226,7 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:
-            self.average.load_state_dict(state["average"])
+            self.average = state["average"]
         self.step, self.seconds, self.curve = state["step"], state["seconds"], state["curve"]
         return True
 
