@@ -75,8 +75,8 @@ def make_task(item: int, rng: np.random.Generator) -> Task:
     """Draw what item number `item` asks for."""
     action = ACTIONS[item % len(ACTIONS)]
     kind = _pick(TARGETS[action], rng)
-    told_by = ("kind", "color", "neighbour")[rng.choice(3, p=(0.3, 0.4, 0.3))]
-    colors = [str(color) for color in rng.permutation(list(COLORS))]
+    told_by = _pick(["kind"] * 3 + ["color"] * 4 + ["neighbour"] * 3, rng)
+    colors = [list(COLORS)[i] for i in rng.permutation(len(COLORS))]
     num_rivals = 0 if told_by == "kind" else 1 if SIZES[kind][0][0] > 0.95 else rng.integers(1, 3)
     near = ""
     if told_by == "neighbour":
@@ -86,13 +86,14 @@ def make_task(item: int, rng: np.random.Generator) -> Task:
         rivals = colors[1 : 1 + num_rivals]
 
     captions = []
-    for wording in rng.permutation(WORDINGS[action])[: rng.choice((1, 2, 3), p=(0.5, 0.3, 0.2))]:
+    num_captions = _pick((1, 1, 1, 1, 1, 2, 2, 2, 3, 3), rng)
+    for i in rng.permutation(len(WORDINGS[action]))[:num_captions]:
         noun = f"the {kind}"
         if told_by == "color" or (told_by == "kind" and rng.random() < 0.3):
             noun = f"the {colors[0]} {kind}"
         if near:
             noun += f" {_pick(NEAR_WORDS, rng)} the {near}"
-        captions.append(str(wording).format(noun))
+        captions.append(WORDINGS[action][i].format(noun))
     return Task(action, kind, told_by, colors[0], tuple(rivals), near, tuple(captions))
 
 

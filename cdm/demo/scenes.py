@@ -1,9 +1,9 @@
 """The built-in demo dataset: procedural rooms in the on-disk layout of HUMANISE (z up, metres).
 
 Every item is a room with furniture and one short motion that uses one piece of it. Item i is row
-i of anno.csv; all of it is drawn from `default_rng([seed, i])`, so what it says and holds does not
-depend on how many items there are. The rows of val and test come first, then those of train, of
-which there are 20,000 in code and the first NUM_WRITTEN on disk.
+i of anno.csv; all of it is drawn from generators seeded with [seed, i], so what it says and holds
+does not depend on how many items there are. The rows of val and test come first, then those of
+train, of which there are 20,000 in code and the first NUM_WRITTEN on disk.
 """
 
 import csv
@@ -48,9 +48,8 @@ class Scene(NamedTuple):
 
 def make_scene(item: int, seed: int = SEED) -> Scene:
     """Build one item."""
-    rng = np.random.default_rng([seed, item])
-    task = make_task(item, rng)
-    rng.uniform(size=3)  # taken by make_row
+    task = make_task(item, np.random.default_rng([seed, item]))
+    rng = np.random.default_rng([seed, item, 1])  # make_row draws on from the first one
     room = make_room(task, rng)
     points, labels = make_points(room, rng)
     scale = rng.uniform(0.93, 1.05)  # 1.63 m to 1.84 m
