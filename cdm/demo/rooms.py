@@ -15,6 +15,7 @@ from cdm.demo.furniture import COLORS, FREE_STANDING, LOOKALIKES, SIDES, SIZES, 
 from cdm.demo.paths import shortest_paths
 
 NEAR_M, FAR_M = 0.5, 1.1  # the target's gap to its neighbour; least gap of its like to it
+MOST_M = 5.8  # longest side of a room
 APPROACH_M = 0.25  # from the edge of the target to a person who stands before it
 FRONT_M = (1.0, 0.85)  # width and depth of the floor before the target that stays free
 TARGETS = {
@@ -106,13 +107,13 @@ def make_room(task: Task, rng: np.random.Generator) -> Room:
     """A room in which the task's captions mean exactly one piece, and a path leads to it."""
     named = [kind for kind in (task.kind, task.near) if kind]
     others = [kind for kind in SIZES if not any(alike(kind, other) for other in named)]
-    extras = [_pick(others, rng) for _ in range(rng.integers(1, 6))]
-    size = rng.uniform(3.6, 5.2, 2)
+    extras = [_pick(others, rng) for _ in range(rng.integers(2, 6))]
+    size = rng.uniform(3.6, 5.2, 2)  # metres; larger, and emptier, where it does not fit
     while True:
         room = _try_room(task, extras, size, rng)
         if room is not None:
             return room
-        size, extras = size * 1.03, extras[: max(1, len(extras) - 1)]
+        size, extras = np.minimum(1.03 * size, MOST_M), extras[: max(1, len(extras) - 1)]
 
 
 def _try_room(task: Task, extras, size, rng) -> Room | None:
