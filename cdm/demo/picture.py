@@ -12,7 +12,7 @@ import numpy as np
 from cdm.datasets.base import contact_from_distance
 from cdm.demo.scenes import TARGET, Scene, distances, make_scene
 
-ITEM, PELVIS, LEFT_FOOT, RIGHT_WRIST = 60, 0, 10, 21
+ITEM, PELVIS, LEFT_FOOT, RIGHT_WRIST = 52, 0, 10, 21
 BONES = [(0, 1), (0, 2), (0, 3), (1, 4), (2, 5), (3, 6), (4, 7), (5, 8), (6, 9), (7, 10), (8, 11)]
 BONES += [(9, 12), (9, 13), (9, 14), (12, 15), (13, 16), (14, 17), (16, 18), (17, 19)]
 BONES += [(18, 20), (19, 21)]
