@@ -21,7 +21,7 @@ from cdm.demo.motion import make_motion
 from cdm.demo.rooms import Room, Task, make_room, make_task
 from cdm.files import write_bytes
 
-NUM_POINTS, SEED = 2048, 0
+NUM_POINTS, SEED = 1024, 0
 VAL, TEST, TRAIN = range(0, 24), range(24, 344), range(344, 20344)  # rows
 NUM_WRITTEN = 64  # items of train that are written; the statistics are theirs
 BACKGROUND, TARGET = 0, 1  # labels of points: floor and walls, the target; piece i has i + 1
