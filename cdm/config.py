@@ -177,6 +177,7 @@ class TrainingConfig:
     weight_decay: float
     grad_clip: float | None
     ema_decay: float | None
+    timestep_power: float
     precision: str
     checkpoint_every: int
 

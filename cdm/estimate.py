@@ -3,7 +3,6 @@
 import math
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -133,11 +132,6 @@ def _suggest(config: Config, start_s: float, batch_s: float, minutes: float) -> 
 def _items(plan: Plan, samples: list[Sample], wanted: int) -> list[tuple[Sample, Item]]:
     """The first samples that can be read."""
     config = plan.config
-    if config.is_demo_data and not Path(config.data_dir).exists():
-        raise DataError(
-            f"{config.data_dir}: the demo's rooms are not there yet; type\n"
-            "  snakemake --cores 1 demo_data"
-        )
     dataset = open_dataset(config, plan.architecture.point_feat_dim)
     reader, items, problem = FileReader(config.data_dir), [], None
     for sample in samples:
@@ -147,6 +141,11 @@ def _items(plan: Plan, samples: list[Sample], wanted: int) -> list[tuple[Sample,
             items.append((sample, dataset.load(sample, reader)))
         except BadItem as error:
             problem = error
+    if not items and config.is_demo_data:
+        raise DataError(
+            f"{config.data_dir}: the demo's rooms of phase {config.dataset.phase} are not there "
+            "yet; type\n  snakemake --cores 1 demo_data"
+        )
     if not items:
         raise DataError(f"none of {len(samples)} samples can be read; the last: {problem}")
     return items

@@ -251,9 +251,10 @@ def _encode_distinct(captions: list[str], tokenize, embed, width: int, device):
 
 
 def _hashing(captions: list[str], width: int):
-    """Signed hashing of words and word pairs (Weinberger et al. 2009), unit length.
+    """Signed hashing of words and word pairs (Weinberger et al. 2009), of length sqrt(width).
 
-    Deterministic and without weights; a caption without a word gives zeros.
+    Entries are about 1, so that a model hears the words beside its other inputs. Deterministic
+    and without weights; a caption without a word gives zeros.
     """
     import torch
 
@@ -263,4 +264,4 @@ def _hashing(captions: list[str], width: int):
         for term in words + [f"{a} {b}" for a, b in itertools.pairwise(words)]:
             code = int.from_bytes(hashlib.blake2b(term.encode(), digest_size=8).digest(), "little")
             row[(code >> 1) % width] += 1 if code & 1 else -1
-    return torch.nn.functional.normalize(features, dim=1).float()
+    return (width**0.5 * torch.nn.functional.normalize(features, dim=1)).float()

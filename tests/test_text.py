@@ -305,15 +305,15 @@ def test_bert_encoder_matches_a_caption_alone_without_padding(bert_folder, max_l
 # ---- hashing ----
 
 
-def test_hashing_is_deterministic_unit_length_and_case_blind():
+def test_hashing_is_deterministic_of_one_length_and_case_blind():
     encode = load_text_encoder("hashing", None, 64)
     out = encode(["Sit on the sofa", "sit on the SOFA!", "the sofa on sit", "", "..."])
     assert out.shape == (5, 64) and out.dtype == torch.float32
     assert torch.equal(out[0], out[1]) and not torch.equal(out[0], out[2])
-    torch.testing.assert_close(out[:3].norm(dim=1), torch.ones(3))
+    torch.testing.assert_close(out[:3].norm(dim=1), torch.full((3,), 8.0))
     assert (out[3:] == 0).all()
     one_word = load_text_encoder("hashing", None, 7)(["walk", "walk walk"])
-    assert one_word[0].abs().sum() == one_word[0].abs().max() == 1
+    assert one_word[0].abs().sum() == one_word[0].abs().max() > 2.6
     assert find_text_weights("hashing") == []
 
 

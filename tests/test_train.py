@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers import demo_config
+from helpers import demo_config, relative_error
 
+from cdm.backbones.base import map_tensors
 from cdm.checkpoint import find_checkpoint, inspect_checkpoint, load_state_dict
 from cdm.datasets import FileReader
 from cdm.datasets.base import gravity_rotation
@@ -18,8 +19,10 @@ from cdm.plan import make_plan
 from cdm.statistics import load_statistics
 from cdm.train import (
     Trainer,
+    _GradientGraph,
     architecture_to_train,
     diffusion_loss,
+    draw_timesteps,
     learning_rate,
     noising_coefficients,
     train,
@@ -144,19 +147,55 @@ def test_backbones_that_cannot_be_trained_say_so():
 def test_loss_is_the_error_of_x_0_at_a_noised_map():
     chain = create_diffusion(100)
     batch = TrainingBatch(torch.randn(3, 5, 2), None, None, None)
-    seen = {}
+    noise, t, seen = torch.randn(3, 5, 2), torch.tensor([0, 50, 99]), {}
 
     def model(x_t, t, *conditions):
-        seen.update(x_t=x_t, t=t)
+        seen["x_t"] = x_t
         return batch.x_start + 2
 
-    generator = torch.Generator().manual_seed(0)
-    loss = diffusion_loss(model, noising_coefficients(chain, "cpu"), batch, generator)
+    loss = diffusion_loss(model, noising_coefficients(chain, "cpu"), batch, t, noise)
     assert math.isclose(float(loss), 4, rel_tol=1e-6)
-    generator.manual_seed(0)
-    torch.randint(100, (3,), generator=generator)
-    noise = torch.randn(3, 5, 2, generator=generator)
-    torch.testing.assert_close(seen["x_t"], chain.q_sample(batch.x_start, seen["t"], noise))
+    torch.testing.assert_close(seen["x_t"], chain.q_sample(batch.x_start, t, noise))
+
+
+@pytest.mark.parametrize(("power", "noisiest_tenth"), [(1, 0.1), (4, 1 - 0.9**4)])
+def test_timesteps_are_uniform_or_as_noisy_as_asked(power, noisiest_tenth):
+    t = draw_timesteps(100_000, 500, power, torch.Generator().manual_seed(0))
+    assert t.min() >= 0 and t.max() == 499
+    assert abs((t >= 450).double().mean() - noisiest_tenth) < 0.005
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_gpu_trains_like_the_cpu(precision):
+    sizes = {"trans_dim": 32, "depth": 2, "last_dim": 8}
+    config = demo_config(
+        model={"time_emb_dim": 16, "arch_pointmamba": sizes},
+        training={"precision": precision, "batch_size": 4},
+    )
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"x_start": (4, 65, 6), "c_text": (4, 128), "c_pc_xyz": (4, 65, 3)}
+    batch = [torch.randn(shape, generator=generator) for shape in shapes.values()]
+    batch = TrainingBatch(*batch, torch.rand(4, 65, 3, generator=generator))
+    t, noise = torch.tensor([1, 500, 900, 999]), torch.randn(4, 65, 6, generator=generator)
+    inputs, results = (batch, t, noise), {}
+    for device in ("cpu", "cuda"):
+        cpu = device == "cpu"
+        chosen = replace(config, training=replace(config.training, precision="fp32"))
+        trainer = Trainer(chosen if cpu else config, architecture_to_train(config), device)
+        gradients = trainer._eager if cpu else _GradientGraph(
+            trainer.loss, *map_tensors(torch.Tensor.cuda, inputs)
+        )  # fmt: skip
+        for shift in (0.5, 0.0):  # a replay takes new inputs and old gradients do not stay
+            moved = map_tensors(
+                torch.clone, (batch._replace(x_start=batch.x_start + shift), t, noise)
+            )
+            loss = gradients(*(moved if cpu else map_tensors(torch.Tensor.cuda, moved)))
+        results[device] = [loss.detach(), *(p.grad for p in trainer.model.parameters())]
+    tolerance = 1e-5 if precision == "fp32" else 0.05
+    for a, b in zip(*results.values(), strict=True):
+        assert relative_error(b, a) < tolerance
 
 
 def test_the_learning_rate_warms_up_and_falls():

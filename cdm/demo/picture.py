@@ -12,7 +12,7 @@ import numpy as np
 from cdm.datasets.base import contact_from_distance
 from cdm.demo.scenes import TARGET, Scene, distances, make_scene
 
-ITEM, PELVIS, LEFT_FOOT, RIGHT_WRIST = 28, 0, 10, 21
+ITEM, PELVIS, LEFT_FOOT, RIGHT_WRIST = 52, 0, 10, 21
 BONES = [(0, 1), (0, 2), (0, 3), (1, 4), (2, 5), (3, 6), (4, 7), (5, 8), (6, 9), (7, 10), (8, 11)]
 BONES += [(9, 12), (9, 13), (9, 14), (12, 15), (13, 16), (14, 17), (16, 18), (17, 19)]
 BONES += [(18, 20), (19, 21)]
@@ -53,7 +53,7 @@ def draw_overview(path) -> None:
     scene = make_scene(ITEM)
     close = contact(scene)
     panels = {
-        f'scene, and "{scene.task.captions[0]}"': scene.points[:, 3:],
+        f'"{scene.task.captions[0]}"': scene.points[:, 3:],
         "closeness of the pelvis": close[:, PELVIS],
         "closeness of the left foot": close[:, LEFT_FOOT],
         "closeness of the right wrist": close[:, RIGHT_WRIST],
@@ -62,6 +62,8 @@ def draw_overview(path) -> None:
     for column, (title, color) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(1, 4, column, projection="3d")
         draw_points(axes, scene, color)
+        if column == 1:
+            draw_figure(axes, scene)
         axes.set_title(title, fontsize=10)
     figure.subplots_adjust(left=0, right=1, bottom=0, top=0.95, wspace=0)
     figure.savefig(path, dpi=90)

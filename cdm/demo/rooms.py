@@ -15,6 +15,7 @@ from cdm.demo.furniture import COLORS, FREE_STANDING, LOOKALIKES, SIDES, SIZES, 
 from cdm.demo.paths import shortest_paths
 
 NEAR_M, FAR_M = 0.5, 1.1  # the target's gap to its neighbour; least gap of its like to it
+MOST_M = 5.8  # longest side of a room
 APPROACH_M = 0.25  # from the edge of the target to a person who stands before it
 FRONT_M = (1.0, 0.85)  # width and depth of the floor before the target that stays free
 TARGETS = {
@@ -75,8 +76,8 @@ def make_task(item: int, rng: np.random.Generator) -> Task:
     """Draw what item number `item` asks for."""
     action = ACTIONS[item % len(ACTIONS)]
     kind = _pick(TARGETS[action], rng)
-    told_by = ("kind", "color", "neighbour")[rng.choice(3, p=(0.3, 0.4, 0.3))]
-    colors = [str(color) for color in rng.permutation(list(COLORS))]
+    told_by = _pick(["kind"] * 3 + ["color"] * 4 + ["neighbour"] * 3, rng)
+    colors = [list(COLORS)[i] for i in rng.permutation(len(COLORS))]
     num_rivals = 0 if told_by == "kind" else 1 if SIZES[kind][0][0] > 0.95 else rng.integers(1, 3)
     near = ""
     if told_by == "neighbour":
@@ -86,13 +87,14 @@ def make_task(item: int, rng: np.random.Generator) -> Task:
         rivals = colors[1 : 1 + num_rivals]
 
     captions = []
-    for wording in rng.permutation(WORDINGS[action])[: rng.choice((1, 2, 3), p=(0.5, 0.3, 0.2))]:
+    num_captions = _pick((1, 1, 1, 1, 1, 2, 2, 2, 3, 3), rng)
+    for i in rng.permutation(len(WORDINGS[action]))[:num_captions]:
         noun = f"the {kind}"
         if told_by == "color" or (told_by == "kind" and rng.random() < 0.3):
             noun = f"the {colors[0]} {kind}"
         if near:
             noun += f" {_pick(NEAR_WORDS, rng)} the {near}"
-        captions.append(str(wording).format(noun))
+        captions.append(WORDINGS[action][i].format(noun))
     return Task(action, kind, told_by, colors[0], tuple(rivals), near, tuple(captions))
 
 
@@ -105,13 +107,13 @@ def make_room(task: Task, rng: np.random.Generator) -> Room:
     """A room in which the task's captions mean exactly one piece, and a path leads to it."""
     named = [kind for kind in (task.kind, task.near) if kind]
     others = [kind for kind in SIZES if not any(alike(kind, other) for other in named)]
-    extras = [_pick(others, rng) for _ in range(rng.integers(1, 6))]
-    size = rng.uniform(3.6, 5.2, 2)
+    extras = [_pick(others, rng) for _ in range(rng.integers(2, 6))]
+    size = rng.uniform(3.6, 5.2, 2)  # metres; larger, and emptier, where it does not fit
     while True:
         room = _try_room(task, extras, size, rng)
         if room is not None:
             return room
-        size, extras = size * 1.03, extras[: max(1, len(extras) - 1)]
+        size, extras = np.minimum(1.03 * size, MOST_M), extras[: max(1, len(extras) - 1)]
 
 
 def _try_room(task: Task, extras, size, rng) -> Room | None:

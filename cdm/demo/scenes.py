@@ -1,9 +1,9 @@
 """The built-in demo dataset: procedural rooms in the on-disk layout of HUMANISE (z up, metres).
 
 Every item is a room with furniture and one short motion that uses one piece of it. Item i is row
-i of anno.csv; all of it is drawn from `default_rng([seed, i])`, so what it says and holds does not
-depend on how many items there are. The rows of val and test come first, then those of train, of
-which there are 20,000 in code and the first NUM_WRITTEN on disk.
+i of anno.csv; all of it is drawn from generators seeded with [seed, i], so what it says and holds
+does not depend on how many items there are. The rows of val and test come first, then those of
+train, of which there are 20,000 in code and the first NUM_WRITTEN on disk.
 """
 
 import csv
@@ -21,7 +21,7 @@ from cdm.demo.motion import make_motion
 from cdm.demo.rooms import Room, Task, make_room, make_task
 from cdm.files import write_bytes
 
-NUM_POINTS, SEED = 2048, 0
+NUM_POINTS, SEED = 1024, 0
 VAL, TEST, TRAIN = range(0, 24), range(24, 344), range(344, 20344)  # rows
 NUM_WRITTEN = 64  # items of train that are written; the statistics are theirs
 BACKGROUND, TARGET = 0, 1  # labels of points: floor and walls, the target; piece i has i + 1
@@ -48,9 +48,8 @@ class Scene(NamedTuple):
 
 def make_scene(item: int, seed: int = SEED) -> Scene:
     """Build one item."""
-    rng = np.random.default_rng([seed, item])
-    task = make_task(item, rng)
-    rng.uniform(size=3)  # taken by make_row
+    task = make_task(item, np.random.default_rng([seed, item]))
+    rng = np.random.default_rng([seed, item, 1])  # make_row draws on from the first one
     room = make_room(task, rng)
     points, labels = make_points(room, rng)
     scale = rng.uniform(0.93, 1.05)  # 1.63 m to 1.84 m
@@ -68,32 +67,8 @@ def make_row(item: int, seed: int = SEED) -> tuple[AnnoRow, str]:
 
 
 def make_points(room: Room, rng) -> tuple[np.ndarray, np.ndarray]:
-    """Sample the surfaces of floor, two to four walls and furniture: points and labels."""
-    width, depth = room.size
-    height = rng.uniform(1.6, 2.4)
-    boxes = [((-width / 2, -depth / 2, 0), (width / 2, depth / 2, 0))]
-    for side in rng.permutation(4)[: rng.integers(2, 5)]:
-        low, high = [-width / 2, -depth / 2, 0.0], [width / 2, depth / 2, height]
-        if side < 2:
-            low[side] = high[side]
-        else:
-            high[side - 2] = low[side - 2]
-        boxes.append((low, high))
-    floor, wall = FLOORS[rng.integers(len(FLOORS))], WALLS[rng.integers(len(WALLS))]
-    corners, edges = _faces(np.array(boxes, float))
-    colors = [np.array([floor, *[wall] * (len(boxes) - 1)]).repeat(3, axis=0)]
-    labels = [np.zeros(3 * len(boxes), int)]
-    parts = [(corners, edges)]
-    for label, piece in enumerate(room.pieces, start=TARGET):
-        corners, edges = _faces(piece.boxes(), both=True)
-        middle = np.array([piece.x, piece.y, 0])
-        parts.append((piece.to_room(corners), piece.to_room(edges) - middle))
-        shade = np.array(COLORS[piece.color]) + rng.normal(0, 0.07)
-        colors.append(np.broadcast_to(shade, corners.shape))
-        labels.append(np.full(len(corners), label))
-    corners, edges = (np.concatenate(part) for part in zip(*parts, strict=True))
-    colors, labels = np.concatenate(colors), np.concatenate(labels)
-
+    """Sample the surfaces of a room: points and labels, as in Scene."""
+    corners, edges, colors, labels = _surfaces(room, rng)
     # As scans see them, walls and floor would take most points and a chair next to none.
     area = np.linalg.norm(np.cross(edges[:, 0], edges[:, 1]), axis=1)
     of_thing = np.bincount(labels, area)
@@ -107,10 +82,44 @@ def make_points(room: Room, rng) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([xyz, rgb], axis=1).astype(np.float32), labels[face]
 
 
-def _faces(boxes: np.ndarray, both: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def _surfaces(room: Room, rng) -> tuple[np.ndarray, ...]:
+    """Rectangles of floor, two to four walls and furniture.
+
+    Returns:
+        Corners (n, 3), pairs of edges (n, 2, 3), colors (n, 3) and labels (n,).
+    """
+    width, depth = room.size
+    height = rng.uniform(1.6, 2.4)
+    flat = [((-width / 2, -depth / 2, 0), (width / 2, depth / 2, 0))]  # floor, then walls
+    for side in rng.permutation(4)[: rng.integers(2, 5)]:
+        low, high = [-width / 2, -depth / 2, 0.0], [width / 2, depth / 2, height]
+        if side < 2:
+            low[side] = high[side]
+        else:
+            high[side - 2] = low[side - 2]
+        flat.append((low, high))
+    floor, wall = FLOORS[rng.integers(len(FLOORS))], WALLS[rng.integers(len(WALLS))]
+    corners, edges = _faces(np.array(flat, float))
+    colors = np.array([floor, *[wall] * (len(flat) - 1)]).repeat(3, axis=0)
+    parts = [(corners, edges, colors, np.full(len(corners), BACKGROUND))]
+    for label, piece in enumerate(room.pieces, start=TARGET):
+        corners, edges = _faces(piece.boxes(), all_six=True)
+        shade = np.array(COLORS[piece.color]) + rng.normal(0, 0.07)
+        parts.append(
+            (
+                piece.to_room(corners),
+                piece.to_room(edges) - (piece.x, piece.y, 0),
+                np.broadcast_to(shade, corners.shape),
+                np.full(len(corners), label),
+            )
+        )
+    return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
+
+
+def _faces(boxes: np.ndarray, all_six: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Faces of (n, 2, 3) boxes as corners (m, 3) and pairs of edges (m, 2, 3).
 
-    The three at the lowest corner of each box; with both, all six but those on the floor.
+    The three at the lowest corner of each box; with all_six, every one but those on the floor.
     """
     low, size = boxes[:, 0], boxes[:, 1] - boxes[:, 0]
     edge = size[:, None] * np.eye(3)  # (n, 3, 3)
@@ -118,7 +127,7 @@ def _faces(boxes: np.ndarray, both: bool = False) -> tuple[np.ndarray, np.ndarra
     corners = low[:, None].repeat(3, axis=1)  # (n, 3, 3)
     corners, far = corners.reshape(-1, 3), (corners + edge).reshape(-1, 3)
     edges = edges.reshape(-1, 2, 3)
-    if not both:
+    if not all_six:
         return corners, edges
     raised = ~((corners[:, 2] == 0) & (np.arange(len(corners)) % 3 == 2))
     return np.concatenate([corners[raised], far]), np.concatenate([edges[raised], edges])

@@ -45,15 +45,15 @@ def selective_scan(
         x is not None and x.requires_grad for x in (u, delta, A, B, C, D, z, delta_bias)
     )
     if backend == "auto":
-        fits_cuda = needs_grad and not return_last_state and gpu.fits(*A.shape)
+        fits_cuda = needs_grad and delta_softplus and not return_last_state and gpu.fits(*A.shape)
         backend = resolve_backend(u.device, u.dtype, needs_grad, fits_cuda)
     inputs = u, delta, A, B, C, D, z, delta_bias
     if backend == "numba":
         y, last_state = _numba(*inputs, delta_softplus, reverse, needs_grad)
     elif backend == "cuda":
-        _check_cuda(u, A, return_last_state)
+        _check_cuda(u, A, return_last_state or not delta_softplus)
         with torch.autocast("cuda", enabled=False):
-            y = gpu.selective_scan(*inputs, delta_softplus, reverse)
+            y = gpu.selective_scan(*inputs, reverse)
     elif backend in _FORWARD_ONLY:
         if reverse:
             inputs = _flip(u), _flip(delta), A, _flip(B), _flip(C), D, _flip(z), delta_bias
@@ -90,12 +90,12 @@ def _flip(x):
     return None if x is None else x.flip(1)
 
 
-def _check_cuda(u, A, return_last_state):
-    if not u.is_cuda or not gpu.fits(*A.shape) or u.dtype == torch.float64 or return_last_state:
+def _check_cuda(u, A, other_form):
+    if not u.is_cuda or not gpu.fits(*A.shape) or u.dtype == torch.float64 or other_form:
         raise ValueError(
             f"selective_scan: backend cuda takes d_inner a multiple of {gpu.CHANNELS} and d_state "
-            f"{gpu.D_STATE}, in at most 32 bits on CUDA devices, and gives no last state; found "
-            f"{u.dtype} on {u.device}, A {tuple(A.shape)}; use backend='auto'"
+            f"{gpu.D_STATE}, in at most 32 bits on CUDA devices, with delta_softplus and without a "
+            f"last state; found {u.dtype} on {u.device}, A {tuple(A.shape)}; use backend='auto'"
         )
 
 

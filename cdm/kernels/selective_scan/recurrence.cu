@@ -1,6 +1,7 @@
-// The recurrence of the selective scan and its gradient, for training:
+// The selective scan up to the gate, and its gradient, for training:
 //
-//   h_t = exp(delta_t A) h_{t-1} + delta_t u_t B_t,   y_t = <h_t, C_t>
+//   delta_t = softplus(raw_t + bias),   h_t = exp(delta_t A) h_{t-1} + delta_t u_t B_t,
+//   y_t = <h_t, C_t> + D u_t
 //
 // Four lanes share a channel, each with four of its 16 states in registers; a block walks 64
 // channels of one cloud through the whole sequence, TILE steps at a time. The forward pass leaves
@@ -9,9 +10,11 @@
 //
 //   g_t = dy_t C_t + exp(delta_{t+1} A) g_{t+1}                            (dL/dh_t)
 //   dC_t = dy_t h_t     dB_t = delta_t u_t g_t        (both summed over channels)
-//   du_t = delta_t <g_t, B_t>
-//   ddelta_t = u_t <g_t, B_t> + <g_t, A exp(delta_t A) h_{t-1}>
-//   dA = sum over t of delta_t g_t exp(delta_t A) h_{t-1}
+//   du_t = delta_t <g_t, B_t> + D dy_t
+//   draw_t = (u_t <g_t, B_t> + <g_t, A exp(delta_t A) h_{t-1}>) (1 - exp(-delta_t))
+//   dA = sum over t of delta_t g_t exp(delta_t A) h_{t-1},   dD = sum of u_t dy_t
+//
+// (softplus has the derivative 1 - exp(-delta).) The gradient of bias is the sum of draw.
 //
 // All is float32. Sums over channels go lane, warp, block in a fixed order, and over blocks on the
 // caller's side: the same input gives the same bits.
@@ -42,7 +45,19 @@ struct Place {
     }
 };
 
+// As torch's softplus: beyond 20 the difference to the identity is below float32's resolution.
+__device__ inline float softplus(float x) { return x > 20 ? x : log1pf(expf(x)); }
+
 // A step past the end has delta = u = 0: it leaves the state as it is.
+__device__ inline void load_delta(float (&to)[TILE], const float *raw, float bias, const Place &at,
+                                  int tile) {
+#pragma unroll
+    for (int i = 0; i < TILE; ++i) {
+        const int t = tile * TILE + i;
+        to[i] = t < at.length ? softplus(raw[at.row(t) * at.d_inner + at.channel] + bias) : 0.0f;
+    }
+}
+
 __device__ inline void load_channel(float (&to)[TILE], const float *from, const Place &at, int tile) {
 #pragma unroll
     for (int i = 0; i < TILE; ++i) {
@@ -63,20 +78,22 @@ __device__ inline float sum_over_lanes(float x) {
     return x + __shfl_xor_sync(ALL, x, 2);
 }
 
-// u, delta, y: (batch, length, d_inner). A: (d_inner, 16). B, C: (batch, length, 16).
-// starts: (batch, tiles, d_inner, 16). Grid (d_inner / 64, batch), blocks of 256 threads.
+// u, raw, y: (batch, length, d_inner). A: (d_inner, 16). B, C: (batch, length, 16).
+// D, bias: (d_inner,). starts: (batch, tiles, d_inner, 16). Grid (d_inner / 64, batch), blocks of 256 threads.
 extern "C" __global__ void __launch_bounds__(THREADS)
-recurrence(const float *u, const float *delta, const float *A, const float *B, const float *C,
-           float *y, float *starts, int length, int d_inner, int reverse) {
+recurrence(const float *u, const float *raw, const float *A, const float *B, const float *C,
+           const float *D, const float *bias, float *y, float *starts, int length, int d_inner,
+           int reverse) {
     const Place at(length, d_inner, reverse);
     __shared__ float tile_B[TILE][STATES], tile_C[TILE][STATES];
     float a[OWN], h[OWN] = {};
+    const float skip = D[at.channel], shift = bias[at.channel];
 #pragma unroll
     for (int n = 0; n < OWN; ++n) a[n] = A[at.channel * STATES + at.lane * OWN + n] * LOG2E;
 
     for (int tile = 0; tile < at.tiles; ++tile) {
         float d[TILE], x[TILE];
-        load_channel(d, delta, at, tile);
+        load_delta(d, raw, shift, at, tile);
         load_channel(x, u, at, tile);
         __syncthreads();  // everyone is done with the tile before
         load_states(tile_B, B, at, tile);
@@ -95,28 +112,30 @@ recurrence(const float *u, const float *delta, const float *A, const float *B, c
                 sum += h[n] * tile_C[i][at.lane * OWN + n];
             }
             sum = sum_over_lanes(sum);
-            if (at.lane == 0 && t < length) y[at.row(t) * d_inner + at.channel] = sum;
+            if (at.lane == 0 && t < length) y[at.row(t) * d_inner + at.channel] = sum + skip * x[i];
         }
     }
 }
 
-// dy, du, ddelta: like u. dA: (batch, d_inner, 16). dBC: (d_inner / 64, batch, length, 32), dB
+// dy, du, draw: like u. dA: (batch, d_inner, 16). dD: (batch, d_inner). dBC: (d_inner / 64, batch, length, 32), dB
 // then dC. The rest as above.
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
-recurrence_gradient(const float *u, const float *delta, const float *A, const float *B,
-                    const float *C, const float *starts, const float *dy, float *du, float *ddelta,
-                    float *dA, float *dBC, int length, int d_inner, int reverse) {
+recurrence_gradient(const float *u, const float *raw, const float *A, const float *B,
+                    const float *C, const float *D, const float *bias, const float *starts,
+                    const float *dy, float *du, float *draw, float *dA, float *dD, float *dBC,
+                    int length, int d_inner, int reverse) {
     const Place at(length, d_inner, reverse);
     __shared__ float tile_B[TILE][STATES], tile_C[TILE][STATES];
     __shared__ float by_warp[TILE][WARPS][2 * STATES];
     const int warp = threadIdx.x / 32, in_warp = threadIdx.x % 32;
-    float a[OWN], g[OWN] = {}, sum_A[OWN] = {};
+    float a[OWN], g[OWN] = {}, sum_A[OWN] = {}, sum_D = 0;
+    const float skip = D[at.channel], shift = bias[at.channel];
 #pragma unroll
     for (int n = 0; n < OWN; ++n) a[n] = A[at.channel * STATES + at.lane * OWN + n] * LOG2E;
 
     for (int tile = at.tiles - 1; tile >= 0; --tile) {
         float d[TILE], x[TILE], dy_[TILE];
-        load_channel(d, delta, at, tile);
+        load_delta(d, raw, shift, at, tile);
         load_channel(x, u, at, tile);
         load_channel(dy_, dy, at, tile);
         __syncthreads();
@@ -153,9 +172,10 @@ recurrence_gradient(const float *u, const float *delta, const float *A, const fl
             g_B = sum_over_lanes(g_B);
             g_decay = sum_over_lanes(g_decay) * (1.0f / LOG2E);
             if (at.lane == 0 && t < length) {
-                du[at.row(t) * d_inner + at.channel] = d[i] * g_B;
-                ddelta[at.row(t) * d_inner + at.channel] = x[i] * g_B + g_decay;
+                du[at.row(t) * d_inner + at.channel] = d[i] * g_B + skip * dy_[i];
+                draw[at.row(t) * d_inner + at.channel] = (x[i] * g_B + g_decay) * -expm1f(-d[i]);
             }
+            sum_D += x[i] * dy_[i];
             // Sum over the warp's 8 channels; each exchange halves what a thread still holds.
             int held = 2 * OWN, first = 0;
 #pragma unroll
@@ -190,4 +210,5 @@ recurrence_gradient(const float *u, const float *delta, const float *A, const fl
 #pragma unroll
     for (int n = 0; n < OWN; ++n)
         dA[(at.batch * d_inner + at.channel) * STATES + at.lane * OWN + n] = sum_A[n];
+    if (at.lane == 0) dD[at.batch * d_inner + at.channel] = sum_D;
 }
