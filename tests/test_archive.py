@@ -255,8 +255,9 @@ def test_a_record_reads_back_as_it_was_written(plan):
     assert json.loads(path.read_bytes())["name"] == record.name
 
 
-def test_reading_and_merging_need_no_torch():
-    code = "import sys, cdm.merge, cdm.export, cdm.plan; print('torch' in sys.modules)"
+def test_reading_merging_and_measuring_need_no_torch():
+    modules = "cdm.merge, cdm.export, cdm.plan, cdm.evaluation.report, cdm.evaluation.study_tables"
+    code = f"import sys, {modules}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True)
     assert done.stdout.strip() == "False", done.stderr
 
