@@ -20,6 +20,7 @@ from cdm.evaluation.study import (
     summarise_study,
     write_cell,
 )
+from cdm.evaluation.study_tables import write_summary
 from cdm.generate import generate_chunk
 from cdm.merge import merge
 
@@ -217,6 +218,16 @@ def test_where_nothing_is_as_good_the_full_chain_stays():
     names = [cell.name.replace("-", "_") for cell in study_cells(CONFIG)[2:]]
     summary = study(**{name: {"shift": 3} for name in names})
     assert summary["recommended"]["method"] == "ddpm" and summary["recommended"]["steps"] == 6
+
+
+def test_without_ground_truth_diversity_and_distance_are_compared(tmp_path):
+    results = [result(cell, seed=n) for n, cell in enumerate(study_cells(CONFIG))]
+    results = [replace(r, values={"diversity": r.values["diversity"]}) for r in results]
+    summary = summarise_study(results, CONFIG)
+    assert list(summary["measures"]) == ["diversity"]
+    write_summary(summary, tmp_path / "summary-0.json")
+    table = (tmp_path / "summary.md").read_text()
+    assert table.count("| dpmpp_2m |") == 3 and "energy distance" in table
 
 
 def test_differences_are_paired():

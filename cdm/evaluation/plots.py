@@ -118,10 +118,8 @@ def _errors(found) -> np.ndarray:
 def plot_study(summary: dict[str, Any], path: Path) -> None:
     """Each headline measure against the number of steps, the full chain's interval as a band."""
     names = [*headlines(summary["measures"]), ENERGY, "seconds_per_map"]
-    columns = 3
-    figure, grid = plt.subplots(
-        -(-len(names) // columns), columns, figsize=(12, 3 * -(-len(names) // columns))
-    )
+    rows = -(-len(names) // 3)
+    figure, grid = plt.subplots(rows, 3, figsize=(12, 3 * rows), squeeze=False)
     full = summary["cells"][0]
     for axes, name in zip(grid.flat, names, strict=False):
         for method in dict.fromkeys(cell["method"] for cell in summary["cells"]):
