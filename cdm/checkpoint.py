@@ -2,7 +2,7 @@
 
 A checkpoint is what the reference saves: `exp_dir/ckpt/model*.pt`, a dict name -> tensor without
 the frozen encoders. Its shapes decide the architecture; a contradiction with the configuration
-is an error that lists every key.
+is an error that lists every key. How shapes decide it is each backbone's own knowledge.
 """
 
 import io
@@ -10,30 +10,31 @@ import pickle
 import re
 import zipfile
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
-from cdm.architecture import Architecture
+from cdm.architecture import Architecture, Columns, Facts, Shapes, read_dim
+from cdm.backbones import BACKBONES, load_backbone
+from cdm.cache import remembered
 from cdm.config import DEMO, Config
 from cdm.errors import CheckpointError
 from cdm.files import hash_file
 from cdm.text import TEXT_FEAT_DIMS
 
-Shapes = dict[str, tuple[int, ...]]
-
 DEMO_EXP_DIR = Path(__file__).parent / "demo" / "exp"
 # Frozen encoders, which the reference leaves out of its checkpoints.
 FROZEN = ("scene_model", "clip_model", "text_model", "bert_model")
-# A key only this backbone has, most telling first.
-SIGNATURES = {
-    "HybridMamba": r"contact_model\.(mamba_encoder|mamba_layers|film|scan_fusion)\.",
-    "PointMamba": r"contact_model\.layers\.\d+\.mamba\.",
-    "Perceiver": r"contact_model\.encoder_adapter\.",
-    "MLP": r"contact_model\.point_mlp",
-    "PointTransV2": r"contact_model\.ctx4\.",
-    "PointTrans": r"contact_model\.ctx\.",
-}
+# What every CDM has around its backbone.
+SHARED = ("timestep_embedder.", "contact_layer.")
+LISTED = 30  # unexpected keys in a message
+HERE = Path(__file__).parent
+# Files that say how a checkpoint is read.
+SOURCES = [
+    *(HERE / name for name in ("architecture.py", "checkpoint.py", "mamba.py", "model.py")),
+    *sorted((HERE / "backbones").glob("*.py")),
+]
 
 
 @dataclass(frozen=True)
@@ -148,6 +149,9 @@ def _is_own(key: str) -> bool:
 def infer_architecture(shapes: Shapes, config: Config, path: Path | str) -> Architecture:
     """Architecture and sizes from a checkpoint's shapes, held against the configuration.
 
+    The backbones are asked, which imports torch (2 s); so what they said is remembered in the
+    user's cache, for these shapes, this configuration and this source.
+
     Args:
         shapes: as from `read_shapes`.
         config: `model`, `dataset` sections; null sizes accept what the weights say.
@@ -155,23 +159,48 @@ def infer_architecture(shapes: Shapes, config: Config, path: Path | str) -> Arch
     Raises:
         CheckpointError: see `inspect_checkpoint`.
     """
-    arch = next(
-        (name for name, key in SIGNATURES.items() if any(re.match(key, k) for k in shapes)), None
-    )
-    if arch != "PointMamba":
-        seen = f"of a {arch}" if arch else "of no architecture known here"
-        raise CheckpointError(
-            f"{path}: these are weights {seen} (keys {', '.join(sorted(shapes)[:4])}, ...); this "
-            "version samples PointMamba checkpoints"
-        )
+    decided_by = {
+        "shapes": shapes,
+        "model": asdict(config.model),
+        "data_repr": [config.dataset.data_repr, config.dataset.contact_dim],
+        "source": [hash_file(file) for file in SOURCES],
+    }
+
+    def infer() -> dict[str, Any]:
+        return asdict(_infer(shapes, config, path))
+
+    return Architecture(**remembered("architecture", decided_by, infer))
+
+
+def _infer(shapes: Shapes, config: Config, path: Path | str) -> Architecture:
+    backbone = _find_backbone(shapes, path)
     try:
-        architecture = _point_mamba(shapes, config)
+        contact_dim, last_dim = (read_dim(shapes, "contact_layer.weight", i) for i in (0, 1))
+        time_emb_dim = read_dim(shapes, "timestep_embedder.pe", 2)
+        facts = Facts(shapes, contact_dim, time_emb_dim, config.model)
+        sizes = backbone.read_sizes(facts)
+        columns = backbone.read_columns(facts, sizes)
     except KeyError as missing:
         raise CheckpointError(
             f"{path}: key {missing} is missing, so its sizes cannot be read; expected a whole "
-            f"{arch} state dict of {len(shapes)} or more keys. Save the checkpoint again"
+            f"{backbone.__name__} state dict of {len(shapes)} or more keys. Save the checkpoint "
+            "again"
         ) from None
-    problems = [*_contradictions(architecture, config), *_key_faults(architecture, shapes)]
+    except CheckpointError as problem:
+        raise CheckpointError(f"{path}: {problem}") from None
+    text_feat_dim, point_feat_dim = _split(columns, config)
+    architecture = Architecture(
+        arch=backbone.__name__,
+        contact_dim=contact_dim,
+        time_emb_dim=time_emb_dim,
+        text_feat_dim=text_feat_dim,
+        point_feat_dim=point_feat_dim,
+        last_dim=last_dim,
+        sizes=sizes,
+    )
+    problems = [*_contradictions(architecture, columns, backbone.section, config)]
+    if text_feat_dim > 0 and point_feat_dim >= 0:
+        problems += _key_faults(architecture, shapes)
     if problems:
         raise CheckpointError(
             f"{path}: weights and configuration disagree:\n  " + "\n  ".join(problems)
@@ -179,54 +208,49 @@ def infer_architecture(shapes: Shapes, config: Config, path: Path | str) -> Arch
     return architecture
 
 
-def _point_mamba(shapes: Shapes, config: Config) -> Architecture:
-    first = shapes["contact_model.embedding.net.0.weight"]
-    contact_dim, last_dim = shapes["contact_layer.weight"]
-    time_emb_dim = shapes["timestep_embedder.pe"][-1]
-    # Input columns are [x, text, time, xyz, point features]; text and features share what is left.
-    text_and_features = first[1] - contact_dim - time_emb_dim - 3
-    text_feat_dim = TEXT_FEAT_DIMS.get(config.model.text_model.version)
-    if not config.model.scene_model.use_scene_model:
-        point_feat_dim = 0
-    elif config.model.scene_model.point_feat_dim is not None:
-        point_feat_dim = config.model.scene_model.point_feat_dim
-    else:
-        point_feat_dim = text_and_features - (text_feat_dim or text_and_features)
-    layer = "contact_model.layers.0.mamba."
-    d_inner, d_state = shapes[layer + "A_log"]
-    layers = {key.split(".")[2] for key in shapes if key.startswith("contact_model.layers.")}
-    return Architecture(
-        arch="PointMamba",
-        contact_dim=contact_dim,
-        time_emb_dim=time_emb_dim,
-        text_feat_dim=text_and_features - point_feat_dim,
-        point_feat_dim=point_feat_dim,
-        last_dim=last_dim,
-        sizes={
-            "trans_dim": shapes["contact_model.layers.0.norm.weight"][0],
-            "depth": len(layers),
-            "hidden_dim": first[0],
-            "d_inner": d_inner,
-            "d_state": d_state,
-            "d_conv": shapes[layer + "conv1d.weight"][-1],
-            "dt_rank": shapes[layer + "dt_proj.weight"][-1],
-        },
+def _find_backbone(shapes: Shapes, path: Path | str) -> type:
+    """The backbone whose signature is among the keys."""
+    for arch in BACKBONES:
+        backbone = load_backbone(arch)
+        if any(re.match(backbone.signature, key) for key in shapes):
+            return backbone
+    keys = [key for key in sorted(shapes) if not key.startswith(SHARED)]
+    listed = "\n  ".join(f"{key} {shapes[key]}" for key in keys[:LISTED])
+    more = f"\n  and {len(keys) - LISTED} more" if len(keys) > LISTED else ""
+    raise CheckpointError(
+        f"{path}: these are the weights of no backbone known here ({', '.join(BACKBONES)}). "
+        f"Unexpected keys:\n  {listed or 'none: there is no backbone in it'}{more}\nexp_dir must "
+        "name the experiment of a stage-1 contact diffusion model (CDM)"
     )
 
 
-def _contradictions(found: Architecture, config: Config):
+def _split(columns: Columns, config: Config) -> tuple[int, int]:
+    """Widths of the text and point features; where weights tell only the sum, by the config."""
+    if columns.text is not None:
+        return columns.text, columns.point_feat
+    scene_model = config.model.scene_model
+    if not scene_model.use_scene_model:
+        point_feat_dim = 0
+    elif scene_model.point_feat_dim is not None:
+        point_feat_dim = scene_model.point_feat_dim
+    else:
+        text_feat_dim = TEXT_FEAT_DIMS.get(config.model.text_model.version, columns.both)
+        point_feat_dim = columns.both - text_feat_dim
+    return columns.both - point_feat_dim, point_feat_dim
+
+
+def _contradictions(found: Architecture, columns: Columns, section: str | None, config: Config):
     """Each configured size that the weights contradict."""
     model = config.model
-    sizes = model.arch_pointmamba
-    pairs = {
-        "model.time_emb_dim": (model.time_emb_dim, found.time_emb_dim),
-        "model.arch_pointmamba.trans_dim": (sizes.trans_dim, found.sizes["trans_dim"]),
-        "model.arch_pointmamba.depth": (sizes.depth, found.sizes["depth"]),
-        "model.arch_pointmamba.last_dim": (sizes.last_dim, found.last_dim),
-    }
-    for key, (configured, in_weights) in pairs.items():
-        if configured not in (None, in_weights):
-            yield f"{key} is {configured}, the weights have {in_weights}; set it to null"
+    in_weights = found.sizes | {"last_dim": found.last_dim}
+    pairs = {"model.arch": (model.arch, found.arch)}
+    pairs["model.time_emb_dim"] = (model.time_emb_dim, found.time_emb_dim)
+    for key, configured in asdict(getattr(model, section)).items() if section else ():
+        pairs[f"model.{section}.{key}"] = (configured, in_weights[key])
+    for key, (configured, seen) in pairs.items():
+        configured = list(configured) if isinstance(configured, tuple) else configured
+        if configured not in (None, seen):
+            yield f"{key} is {configured}, the weights have {seen}; set it to null"
     if config.dataset.contact_dim != found.contact_dim:
         yield (
             f"dataset.data_repr {config.dataset.data_repr} has {config.dataset.contact_dim} "
@@ -234,13 +258,20 @@ def _contradictions(found: Architecture, config: Config):
             "dataset.data_repr to what the model was trained on"
         )
     version = model.text_model.version
-    expected = TEXT_FEAT_DIMS.get(version, found.text_feat_dim)
-    if found.text_feat_dim != expected or found.text_feat_dim < 1:
-        left = found.text_feat_dim + found.point_feat_dim
+    text_feat_dim = TEXT_FEAT_DIMS.get(version, found.text_feat_dim)
+    scene_model = model.scene_model
+    configured = scene_model.point_feat_dim if scene_model.use_scene_model else 0
+    point_feat_dim = found.point_feat_dim if configured is None else configured
+    wrong_text = found.text_feat_dim != text_feat_dim or found.text_feat_dim < 1
+    wrong_feat = found.point_feat_dim != point_feat_dim or found.point_feat_dim < bool(
+        scene_model.use_scene_model
+    )
+    if wrong_text or wrong_feat:
+        weights = f"{columns.text} + {columns.point_feat}"
         yield (
-            f"text and point features have {left} columns in the weights "
-            f"(contact_model.embedding.net.0.weight), the configuration {expected} + "
-            f"{found.point_feat_dim}: check model.text_model.version ({version}), "
+            f"text and point features have {columns.both if columns.text is None else weights} "
+            f"columns in the weights (contact_model.{columns.where}), the configuration "
+            f"{text_feat_dim} + {point_feat_dim}: check model.text_model.version ({version}), "
             "model.scene_model.use_scene_model and model.scene_model.point_feat_dim"
         )
 
@@ -259,42 +290,14 @@ def _key_faults(architecture: Architecture, shapes: Shapes):
 
 
 def expected_shapes(architecture: Architecture) -> Shapes:
-    """Every key of a reference PointMamba checkpoint with its shape."""
-    a, s = architecture, architecture.sizes
-    d, inner, state, rank = s["trans_dim"], s["d_inner"], s["d_state"], s["dt_rank"]
-    columns = a.contact_dim + a.text_feat_dim + a.time_emb_dim + 3 + a.point_feat_dim
-    shapes = {
-        "timestep_embedder.pe": (1000, 1, a.time_emb_dim),
-        **_linear("timestep_embedder.time_embed.0", a.time_emb_dim, a.time_emb_dim),
-        **_linear("timestep_embedder.time_embed.2", a.time_emb_dim, a.time_emb_dim),
-        **_linear("contact_model.embedding.net.0", s["hidden_dim"], columns),
-        **_linear("contact_model.embedding.net.2", d, s["hidden_dim"]),
-        **_norm("contact_model.embedding.net.3", d),
-        **_linear("contact_model.out_proj", a.last_dim, d),
-        **_linear("contact_layer", a.contact_dim, a.last_dim),
-    }
-    for i in range(s["depth"]):
-        layer = f"contact_model.layers.{i}"
-        shapes |= {
-            **_norm(f"{layer}.norm", d),
-            f"{layer}.mamba.in_proj.weight": (2 * inner, d),
-            f"{layer}.mamba.conv1d.weight": (inner, 1, s["d_conv"]),
-            f"{layer}.mamba.conv1d.bias": (inner,),
-            f"{layer}.mamba.x_proj.weight": (rank + 2 * state, inner),
-            **_linear(f"{layer}.mamba.dt_proj", inner, rank),
-            f"{layer}.mamba.A_log": (inner, state),
-            f"{layer}.mamba.D": (inner,),
-            f"{layer}.mamba.out_proj.weight": (d, inner),
-        }
-    return shapes
+    """Every key of a checkpoint of this architecture with its shape; imports torch."""
+    import torch
 
+    from cdm.model import CDM
 
-def _linear(key: str, out_dim: int, in_dim: int) -> Shapes:
-    return {f"{key}.weight": (out_dim, in_dim), f"{key}.bias": (out_dim,)}
-
-
-def _norm(key: str, dim: int) -> Shapes:
-    return {f"{key}.weight": (dim,), f"{key}.bias": (dim,)}
+    with torch.device("meta"):
+        model = CDM(architecture)
+    return {key: tuple(value.shape) for key, value in model.state_dict().items()}
 
 
 def load_state_dict(path: Path, sha256: str | None = None):

@@ -79,6 +79,54 @@ class PointMambaConfig:
 
 
 @dataclass(frozen=True)
+class HybridMambaConfig:
+    """Section `model.arch_hybridmamba`; null sizes are read off the weights."""
+
+    trans_dim: int | None
+    depth: int | None
+    last_dim: int | None
+    num_latents: int | None
+    num_heads: int | None
+    use_multi_scan: bool | None
+    use_perceiver: bool | None
+
+
+@dataclass(frozen=True)
+class PerceiverConfig:
+    """Section `model.arch_perceiver`; null sizes are read off the weights."""
+
+    last_dim: int | None
+    point_pos_emb: bool | None
+    encoder_q_input_channels: int | None
+    encoder_kv_input_channels: int | None
+    encoder_num_heads: int | None
+    encoder_widening_factor: int | None
+    encoder_self_attn_num_layers: int | None
+    decoder_q_input_channels: int | None
+    decoder_kv_input_channels: int | None
+    decoder_num_heads: int | None
+    decoder_widening_factor: int | None
+
+
+@dataclass(frozen=True)
+class MLPConfig:
+    """Section `model.arch_mlp`; null sizes are read off the weights."""
+
+    last_dim: int | None
+    point_mlp_dims: tuple[int, ...] | None
+    point_mlp_widening_factor: int | None
+    point_mlp_bias: bool | None
+
+
+@dataclass(frozen=True)
+class PointTransConfig:
+    """Sections `model.arch_pointtrans` and `arch_pointtransv2`; null: read off the weights."""
+
+    last_dim: int | None
+    blocks: tuple[int, ...] | None
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """Section `model`."""
 
@@ -89,6 +137,11 @@ class ModelConfig:
     text_model: TextModelConfig
     scene_model: SceneModelConfig
     arch_pointmamba: PointMambaConfig
+    arch_hybridmamba: HybridMambaConfig
+    arch_perceiver: PerceiverConfig
+    arch_mlp: MLPConfig
+    arch_pointtrans: PointTransConfig
+    arch_pointtransv2: PointTransConfig
 
 
 @dataclass(frozen=True)

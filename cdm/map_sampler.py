@@ -95,8 +95,11 @@ class MapSampler:
         self._gpu_s = 0.0
         obstacle = cuda_sampler.unavailable(device)
         self._graphs = obstacle is None
-        scan = "our fused kernels" if self._graphs else resolve_backend(device, torch.float32)
-        log(f"model: {model.architecture.arch} in {model.precision}, selective scan by {scan}")
+        runs = f"model: {model.architecture.arch} in {model.precision}"
+        if model.contact_model.scans:
+            scan = "our fused kernels" if self._graphs else resolve_backend(device, torch.float32)
+            runs += f", selective scan by {scan}"
+        log(runs)
         if self._on_gpu and obstacle:
             log(f"slower than it could be: {obstacle}")
 

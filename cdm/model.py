@@ -4,10 +4,10 @@ After "Move as You Say, Interact as You Can" (Wang et al., CVPR 2024), `models/c
 """
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from cdm.backbones import BACKBONES
+from cdm.backbones import load_backbone
+from cdm.backbones.base import apply_head, map_tensors
 from cdm.serialization import gather_points
 from cdm.threads import map_threads
 
@@ -57,7 +57,7 @@ class CDM(nn.Module):
         self.precision = precision
         self.scan_backend = scan_backend
         self.timestep_embedder = TimestepEmbedder(architecture.time_emb_dim)
-        self.contact_model = BACKBONES[architecture.arch](architecture, scan_backend)
+        self.contact_model = load_backbone(architecture.arch)(architecture, scan_backend)
         self.contact_layer = nn.Linear(architecture.last_dim, architecture.contact_dim)
 
     def forward(self, x, timesteps, c_text, c_pc_xyz, c_pc_feat=None):
@@ -141,8 +141,14 @@ class Denoiser:
         Returns:
             pred_xstart, shape and order of x_t.
         """
-        step_share_t = self._step_shares[t].expand(len(x_t), -1)
-        pieces = self._pieces(x_t), self._pieces(step_share_t), self._states
+        batch = len(x_t)
+
+        def rows(table):
+            share = table[t] if torch.is_tensor(t) else table[t : t + 1]
+            return share.expand(batch, *share.shape[1:])
+
+        step_share_t = map_tensors(rows, self._step_shares)
+        pieces = self._pieces(x_t, batch), self._pieces(step_share_t, batch), self._states
         outputs = self._map(self._denoise, *pieces)
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
@@ -152,10 +158,7 @@ class Denoiser:
         A CUDA graph that was captured with this denoiser then works on them.
         """
         states = self._prepare(c_text, c_pc_xyz, c_pc_feat)
-        for mine, theirs in zip(self._states, states, strict=True):
-            for old, new in zip(mine, theirs, strict=True):
-                if torch.is_tensor(old):
-                    old.copy_(new)
+        map_tensors(torch.Tensor.copy_, tuple(self._states), tuple(states))
 
     def _prepare(self, c_text, c_pc_xyz, c_pc_feat):
         """The backbone's states, one for each call of the model."""
@@ -165,20 +168,21 @@ class Denoiser:
             return self._cdm.contact_model.prepare(c_text, c_pc_xyz, c_pc_feat)
 
         columns = c_text.flatten(1), c_pc_xyz, self._cdm.check(c_pc_feat)
-        return self._map(prepare, *[self._pieces(x) for x in columns if x is not None])
+        batch = len(c_pc_xyz)
+        return self._map(prepare, *[self._pieces(x, batch) for x in columns if x is not None])
 
     def _joined(self, name):
-        parts = [getattr(state, name) for state in self._states]
+        parts = [getattr(state, name, None) for state in self._states]
         return parts[0] if len(parts) == 1 else None if parts[0] is None else torch.cat(parts)
 
     def _tabulate(self, _):
         """The time's share for every step, and the backbone's last layer with the contact layer."""
         backbone, contact = self._cdm.contact_model, self._cdm.contact_layer
-        last = backbone.last_linear
+        weight, bias = backbone.last_linear
         return (
             backbone.step_share(self._cdm.timestep_embedder()),
-            contact.weight @ last.weight,
-            contact.weight @ last.bias + contact.bias,
+            contact.weight @ weight,
+            contact.weight @ bias + contact.bias,
         )
 
     def _fuse(self):
@@ -192,11 +196,13 @@ class Denoiser:
         bf16 = self._cdm.precision == "bf16"
         with torch.autocast(x_t.device.type, torch.bfloat16, enabled=bf16):
             features = self._cdm.contact_model.features(x_t, step_share_t, state)
-        return F.linear(features, *self._head)
+        return apply_head(features, *self._head)
 
-    def _pieces(self, x):
+    def _pieces(self, tree, batch):
         """One piece for each call of the model; copies, because alignment can change a sum."""
-        return [piece.clone() for piece in x.split(1)] if self._alone else [x]
+        if not self._alone:
+            return [tree]
+        return [map_tensors(lambda x, i=i: x[i : i + 1].clone(), tree) for i in range(batch)]
 
     def _map(self, function, *columns):
         if self._alone:

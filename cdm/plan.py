@@ -200,6 +200,7 @@ def _settings(config: Config, checkpoint, statistics, timesteps, rotates) -> dic
         "numerics_version": NUMERICS_VERSION,
         "seed": config.seed,
         "checkpoint": checkpoint.sha256,
+        "model": {"arch": checkpoint.architecture.arch, **checkpoint.architecture.sizes},
         "statistics": statistics["values"] or "computed",
         "dataset": {
             "name": dataset.name,

@@ -1,13 +1,19 @@
 """Models of the reference set, built from their checkpoints, and how to compare with them."""
 
+import atexit
+import importlib.util
 import json
+import tempfile
+from dataclasses import fields
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import torch
 from helpers import raw_config
 
 from cdm.checkpoint import find_checkpoint, inspect_checkpoint, load_state_dict
-from cdm.config import load_config
+from cdm.config import ModelConfig, load_config
 from cdm.model import CDM
 
 POINT_MAMBA_CASES = ["01_pointmamba", "02_pointmamba_feat32", "02b_pointmamba_feat1"]
@@ -28,21 +34,55 @@ def forward_files(parity, case):
     return [load_arrays(path) for path in files]
 
 
-def load_point_mamba(parity, case, **options):
-    """The case's CDM in eval mode, built the way a run builds it: sizes read off the weights."""
+def load_case(parity, case, changes=None, **options):
+    """The case's CDM in eval mode, built the way a run builds it: sizes read off the weights.
+
+    Args:
+        changes: to section `model` of its configuration.
+        options: of CDM.
+    """
     folder = parity / case
-    checkpoint = inspect_checkpoint(
-        find_checkpoint(str(folder / "exp")),
-        case_config(json.loads((folder / "config.json").read_text())),
-    )
+    config = case_config(json.loads((folder / "config.json").read_text()), changes)
+    checkpoint = inspect_checkpoint(find_checkpoint(exp_dir(parity, case)), config)
     cdm = CDM(checkpoint.architecture, **options)
     cdm.load_state_dict(load_state_dict(checkpoint.path))
     return cdm.eval()
 
 
-def case_config(case):
-    """Our configuration for a case's `config.json`, whose names are the reference's."""
+def exp_dir(parity, case):
+    """The case's experiment folder; weights that are kept as a recipe are made from it."""
+    there = parity / case / "exp"
+    return str(there if there.exists() else _expand(parity, case).parent.parent)
+
+
+@cache
+def _expand(parity, case):
+    """Path of the weights that a case's recipe makes."""
+    spec = importlib.util.spec_from_file_location("expand_weights", parity / "expand_weights.py")
+    expand_weights = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(expand_weights)
+    recipe = json.loads((parity / case / "weights_recipe.json").read_text())
+    state = expand_weights.build(recipe, str(parity))
+    assert expand_weights.digest(state) == recipe["state_dict_sha256"]
+    folder = tempfile.TemporaryDirectory(prefix="cdm-parity-")
+    atexit.register(folder.cleanup)
+    path = Path(folder.name, recipe["target"])
+    path.parent.mkdir(parents=True)
+    torch.save(state, path)
+    return path
+
+
+def case_config(case, changes=None):
+    """Our configuration for a case's `config.json`, whose names are the reference's.
+
+    Options of training (dropout) have no key here, and are left out.
+    """
     scene_model = case["scene_model"]
+    sections = {
+        section.name: {key.name: case[section.name].get(key.name) for key in fields(section.type)}
+        for section in fields(ModelConfig)
+        if section.name in case and section.name.startswith("arch_")
+    }
     return load_config(
         raw_config(
             exp_dir="exp",
@@ -59,8 +99,9 @@ def case_config(case):
                 "scene_model": {
                     key: scene_model[key] for key in ("use_scene_model", "point_feat_dim")
                 },
-                "arch_pointmamba": case["arch_pointmamba"],
-            },
+            }
+            | sections
+            | (changes or {}),
         )
     )
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from helpers import REPO, demo_config, overlay, raw_config
 
+import cdm.checkpoint
 from cdm.checkpoint import (
     DEMO_EXP_DIR,
-    expected_shapes,
     find_checkpoint,
     inspect_checkpoint,
     load_state_dict,
@@ -19,7 +19,6 @@ from cdm.checkpoint import (
 from cdm.config import load_config
 from cdm.demo.weights import ARCHITECTURE, initial_state_dict
 from cdm.errors import CheckpointError
-from cdm.model import CDM
 
 CONFIG = demo_config()
 
@@ -68,20 +67,69 @@ def test_every_parity_checkpoint_reads_the_same_without_torch(parity):
         assert read_shapes(path) == {key: tuple(value.shape) for key, value in loaded.items()}
 
 
-def test_inspecting_a_checkpoint_imports_no_torch():
+def test_only_the_first_inspection_of_a_checkpoint_imports_torch(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     code = (
-        "import sys, yaml; from cdm.config import load_config; import cdm.plan\n"
-        "from cdm.checkpoint import read_shapes, find_checkpoint\n"
-        "read_shapes(find_checkpoint('demo')); print('torch' in sys.modules)"
+        "import sys; from cdm.settings import read_config; import cdm.plan\n"
+        "from cdm.checkpoint import inspect_checkpoint, find_checkpoint\n"
+        "before = 'torch' in sys.modules\n"
+        "found = inspect_checkpoint(find_checkpoint('demo'), read_config([], []))\n"
+        "print(before, 'torch' in sys.modules, found.architecture)"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True)
-    assert done.stdout.strip() == "False", done.stderr
+    runs = [
+        subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True)
+        for _ in range(2)
+    ]
+    assert [run.stdout.strip() for run in runs] == [
+        f"False {torch_is_there} {ARCHITECTURE}" for torch_is_there in (True, False)
+    ], runs[0].stderr + runs[1].stderr
 
 
-def test_expected_shapes_are_exactly_the_models(state):
-    model = CDM(ARCHITECTURE)
-    shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    assert shapes == expected_shapes(ARCHITECTURE)
+@pytest.fixture
+def inferred(monkeypatch):
+    """How often shapes were asked for an architecture."""
+    calls = []
+    real = cdm.checkpoint._infer
+    monkeypatch.setattr(cdm.checkpoint, "_infer", lambda *a: calls.append(a) or real(*a))
+    return calls
+
+
+def test_what_is_remembered_holds_for_these_shapes_configuration_and_source(
+    tmp_path, monkeypatch, state, inferred
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = save(tmp_path, state)
+    for _ in range(2):
+        inspect_checkpoint(path, CONFIG)
+    save(tmp_path, state | {"module.text_model.x": torch.zeros(1)})
+    inspect_checkpoint(path, CONFIG)
+    assert len(inferred) == 1
+    inspect_checkpoint(path, demo_config(model={"time_emb_dim": 64}))
+    assert len(inferred) == 2
+    monkeypatch.setattr(cdm.checkpoint, "SOURCES", cdm.checkpoint.SOURCES[1:])
+    inspect_checkpoint(path, CONFIG)
+    assert len(inferred) == 3
+    with pytest.raises(CheckpointError):
+        inspect_checkpoint(save(tmp_path, state | {"extra": torch.zeros(1)}), CONFIG)
+
+
+@pytest.mark.parametrize("damage", ["truncate", "empty", "other", "readonly"])
+def test_a_damaged_or_unwritable_cache_costs_time_only(
+    tmp_path, monkeypatch, state, inferred, damage
+):
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    path = save(tmp_path, state)
+    if damage == "readonly":
+        cache.write_text("a file where a folder should be")
+    else:
+        inspect_checkpoint(path, CONFIG)
+        [kept] = cache.glob("contact-maps/*.json")
+        whole = kept.read_bytes()
+        kept.write_bytes({"truncate": whole[:-9], "empty": b"", "other": b"[1]"}[damage])
+    for _ in range(2):
+        assert inspect_checkpoint(path, CONFIG).architecture == ARCHITECTURE
+    assert len(inferred) == 2
 
 
 def test_the_shipped_demo_weights_are_what_their_seed_makes():
@@ -145,9 +193,25 @@ def test_joints_that_the_weights_do_not_have_are_named(tmp_path, state):
         inspect_checkpoint(save(tmp_path, state), config)
 
 
-def test_a_checkpoint_of_another_architecture_is_called_by_its_name(tmp_path):
-    state = {"contact_model.encoder_adapter.weight": torch.zeros(2, 2)}
-    with pytest.raises(CheckpointError, match="weights of a Perceiver"):
+def test_an_unknown_layout_is_told_with_its_unexpected_keys(tmp_path, state):
+    shared = {key: x for key, x in state.items() if not key.startswith("contact_model.")}
+    own = {f"contact_model.unet.{i}.weight": torch.zeros(2, i) for i in range(40)}
+    with pytest.raises(CheckpointError) as error:
+        inspect_checkpoint(save(tmp_path, shared | own), CONFIG)
+    message = str(error.value)
+    assert "no backbone known here (PointMamba" in message
+    assert "contact_model.unet.3.weight (2, 3)" in message and "and 10 more" in message
+    assert "contact_layer" not in message
+
+
+def test_another_backbone_than_the_configured_one_is_named(tmp_path, state):
+    with pytest.raises(CheckpointError, match="arch is MLP, the weights have PointMamba"):
+        inspect_checkpoint(save(tmp_path, state), demo_config(model={"arch": "MLP"}))
+
+
+def test_a_tensor_with_too_few_axes_is_named(tmp_path, state):
+    state["contact_layer.weight"] = torch.zeros(6)
+    with pytest.raises(CheckpointError, match=r"contact_layer.weight is \(6,\), expected 2 axes"):
         inspect_checkpoint(save(tmp_path, state), CONFIG)
 
 
@@ -158,7 +222,7 @@ def test_a_truncated_or_flipped_checkpoint_is_refused(tmp_path, state):
     with pytest.raises(CheckpointError, match="it may be truncated"):
         read_shapes(path)
     flipped = bytearray(whole)
-    flipped[len(whole) // 2] ^= 1
+    flipped[whole.index(state["contact_layer.weight"].numpy().tobytes())] ^= 1
     path.write_bytes(flipped)
     with pytest.raises(CheckpointError, match="not a readable checkpoint"):
         read_shapes(path)

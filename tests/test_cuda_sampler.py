@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from golden import POINT_MAMBA_CASES, conditions, forward_files, load_point_mamba
+from golden import POINT_MAMBA_CASES, conditions, forward_files, load_case
 from helpers import relative_error
 
 from cdm.cuda_sampler import CudaSampler, unavailable
@@ -51,7 +51,7 @@ def test_updates_are_a_pred_plus_b_x_plus_noise():
 @pytest.fixture(params=POINT_MAMBA_CASES)
 def model_and_batches(request, parity):
     """A reference model and two batches of other conditions."""
-    cdm = load_point_mamba(parity, request.param).cuda()
+    cdm = load_case(parity, request.param).cuda()
     arrays = next(iter(forward_files(parity, request.param)))
     inputs = [x.cuda() for x in conditions(arrays)]
     return cdm, [inputs, [x.flip(0).contiguous() for x in inputs]]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from golden import load_point_mamba
+from golden import load_case
 from test_datasets import dataset_config
 
 from cdm.contact import to_distance
@@ -43,7 +43,7 @@ def test_maps_are_those_of_the_references_script(parity, parity_index, recorded)
 
     samples = {(sample.index, sample.caption_idx): sample for sample in dataset.samples()}
     vectors = dict(zip(run["captions"].tolist(), run["caption_vecs"], strict=True))
-    model = load_point_mamba(parity, meta["checkpoint"].split("/")[0])
+    model = load_case(parity, meta["checkpoint"].split("/")[0])
     diffusion = create_diffusion(meta["diffusion_steps"], "cosine", meta["respacing"])
     reader = FileReader(dataset.data_dir)
     made = {}

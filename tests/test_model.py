@@ -7,7 +7,7 @@ from golden import (
     assert_close,
     conditions,
     forward_files,
-    load_point_mamba,
+    load_case,
 )
 from torch import nn
 
@@ -66,7 +66,7 @@ def plain_forward(cdm, x, timesteps, c_text, c_pc_xyz, c_pc_feat=None):
 @pytest.mark.parametrize("case", POINT_MAMBA_CASES)
 @torch.no_grad()
 def test_forward_matches_reference(parity, parity_index, case):
-    cdm = load_point_mamba(parity, case)
+    cdm = load_case(parity, case)
     for arrays in forward_files(parity, case):
         out = cdm(arrays["x"], arrays["timesteps"], *conditions(arrays))
         assert_close(case, arrays["out"], out, **parity_index["tolerances"]["forward_fp32"])
@@ -76,7 +76,7 @@ def test_forward_matches_reference(parity, parity_index, case):
 @torch.no_grad()
 def test_denoise_matches_reference(parity, parity_index, case):
     """One step number for the batch and points in sorted order, as the sampler calls it."""
-    cdm = load_point_mamba(parity, case)
+    cdm = load_case(parity, case)
     for arrays in forward_files(parity, case):
         denoise = cdm.condition(*conditions(arrays))
         assert torch.equal(denoise.order, arrays["sort_idx"])
@@ -92,7 +92,7 @@ def test_denoise_matches_reference(parity, parity_index, case):
 @torch.no_grad()
 def test_intermediates_match_reference(parity, parity_index, case):
     tolerance = parity_index["tolerances"]["forward_fp32"]
-    cdm = load_point_mamba(parity, case)
+    cdm = load_case(parity, case)
     backbone = cdm.contact_model
     for arrays in forward_files(parity, case):
         time_emb = cdm.timestep_embedder(arrays["timesteps"])
@@ -124,7 +124,7 @@ def test_intermediates_match_reference(parity, parity_index, case):
 @pytest.mark.parametrize("case", POINT_MAMBA_CASES)
 @torch.no_grad()
 def test_plain_forward_matches_reference(parity, parity_index, case):
-    cdm = load_point_mamba(parity, case)
+    cdm = load_case(parity, case)
     for arrays in forward_files(parity, case):
         out = plain_forward(cdm, arrays["x"], arrays["timesteps"], *conditions(arrays))
         assert_close(case, arrays["out"], out, **parity_index["tolerances"]["forward_fp32"])
@@ -188,7 +188,7 @@ def test_output_does_not_depend_on_batch_or_threads(num_points, point_feat_dim):
 
 @pytest.mark.parametrize("case", POINT_MAMBA_CASES)
 def test_reference_models_do_not_depend_on_batch_or_threads(parity, case):
-    cdm = load_point_mamba(parity, case)
+    cdm = load_case(parity, case)
     for arrays in forward_files(parity, case):
         inputs = [arrays["x"], arrays["timesteps"], *conditions(arrays)]
         check_slots_and_threads(cdm, inputs)
@@ -218,8 +218,8 @@ def test_model_learns():
 
 def test_time_table_is_close_to_the_reference(parity):
     for case in POINT_MAMBA_CASES:
-        pe = load_point_mamba(parity, case).timestep_embedder.pe
-        fresh = CDM(load_point_mamba(parity, case).architecture).timestep_embedder.pe
+        pe = load_case(parity, case).timestep_embedder.pe
+        fresh = CDM(load_case(parity, case).architecture).timestep_embedder.pe
         assert_close(case, pe, fresh, 0, 1e-4)
 
 
@@ -228,7 +228,7 @@ def test_time_table_is_close_to_the_reference(parity):
 @pytest.mark.parametrize("case", POINT_MAMBA_CASES)
 @torch.no_grad()
 def test_cuda_matches_reference(parity, parity_index, case):
-    cdm = load_point_mamba(parity, case).cuda()
+    cdm = load_case(parity, case).cuda()
     for arrays in forward_files(parity, case):
         inputs = [arrays["x"], arrays["timesteps"], *conditions(arrays)]
         out = cdm(*(x.cuda() for x in inputs)).cpu()

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from golden import load_point_mamba
+from golden import load_case
 
 from cdm.diffusion import create_diffusion
 from cdm.kernels import philox
@@ -158,7 +158,7 @@ def check_trajectories(parity, parity_index, device):
     tolerance = parity_index["tolerances"]["trajectory_fp32"]
     inputs = np.load(folder / "traj_inputs.npz")
     given = {k: torch.from_numpy(inputs[k]).to(device) for k in inputs.files if k != "text"}
-    cdm = load_point_mamba(parity, config["checkpoint"].split("/")[0]).to(device)
+    cdm = load_case(parity, config["checkpoint"].split("/")[0]).to(device)
     files = sorted(path for path in folder.glob("traj_*.npz") if path.stem != "traj_inputs")
     assert files
     with torch.inference_mode():

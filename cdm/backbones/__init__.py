@@ -1,5 +1,16 @@
-"""Contact backbones by the name that configurations use."""
+"""Contact backbones by the name that configurations and the reference use (no torch).
 
-from cdm.backbones.point_mamba import PointMamba
+A backbone is a file here, with a class of its name, and a line below; it is imported when it is
+first asked for.
+"""
 
-BACKBONES = {"PointMamba": PointMamba}
+from importlib import import_module
+
+BACKBONES = {
+    "PointMamba": "cdm.backbones.point_mamba",
+}
+
+
+def load_backbone(arch: str) -> type:
+    """The subclass of `cdm.backbones.base.Backbone` that has this name; imports torch."""
+    return getattr(import_module(BACKBONES[arch]), arch)

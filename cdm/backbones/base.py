@@ -1,16 +1,45 @@
-"""What a contact backbone offers: its work split by how often it has to run."""
+"""What a contact backbone offers: its sizes off the weights, and its work by how often it runs."""
 
 from abc import ABC, abstractmethod
+from typing import Any, ClassVar
 
+import torch
 from torch import nn
+
+from cdm.architecture import Columns, Facts
 
 
 class Backbone(nn.Module, ABC):
     """From noisy contact maps and conditions to features of every point.
 
-    A backbone is built from an `Architecture`. Point order is its own choice: x_t goes in, and
-    features come out, in the order of `prepare`'s state.
+    A backbone is built as `cls(architecture, scan_backend)`. Point order is its own choice: x_t
+    goes in, and features come out, in the order of `prepare`'s state. `features` runs inside CUDA
+    graphs: it neither waits for the device nor lets shapes depend on values.
+
+    Attributes:
+        signature: regular expression of a key that only this backbone's checkpoints have.
+        section: of the configuration, below `model`, that holds its sizes; None if it has none.
+        scans: whether it runs selective scans.
     """
+
+    signature: ClassVar[str]
+    section: ClassVar[str | None] = None
+    scans: ClassVar[bool] = False
+
+    @classmethod
+    @abstractmethod
+    def read_sizes(cls, facts: Facts) -> dict[str, Any]:
+        """`Architecture.sizes` off a checkpoint's shapes: JSON values by the section's names.
+
+        Raises:
+            KeyError: a key that decides a size is missing.
+            CheckpointError: weights and configuration leave a size open; names the key to set.
+        """
+
+    @classmethod
+    @abstractmethod
+    def read_columns(cls, facts: Facts, sizes: dict[str, Any]) -> Columns:
+        """How many columns of text and of point features the weights take; raises likewise."""
 
     @abstractmethod
     def prepare(self, c_text, c_pc_xyz, c_pc_feat=None):
@@ -21,13 +50,20 @@ class Backbone(nn.Module, ABC):
             c_pc_xyz: (batch, num_points, 3), metres.
             c_pc_feat: (batch, num_points, point_feat_dim), None when point_feat_dim is 0.
         Returns:
-            state with `order` and `inverse`, (batch, num_points) int64, or None and None when
-            points keep their order.
+            state: a named tuple of tensors, batch first; tuples may be nested and anything else
+            may be among them. Where points change places, it has `order` and `inverse`,
+            (batch, num_points) int64.
         """
 
     @abstractmethod
     def step_share(self, time_emb):
-        """The share of the time embedding, (rows, time_emb_dim) to (rows, hidden); once a run."""
+        """What depends on the step alone; once a run.
+
+        Args:
+            time_emb: (rows, time_emb_dim), one row for each step.
+        Returns:
+            a tensor, or nested tuples of tensors, with these rows first.
+        """
 
     @abstractmethod
     def features(self, x_t, step_share_t, state):
@@ -35,15 +71,18 @@ class Backbone(nn.Module, ABC):
 
         Args:
             x_t: (batch, num_points, contact_dim), in the state's order.
-            step_share_t: (batch, hidden), rows of `step_share`.
+            step_share_t: rows of `step_share`, one for each sample.
         Returns:
-            (batch, num_points, width).
+            (batch, num_points, width), or a tuple of such tensors that stand side by side.
         """
 
     @property
     @abstractmethod
-    def last_linear(self) -> nn.Linear:
-        """The linear layer from `features` to last_dim; the caller may fold it into its own."""
+    def last_linear(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weight (last_dim, width) and bias of the layer behind `features`.
+
+        The caller may fold it into its own.
+        """
 
     def fused(self, dtype):
         """The whole backbone and head in fused kernels, where there are any for this device.
@@ -57,4 +96,28 @@ class Backbone(nn.Module, ABC):
 
     def forward(self, x_t, step_share_t, state):
         """Features, (batch, num_points, last_dim), in the state's order."""
-        return self.last_linear(self.features(x_t, step_share_t, state))
+        return apply_head(self.features(x_t, step_share_t, state), *self.last_linear)
+
+
+def apply_head(features, weight, bias):
+    """The linear layer (weight, bias) of `Backbone.features`."""
+    parts = features if isinstance(features, tuple) else (features,)
+    widths = [part.shape[-1] for part in parts]
+    first, *rest = zip(parts, weight.split(widths, dim=1), strict=True)
+    out = nn.functional.linear(*first, bias)
+    for part, columns in rest:
+        out = out + nn.functional.linear(part, columns)
+    return out
+
+
+def map_tensors(function, tree, *others):
+    """The tree with function(tensor, *those in its place in the others) for every tensor.
+
+    A tree is a tensor, a tuple of trees, or anything else, which stays as it is.
+    """
+    if torch.is_tensor(tree):
+        return function(tree, *others)
+    if not isinstance(tree, tuple):
+        return tree
+    parts = [map_tensors(function, *branches) for branches in zip(tree, *others, strict=True)]
+    return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from cdm.architecture import Columns
 from cdm.backbones.base import Backbone
 from cdm.backbones.point_mamba_cuda import CudaPointMamba
 from cdm.mamba import BidirectionalBlock
@@ -25,6 +26,25 @@ class PointMamba(Backbone):
 
     It is applied share by share, each as often as its columns change.
     """
+
+    signature = r"contact_model\.layers\.\d+\.mamba\."
+    section = "arch_pointmamba"
+    scans = True
+
+    @classmethod
+    def read_sizes(cls, facts):
+        return {
+            "trans_dim": facts.dim("layers.0.norm.weight", 0),
+            "depth": facts.count("layers."),
+            "hidden_dim": facts.dim("embedding.net.0.weight", 0),
+            **read_mamba_sizes(facts, "layers.0.mamba."),
+        }
+
+    @classmethod
+    def read_columns(cls, facts, sizes):
+        where = "embedding.net.0.weight"
+        both = facts.dim(where, 1) - facts.contact_dim - facts.time_emb_dim - 3
+        return Columns(None, None, both, where)
 
     def __init__(self, architecture, scan_backend="auto"):
         super().__init__()
@@ -77,4 +97,14 @@ class PointMamba(Backbone):
 
     @property
     def last_linear(self):
-        return self.out_proj
+        return self.out_proj.weight, self.out_proj.bias
+
+
+def read_mamba_sizes(facts, prefix):
+    """Sizes of a Mamba block off its weights, as `cdm.mamba.Mamba` takes them."""
+    return {
+        "d_inner": facts.dim(prefix + "A_log", 0),
+        "d_state": facts.dim(prefix + "A_log", 1),
+        "d_conv": facts.dim(prefix + "conv1d.weight", 2),
+        "dt_rank": facts.dim(prefix + "dt_proj.weight", 1),
+    }

@@ -34,10 +34,14 @@ ARCHITECTURE = Architecture(
 def initial_state_dict(
     architecture: Architecture = ARCHITECTURE, seed: int = 0
 ) -> dict[str, np.ndarray]:
-    """Untrained weights: reference-style keys and float32 arrays, the same on every machine.
+    """Untrained weights of any backbone: the reference's keys, the same on every machine.
 
-    Linear layers have variance 1 / fan-in; A, D and the bias of delta start as in Mamba (Gu and
-    Dao 2023, section 3.6: A_n = -n, delta in [0.001, 0.1]).
+    Linear layers and learned tokens have variance 1 / fan-in and norms are the identity, of
+    running mean 0 and variance 1; A, D and the bias of delta start as in Mamba (Gu and Dao 2023,
+    section 3.6: A_n = -n, delta in [0.001, 0.1]).
+
+    Returns:
+        float32 arrays; counts of batches int64.
     """
     shapes = expected_shapes(architecture)
     return {key: _initial(key, shape, seed) for key, shape in shapes.items()}
@@ -50,13 +54,15 @@ def _initial(key: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
         return positional_encoding(shape[0], shape[-1])[:, None]
     if kind == "A_log":
         return np.tile(np.log(np.arange(1, shape[1] + 1, dtype=np.float32)), (shape[0], 1))
-    if kind == "D" or "norm.weight" in key or "net.3.weight" in key:
+    if kind == "num_batches_tracked":
+        return np.zeros(shape, np.int64)
+    if kind in ("D", "running_var") or (kind == "weight" and len(shape) == 1):  # of a norm
         return np.ones(shape, np.float32)
     if key.endswith("dt_proj.bias"):
         picks = [uniform(stream_key(seed, "demo weights", str(i), key)) for i in range(shape[0])]
         delta = np.exp(np.asarray(picks) * math.log(0.1 / 0.001) + math.log(0.001))
         return (delta + np.log(-np.expm1(-delta))).astype(np.float32)  # inverse of softplus
-    if kind == "bias":
+    if kind in ("bias", "in_proj_bias", "running_mean"):
         return np.zeros(shape, np.float32)
     fan_in = math.prod(shape[1:])
     return normal(np.array([stream], np.uint32), 0, shape[0], fan_in)[0].reshape(
