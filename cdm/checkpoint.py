@@ -32,7 +32,10 @@ LISTED = 30  # unexpected keys in a message
 HERE = Path(__file__).parent
 # Files that say how a checkpoint is read.
 SOURCES = [
-    *(HERE / name for name in ("architecture.py", "checkpoint.py", "mamba.py", "model.py")),
+    *(
+        HERE / f"{name}.py"
+        for name in ("architecture", "checkpoint", "mamba", "model", "point_transformer")
+    ),
     *sorted((HERE / "backbones").glob("*.py")),
 ]
 

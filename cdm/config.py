@@ -120,7 +120,7 @@ class MLPConfig:
 
 @dataclass(frozen=True)
 class PointTransConfig:
-    """Sections `model.arch_pointtrans` and `arch_pointtransv2`; null: read off the weights."""
+    """Section `model.arch_pointtrans`, also of PointTransV2; null: read off the weights."""
 
     last_dim: int | None
     blocks: tuple[int, ...] | None
@@ -141,7 +141,6 @@ class ModelConfig:
     arch_perceiver: PerceiverConfig
     arch_mlp: MLPConfig
     arch_pointtrans: PointTransConfig
-    arch_pointtransv2: PointTransConfig
 
 
 @dataclass(frozen=True)

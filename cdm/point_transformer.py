@@ -77,6 +77,7 @@ class TransitionDown(nn.Module):
         self.bn = BatchNorm(out_dim)
 
     def forward(self, x, level):
+        x = x.to(self.linear.weight.dtype)
         offset, feature = self.linear.weight.split([3, x.shape[-1]], dim=1)
         y = F.linear(x, feature, self.linear.bias)  # before grouping: a point is in many groups
         y = F.embedding(level.group, y.flatten(0, 1))  # (batch, n, k, out_dim)
@@ -97,6 +98,7 @@ class TransitionUp(nn.Module):
             self.linear2 = nn.Sequential(nn.Linear(coarse_dim, dim), BatchNorm(dim), nn.ReLU())
 
     def forward(self, x, coarse=None, coarse_level=None):
+        x = x.to(self.linear1[0].weight.dtype)
         if coarse is None:
             mean = self.linear2(x.mean(dim=1, keepdim=True)).expand_as(x)
             return self.linear1(torch.cat([x, mean], dim=-1))
@@ -146,9 +148,13 @@ class Block(nn.Module):
         self.linear3, self.bn3 = nn.Linear(dim, dim, bias=False), BatchNorm(dim)
 
     def forward(self, x, neighbours, position):
+        x = x.to(self.linear1.weight.dtype)
         y = self.bn1(self.linear1(x)).relu()
         y = self.bn2(self.transformer2(y, neighbours, position)).relu()
         return (x + self.bn3(self.linear3(y))).relu()
+
+
+LAYERS = TransitionDown, TransitionUp, Block
 
 
 class PointTransformerUNet(nn.Module):
@@ -186,14 +192,19 @@ class PointTransformerUNet(nn.Module):
         stop = start + columns.shape[-1]
         return F.linear(columns, self.encoders()[0][0].linear.weight[:, start:stop])
 
-    def prepare(self, xyz):
-        """Geometry of all levels.
+    def geometry(self, xyz):
+        """What geometry alone decides, of all levels.
 
         Args:
-            xyz: (batch, num_points, 3), metres; at least 4^(levels - 1) points.
+            xyz: (batch, num_points, 3), metres.
         Returns:
             tuple of `Level`, finest first.
+        Raises:
+            ValueError: fewer points than leave one at the coarsest level.
         """
+        fewest = STRIDE ** (self.num_levels - 1)
+        if xyz.shape[1] < fewest:
+            raise ValueError(f"{xyz.shape[1]} points, expected at least {fewest}")
         levels = []
         for encoder, decoder, k in zip(self.encoders(), self.decoders(), NEIGHBOURS, strict=False):
             group = group_offset = up = up_weights = None
@@ -214,7 +225,7 @@ class PointTransformerUNet(nn.Module):
 
         Args:
             first: (batch, num_points, planes[0]), what the first linear layer gives.
-            levels: as from `prepare`.
+            levels: as from `geometry`.
         Returns:
             list of (batch, n, planes[i]), finest first.
         """
@@ -258,13 +269,18 @@ def read_unet(shapes, prefix=""):
     return in_dim, planes, blocks
 
 
-def folded(module):
-    """A copy in which every batch norm behind a linear layer is part of that layer.
+def folded(module, dtype):
+    """A copy for inference in which batch norms behind linear layers are part of these.
 
     Exact but for rounding, because batch norms go by their running statistics.
+
+    Args:
+        module: one with layers of this file in it.
+        dtype: of the matrix products of its transitions and blocks.
     """
     module = copy.deepcopy(module)
-    for part in module.modules():
+    parts = [part for part in module.modules() if isinstance(part, LAYERS)]
+    for part in [inner for part in parts for inner in part.modules()]:
         pairs = getattr(part, "folds", ())
         if isinstance(part, nn.Sequential):
             pairs = [(str(i), str(i + 1)) for i in range(len(part) - 1)]
@@ -273,6 +289,9 @@ def folded(module):
             if isinstance(linear, nn.Linear) and isinstance(norm, BatchNorm):
                 setattr(part, first, fold(linear, norm))
                 setattr(part, second, nn.Identity())
+    for part in [inner for part in parts for inner in part.modules()]:
+        if isinstance(part, nn.Linear):
+            part.to(dtype)
     return module
 
 

@@ -8,6 +8,8 @@ from importlib import import_module
 
 BACKBONES = {
     "PointMamba": "cdm.backbones.point_mamba",
+    "PointTrans": "cdm.backbones.point_trans",
+    "PointTransV2": "cdm.backbones.point_trans_v2",
 }
 
 
