@@ -279,8 +279,8 @@ def folded(module, dtype):
         dtype: of the matrix products of its transitions and blocks.
     """
     module = copy.deepcopy(module)
-    parts = [part for part in module.modules() if isinstance(part, LAYERS)]
-    for part in [inner for part in parts for inner in part.modules()]:
+    layers = [layer for layer in module.modules() if isinstance(layer, LAYERS)]
+    for part in [inner for layer in layers for inner in layer.modules()]:
         pairs = getattr(part, "folds", ())
         if isinstance(part, nn.Sequential):
             pairs = [(str(i), str(i + 1)) for i in range(len(part) - 1)]
@@ -289,7 +289,7 @@ def folded(module, dtype):
             if isinstance(linear, nn.Linear) and isinstance(norm, BatchNorm):
                 setattr(part, first, fold(linear, norm))
                 setattr(part, second, nn.Identity())
-    for part in [inner for part in parts for inner in part.modules()]:
+    for part in [inner for layer in layers for inner in layer.modules()]:
         if isinstance(part, nn.Linear):
             part.to(dtype)
     return module

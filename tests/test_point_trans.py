@@ -1,4 +1,4 @@
-"""PointTrans and PointTransV2 against the reference, and each shortcut against the plain network."""
+"""PointTrans and PointTransV2 against the reference, and each shortcut against the plain form."""
 
 import pytest
 import torch
