@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from cdm.backbones import load_backbone
-from cdm.backbones.base import apply_head, map_tensors
+from cdm.backbones.base import map_tensors
 from cdm.serialization import gather_points
 from cdm.threads import map_threads
 
@@ -61,7 +61,7 @@ class CDM(nn.Module):
         self.contact_layer = nn.Linear(architecture.last_dim, architecture.contact_dim)
 
     def forward(self, x, timesteps, c_text, c_pc_xyz, c_pc_feat=None):
-        """Predict x_start, all points in their given order.
+        """Predict x_start, all points in their given order; gradients go through `plain`.
 
         Args:
             x: (batch, num_points, contact_dim), the noisy contact map x_t.
@@ -70,11 +70,23 @@ class CDM(nn.Module):
         Returns:
             pred_xstart, shape of x.
         """
+        if torch.is_grad_enabled():
+            return self.plain(x, timesteps, c_text, c_pc_xyz, c_pc_feat)
         denoise = self.condition(c_text, c_pc_xyz, c_pc_feat)
         if denoise.order is None:
             return denoise(x, timesteps)
         pred_xstart = denoise(gather_points(x, denoise.order), timesteps)
         return gather_points(pred_xstart, denoise.inverse)
+
+    def plain(self, x, timesteps, c_text, c_pc_xyz, c_pc_feat=None):
+        """`forward` by the backbone's `plain`: one step on its own, as training runs it."""
+        c_text = c_text.flatten(1)
+        c_pc_feat = self.point_feat(c_text, self.check(c_pc_feat))
+        time_emb = self.timestep_embedder(timesteps)
+        bf16 = self.precision == "bf16"
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
+            out = self.contact_model.plain(x, time_emb, c_text, c_pc_xyz, c_pc_feat)
+        return self.contact_layer(out.to(x.dtype))
 
     def condition(self, c_text, c_pc_xyz, c_pc_feat=None):
         """Bind the conditions of a batch and compute all that stays the same over the steps.
@@ -195,8 +207,7 @@ class Denoiser:
             return self._fused_output(x_t, step_share_t, state, self._head)
         bf16 = self._cdm.precision == "bf16"
         with torch.autocast(x_t.device.type, torch.bfloat16, enabled=bf16):
-            features = self._cdm.contact_model.features(x_t, step_share_t, state)
-        return apply_head(features, *self._head)
+            return self._cdm.contact_model.output(x_t, step_share_t, state, self._head)
 
     def _pieces(self, tree, batch):
         """One piece for each call of the model; copies, because alignment can change a sum."""
