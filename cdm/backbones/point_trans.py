@@ -102,12 +102,7 @@ class PointTrans(Backbone, PointTransformerUNet):
         return x
 
     def fused(self, dtype):
-        backbone = folded(self, dtype)
-
-        def output(x_t, step_share_t, state, head):
-            return F.linear(backbone.features(x_t, step_share_t, state).float(), *head)
-
-        return output
+        return folded(self, dtype).output
 
     @property
     def last_linear(self):
