@@ -81,7 +81,7 @@ class TransitionDown(nn.Module):
         offset, feature = self.linear.weight.split([3, x.shape[-1]], dim=1)
         y = F.linear(x, feature, self.linear.bias)  # before grouping: a point is in many groups
         y = F.embedding(level.group, y.flatten(0, 1))  # (batch, n, k, out_dim)
-        y = y + F.linear(level.group_offset.to(y.dtype), offset)
+        y = y + F.linear(level.group_offset.to(offset.dtype), offset)
         return self.bn(y).amax(dim=2).relu()
 
 
@@ -289,8 +289,8 @@ def folded(module, dtype):
             if isinstance(linear, nn.Linear) and isinstance(norm, BatchNorm):
                 setattr(part, first, fold(linear, norm))
                 setattr(part, second, nn.Identity())
-    for part in [inner for layer in layers for inner in layer.modules()]:
-        if isinstance(part, nn.Linear):
+    for name, part in [named for layer in layers for named in layer.named_modules()]:
+        if isinstance(part, nn.Linear) and "linear_p" not in name:  # positions stay as they are
             part.to(dtype)
     return module
 
