@@ -8,6 +8,8 @@ from importlib import import_module
 
 BACKBONES = {
     "PointMamba": "cdm.backbones.point_mamba",
+    "Perceiver": "cdm.backbones.perceiver",
+    "MLP": "cdm.backbones.mlp",
 }
 
 
