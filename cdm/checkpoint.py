@@ -246,7 +246,8 @@ def _contradictions(found: Architecture, columns: Columns, section: str | None, 
     pairs = {"model.arch": (model.arch, found.arch)}
     pairs["model.time_emb_dim"] = (model.time_emb_dim, found.time_emb_dim)
     for key, configured in asdict(getattr(model, section)).items() if section else ():
-        pairs[f"model.{section}.{key}"] = (configured, in_weights[key])
+        if key in in_weights:  # else of a part that this model does not have
+            pairs[f"model.{section}.{key}"] = (configured, in_weights[key])
     for key, (configured, seen) in pairs.items():
         configured = list(configured) if isinstance(configured, tuple) else configured
         if configured not in (None, seen):

@@ -8,6 +8,7 @@ from importlib import import_module
 
 BACKBONES = {
     "PointMamba": "cdm.backbones.point_mamba",
+    "HybridMamba": "cdm.backbones.hybrid_mamba",
     "Perceiver": "cdm.backbones.perceiver",
     "MLP": "cdm.backbones.mlp",
 }

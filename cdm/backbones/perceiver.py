@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from cdm.architecture import Columns
-from cdm.backbones.base import Backbone, float32
+from cdm.backbones.base import Backbone, float32, head_product
 from cdm.errors import CheckpointError
 
 DEFAULT_HEADS = 8
@@ -173,8 +173,7 @@ class Perceiver(Backbone):
             latents = self._encode(x_t, step_share_t, state)
             rows, first, residual = self._decode(x_t, latents, state, head_residual)
         hidden = F.gelu(torch.bmm(rows, first))  # in bfloat16 under autocast
-        out = F.linear(hidden, head_hidden)
-        return out.to(x_t.dtype) + (residual + head[1])
+        return head_product(hidden, head_hidden) + (residual + head[1])
 
     def _encode(self, x_t, step_share_t, state):
         """The latent tokens, (batch, 2, latent width)."""
