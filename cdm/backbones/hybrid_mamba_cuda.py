@@ -43,8 +43,8 @@ class CudaHybridMamba:
         """`output` of `Backbone.fused`."""
         backbone = self.backbone
         films = backbone.films(step_share_t, state)
-        zeros = torch.zeros_like(step_share_t)
-        h = self.pointwise.embed(x_t, self.x_weight, state.share, zeros)
+        no_step = x_t.new_zeros(step_share_t.shape)  # the embedding does not see t
+        h = self.pointwise.embed(x_t, self.x_weight, state.share, no_step)
         y = F.linear(h, *self.second)
         if backbone.multi_scan:
             y = torch.cat([y, gather_points(y, state.to_z)])

@@ -151,7 +151,7 @@ def _short_rows(norm, linear, own, shared):
         apart = mean - mean_s  # (batch, num_points, 1)
         variance = share * (scale.pow(-2) - EPS) + (1 - share) * variance_s
         of_all = (variance + share * (1 - share) * apart.square() + EPS).rsqrt()
-        normed = normed * (of_all / scale).to(normed.dtype)
+        normed = normed.mul_(of_all / scale)
         vectors += [through[:width].sum(dim=0), through[width:].sum(dim=0), centred]
         numbers += [(1 - share) * apart * of_all, -share * apart * of_all, of_all]
     vectors = [v.expand(batch, -1)[:, None] for v in vectors]
