@@ -12,7 +12,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.utils.fusion import fuse_linear_bn_weights
 
 from cdm.kernels.farthest_points import farthest_points
 from cdm.kernels.interpolation import NUM_NEIGHBOURS, interpolate, interpolation_weights
@@ -125,11 +124,17 @@ class VectorAttention(nn.Module):
 
     def weights(self):
         """Its `cdm.kernels.vector_attention.Weights`."""
-        norm, _, hidden, hidden_norm, _, out = self.linear_w
+        norm, _, linear, hidden_norm, _, last = self.linear_w
+        position = self.linear_p[3]
+        hidden = linear.weight, linear.bias
         if isinstance(hidden_norm, BatchNorm):
-            hidden = fold(hidden, hidden_norm)
-        pairs = [(linear.weight, linear.bias) for linear in (self.linear_p[3], hidden, out)]
-        return Weights(pairs[0], norm.affine_map(), *pairs[1:])
+            hidden = fold(linear, hidden_norm)
+        return Weights(
+            position=(position.weight, position.bias),
+            norm=norm.affine_map(),
+            hidden=hidden,
+            out=(last.weight, last.bias),
+        )
 
     def forward(self, x, neighbours, position):
         q, k, v = self.linear_q(x), self.linear_k(x), self.linear_v(x)
@@ -198,18 +203,13 @@ class PointTransformerUNet(nn.Module):
         Args:
             xyz: (batch, num_points, 3), metres.
         Returns:
-            tuple of `Level`, finest first.
-        Raises:
-            ValueError: fewer points than leave one at the coarsest level.
+            tuple of `Level`, finest first; each has a quarter of the points, or one.
         """
-        fewest = STRIDE ** (self.num_levels - 1)
-        if xyz.shape[1] < fewest:
-            raise ValueError(f"{xyz.shape[1]} points, expected at least {fewest}")
         levels = []
         for encoder, decoder, k in zip(self.encoders(), self.decoders(), NEIGHBOURS, strict=False):
             group = group_offset = up = up_weights = None
             if levels:
-                finer, n = xyz, xyz.shape[1] // STRIDE
+                finer, n = xyz, max(1, xyz.shape[1] // STRIDE)
                 xyz = gather_points(finer, farthest_points(finer, n))
                 group, group_offset = _neighbours(finer, xyz, k)
                 index, distance = nearest_neighbours(xyz, finer, NUM_NEIGHBOURS)
@@ -269,14 +269,14 @@ def read_unet(shapes, prefix=""):
     return in_dim, planes, blocks
 
 
-def folded(module, dtype):
+def folded(module, dtype=None):
     """A copy for inference in which batch norms behind linear layers are part of these.
 
     Exact but for rounding, because batch norms go by their running statistics.
 
     Args:
         module: one with layers of this file in it.
-        dtype: of the matrix products of its transitions and blocks.
+        dtype: of the matrix products of its transitions and blocks; None: as it is.
     """
     module = copy.deepcopy(module)
     layers = [layer for layer in module.modules() if isinstance(layer, LAYERS)]
@@ -287,8 +287,11 @@ def folded(module, dtype):
         for first, second in pairs:
             linear, norm = part.get_submodule(first), part.get_submodule(second)
             if isinstance(linear, nn.Linear) and isinstance(norm, BatchNorm):
-                setattr(part, first, fold(linear, norm))
+                weight, bias = map(nn.Parameter, fold(linear, norm))
+                linear.weight, linear.bias = weight, bias
                 setattr(part, second, nn.Identity())
+    if dtype is None:
+        return module
     for name, part in [named for layer in layers for named in layer.named_modules()]:
         if isinstance(part, nn.Linear) and "linear_p" not in name:  # positions stay as they are
             part.to(dtype)
@@ -296,13 +299,10 @@ def folded(module, dtype):
 
 
 def fold(linear, norm):
-    """One linear layer for a linear layer and the batch norm behind it."""
-    out = nn.Linear(linear.in_features, linear.out_features, device="meta")
-    out.weight, out.bias = fuse_linear_bn_weights(
-        linear.weight, linear.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight,
-        norm.bias,
-    )  # fmt: skip
-    return out
+    """Weight and bias of one linear layer for a linear layer and the batch norm behind it."""
+    scale, shift = norm.affine_map()
+    bias = shift if linear.bias is None else shift + scale * linear.bias
+    return scale[:, None] * linear.weight, bias
 
 
 def _neighbours(xyz, centres, k):

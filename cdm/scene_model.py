@@ -26,7 +26,7 @@ class PointTransformerSeg(PointTransformerUNet):
         """Scene features.
 
         Args:
-            c_pc_xyz: (batch, num_points, 3), metres; at least 256 points.
+            c_pc_xyz: (batch, num_points, 3), metres.
             color: (batch, num_points, 3), in [0, 1]; ignored by a model of points alone.
         Returns:
             (batch, num_points, 32).
@@ -51,4 +51,4 @@ def load_scene_model(path: Path, sha256: str) -> PointTransformerSeg:
     state = {key: value for key, value in state.items() if is_scene_key(key)}
     model = PointTransformerSeg(state["enc1.0.linear.weight"].shape[1])
     model.load_state_dict(state, strict=True)
-    return folded(model, torch.float32).eval().requires_grad_(False)
+    return folded(model).eval().requires_grad_(False)

@@ -41,7 +41,7 @@ def test_backbone_matches_reference(parity, parity_index, case):
 
 
 @cases
-@pytest.mark.parametrize("num_points", [64, 101])
+@pytest.mark.parametrize("num_points", [5, 101])
 @torch.no_grad()
 def test_folded_batch_norms_change_nothing(parity, case, num_points):
     """In float64, so that rounding does not hide a fault."""
@@ -52,7 +52,7 @@ def test_folded_batch_norms_change_nothing(parity, case, num_points):
     state = backbone.prepare(*[c.double() for c in given])
     shares = backbone.step_share(cdm.timestep_embedder(timesteps))
     expected = backbone(x.double(), shares, state)
-    twin = folded(backbone, torch.float64)
+    twin = folded(backbone)
     assert sum(isinstance(part, BatchNorm) for part in twin.modules()) < 0.7 * sum(
         isinstance(part, BatchNorm) for part in backbone.modules()
     )
@@ -75,13 +75,6 @@ def test_bf16_stays_near_fp32(parity, case):
     bf16 = cdm(*inputs)
     assert bf16.dtype == torch.float32 and not torch.equal(bf16, fp32)
     assert (bf16 - fp32).norm() < 0.03 * fp32.norm()
-
-
-def test_too_few_points_are_told(parity):
-    cdm = load_case(parity, CASES[0])
-    inputs = inputs_of(forward_files(parity, CASES[0])[0], slice(0, 63))
-    with torch.no_grad(), pytest.raises(ValueError, match="63 points, expected at least 64"):
-        cdm(*inputs)
 
 
 @pytest.mark.gpu

@@ -92,9 +92,8 @@ class Backbone(nn.Module, ABC):
 
         With autocast on, what accumulates stays float32: residuals, norms, softmax, the head.
         """
-        features = self.features(x_t, step_share_t, state)
-        with float32(x_t):
-            return F.linear(features.to(x_t.dtype), *head)
+        weight, bias = head
+        return head_product(self.features(x_t, step_share_t, state), weight) + bias
 
     def fused(self, dtype):
         """The whole backbone and head in fused kernels, where there are any for this device.
@@ -129,6 +128,20 @@ class Backbone(nn.Module, ABC):
 def float32(x):
     """A context without autocast on x's device."""
     return torch.autocast(x.device.type, enabled=False)
+
+
+def head_product(features, weight):
+    """features @ weight^T, accumulated and returned in weight's dtype.
+
+    Args:
+        features: (batch, num_points, width); a GPU takes bfloat16 as it is.
+        weight: (contact_dim, width) float32 or float64.
+    """
+    with float32(features):
+        if features.is_cuda and features.dtype == torch.bfloat16:
+            rows, columns = features.flatten(0, 1), weight.t().to(features.dtype)
+            return torch.mm(rows, columns, out_dtype=weight.dtype).unflatten(0, features.shape[:2])
+        return F.linear(features.to(weight.dtype), weight)
 
 
 def map_tensors(function, tree, *others):

@@ -102,7 +102,7 @@ class PointTrans(Backbone, PointTransformerUNet):
         return x
 
     def fused(self, dtype):
-        return folded(self, dtype).output
+        return folded(self, dtype if dtype != torch.float32 else None).output
 
     @property
     def last_linear(self):
