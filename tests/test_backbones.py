@@ -195,6 +195,18 @@ def test_an_architecture_is_read_off_its_own_weights(arch, sizes, point_feat_dim
 
 
 @every_backbone
+def test_default_sizes_are_a_models(arch):
+    last_dim, sizes = (backbone := load_backbone(arch)).defaults["last_dim"], backbone.defaults
+    architecture = replace(
+        small_architecture(arch, 32),
+        last_dim=last_dim,
+        sizes={key: value for key, value in sizes.items() if key != "last_dim"},
+    )
+    shapes, config = expected_shapes(architecture), demo_config(model=model_section(architecture))
+    assert infer_architecture(shapes, config, "x.pt") == architecture
+
+
+@every_backbone
 def test_seeded_weights_are_a_sane_start(arch):
     architecture = small_architecture(arch, 5)
     state = {k: torch.from_numpy(v.copy()) for k, v in initial_state_dict(architecture).items()}

@@ -16,7 +16,7 @@ is linear in a few numbers c = (x, point_feat, xyz, 1) up to its very last MLP:
   channels. Its last layer is linear: the caller's head is folded into it.
 """
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -63,6 +63,19 @@ class Perceiver(Backbone):
 
     signature = r"contact_model\.encoder_adapter\."
     section = "arch_perceiver"
+    defaults: ClassVar = {
+        "last_dim": 256,
+        "point_pos_emb": True,
+        "encoder_q_input_channels": 512,
+        "encoder_kv_input_channels": 256,
+        "encoder_num_heads": 8,
+        "encoder_widening_factor": 1,
+        "encoder_self_attn_num_layers": 2,
+        "decoder_q_input_channels": 256,
+        "decoder_kv_input_channels": 512,
+        "decoder_num_heads": 8,
+        "decoder_widening_factor": 1,
+    }
 
     @classmethod
     def read_sizes(cls, facts):
