@@ -185,9 +185,7 @@ def table(rows: list[dict], options) -> str:
         cells = [row["backbone"], f"{row['parameters'] / 1e6:.2f} M"]
         for precision in options.precision:
             ours, other = row[precision], row.get(f"{precision}, plain")
-            cells += [
-                "-" if ms is None else f"{ms:.{1 if ms > 10 else 2}f}" for ms in (ours, other)
-            ]
+            cells += ["-" if ms is None else f"{ms:.{1 + (ms < 10)}f}" for ms in (ours, other)]
             cells.append(f"{other / ours:.1f}" if ours and other else "-")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
