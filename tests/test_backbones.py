@@ -1,5 +1,6 @@
 """Every backbone of the registry: the reference's numbers, and what the sampler relies on."""
 
+import sys
 from dataclasses import replace
 
 import pytest
@@ -22,6 +23,7 @@ from cdm.demo.weights import initial_state_dict
 from cdm.diffusion import create_diffusion
 from cdm.errors import CheckpointError
 from cdm.kernels import philox
+from cdm.kernels.pointwise import naive
 from cdm.model import CDM
 from cdm.noise import stream_key
 from cdm.sampler import SAMPLERS, UPDATES
@@ -133,6 +135,23 @@ def test_hoisted_form_is_the_plain_form(arch, sizes, num_points, point_feat_dim)
     assert_close("float64", exact, cdm(*inputs), 1e-11, 1e-11)
     inputs = [x.float() if x.is_floating_point() else x for x in inputs]
     assert_close("float32", exact, cdm.float()(*inputs), 2e-5, 2e-5)
+
+
+@pytest.mark.parametrize(("arch", "sizes"), [v for v in VARIANTS if load_backbone(v[0]).scans])
+@torch.no_grad()
+def test_the_fused_form_is_made_of_the_right_pieces(arch, sizes, monkeypatch):
+    """With the naive form of every kernel in its place, on the CPU."""
+    module = sys.modules[load_backbone(arch).__module__ + "_cuda"]
+    monkeypatch.setattr(module, "Pointwise", lambda *sizes: naive)
+    Fused = getattr(module, f"Cuda{arch}")
+    cdm, (x, _, *given) = small_model(arch, 5, **sizes), make_inputs(2, 33, 5)
+    backbone = cdm.contact_model
+    state = backbone.prepare(*given)
+    step_share_t = backbone.step_share(torch.randn(2, 22))
+    head = torch.randn(6, backbone.last_linear[0].shape[1]), torch.randn(6)
+    expected = backbone.output(x, step_share_t, state, head)
+    out = Fused(backbone, torch.float32)(x, step_share_t, state, head)
+    assert relative_error(out, expected) < 1e-5
 
 
 @every_backbone
