@@ -111,7 +111,7 @@ class MapSampler:
         ]
         c_pc_feat = None
         if self.model.architecture.point_feat_dim:
-            c_pc_feat = self._stack([item.c_pc_feat for _, item, _ in batch])
+            c_pc_feat = self._stack([self._point_feat(item) for _, item, _ in batch])
         return Batch(
             keys=self._stack(np.asarray(keys, np.int64)),
             c_text=torch.stack([self.features[sample.text] for sample, _, _ in batch]),
@@ -241,6 +241,19 @@ class MapSampler:
                 f"'sampling={{batch_size: {self.batch_size}}}' (finished chunks are kept)"
             )
         return result
+
+    def _point_feat(self, item: Item) -> np.ndarray:
+        try:
+            self.model.check(item.c_pc_feat)
+        except ValueError as problem:
+            dataset = self.config.dataset
+            raise ConfigError(
+                f"{item.sample.set}/{item.sample.index}: {problem}; the dataset gives colours "
+                f"(dataset.use_color {dataset.use_color}), then OpenScene features "
+                f"(dataset.use_openscene {dataset.use_openscene}): set these as they were in "
+                "training, and model.scene_model likewise"
+            ) from None
+        return item.c_pc_feat
 
     def _memory(self) -> str:
         if not self._on_gpu:

@@ -11,6 +11,7 @@ import yaml
 
 from cdm.architecture import Architecture
 from cdm.archive import ChunkRecord, Layout, record_path, write_chunk
+from cdm.backbones import load_backbone
 from cdm.config import Config, load_config
 from cdm.contact import to_distance
 from cdm.datasets import FileReader, Sample
@@ -45,6 +46,12 @@ SMALL = {
     "MLP": (
         20,
         {"point_mlp_dims": [12, 20], "point_mlp_widening_factor": 2, "point_mlp_bias": True},
+    ),
+    "PointTrans": (32, {"planes": [32, 64, 96], "blocks": [2, 1, 2]}),
+    "PointTransV2": (
+        32,
+        {"planes": [32, 64, 96], "blocks": [1, 2, 2]}
+        | {"attention_layers": 1, "attention_hidden_dim": 40},
     ),
 }
 REPO = Path(__file__).resolve().parent.parent
@@ -87,7 +94,7 @@ def small_architecture(arch: str, point_feat_dim: int = 0, **sizes: Any) -> Arch
 def model_section(architecture: Architecture) -> dict:
     """Section `model` of a configuration that tells all of an architecture."""
     feat = architecture.point_feat_dim
-    section = f"arch_{architecture.arch.lower()}"
+    section = load_backbone(architecture.arch).section
     keys = raw_config()["model"].get(section, {})
     sizes = architecture.sizes | {"last_dim": architecture.last_dim}
     return {

@@ -174,7 +174,7 @@ def test_bf16_stays_near_fp32(arch):
 
 @every_layout
 def test_every_weight_learns(arch, sizes):
-    cdm, inputs = small_model(arch, 5, **sizes), make_inputs(num_points=9, point_feat_dim=5)
+    cdm, inputs = small_model(arch, 5, **sizes), make_inputs(num_points=40, point_feat_dim=5)
     torch.nn.functional.mse_loss(cdm(*inputs), inputs[0]).backward()
     for key, p in cdm.named_parameters():
         assert p.grad is not None and p.grad.isfinite().all(), key

@@ -105,7 +105,18 @@ def test_a_missing_key_is_named():
         ),
         ({"sampling": {"eta": 0.5}}, "ddpm, which has no eta"),
         ({"dataset": {"min_horizon": 200}}, "no clip can be"),
-        ({"model": {"scene_model": {"use_scene_model": True}}}, "no frozen PointTransformerSeg"),
+        ({"model": {"scene_model": {"use_scene_model": True}}}, "pretrained_weight is null"),
+        (
+            {
+                "dataset": {"use_openscene": True},
+                "model": {"scene_model": {"use_scene_model": True, "use_openscene": False}},
+            },
+            "set dataset.use_openscene: false",
+        ),
+        (
+            {"model": {"scene_model": {"use_scene_model": True, "use_color": False}}},
+            "use_color is False but dataset.use_color is True",
+        ),
         ({"model": {"text_model": {"version": "hashing", "path": "p"}}}, "hashing, which has no"),
     ],
 )

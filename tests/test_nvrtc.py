@@ -27,6 +27,15 @@ VARIANTS = {
         {"FLOAT32": float32, "D_MODEL": 256, "CONTACT_DIM": 6} for float32 in (0, 1)
     ],
     "philox/step.cu": [{"CONTACT_DIM": 6}],
+    "farthest_points/farthest_points.cu": [
+        {"THREADS": 512, "POINTS": 16},
+        {"THREADS": 1024, "POINTS": 32},
+    ],
+    "vector_attention/vector_attention.cu": [
+        {"FLOAT32": float32, "CHANNELS": c, "K": k}
+        for float32, c, k in ((1, 32, 8), (0, 64, 8), (1, 512, 16), (0, 128, 16))
+    ],
+    "nearest_neighbours/nearest_neighbours.cu": [{"K": k, "THREADS": 128} for k in (3, 8, 16)],
 }
 
 

@@ -11,6 +11,8 @@ BACKBONES = {
     "HybridMamba": "cdm.backbones.hybrid_mamba",
     "Perceiver": "cdm.backbones.perceiver",
     "MLP": "cdm.backbones.mlp",
+    "PointTrans": "cdm.backbones.point_trans",
+    "PointTransV2": "cdm.backbones.point_trans_v2",
 }
 
 
