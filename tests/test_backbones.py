@@ -1,5 +1,6 @@
 """Every backbone of the registry: the reference's numbers, and what the sampler relies on."""
 
+import sys
 from dataclasses import replace
 
 import pytest
@@ -22,6 +23,7 @@ from cdm.demo.weights import initial_state_dict
 from cdm.diffusion import create_diffusion
 from cdm.errors import CheckpointError
 from cdm.kernels import philox
+from cdm.kernels.pointwise import naive
 from cdm.model import CDM
 from cdm.noise import stream_key
 from cdm.sampler import SAMPLERS, UPDATES
@@ -135,6 +137,23 @@ def test_hoisted_form_is_the_plain_form(arch, sizes, num_points, point_feat_dim)
     assert_close("float32", exact, cdm.float()(*inputs), 2e-5, 2e-5)
 
 
+@pytest.mark.parametrize(("arch", "sizes"), [v for v in VARIANTS if load_backbone(v[0]).scans])
+@torch.no_grad()
+def test_the_fused_form_is_made_of_the_right_pieces(arch, sizes, monkeypatch):
+    """With the naive form of every kernel in its place, on the CPU."""
+    module = sys.modules[load_backbone(arch).__module__ + "_cuda"]
+    monkeypatch.setattr(module, "Pointwise", lambda *sizes: naive)
+    Fused = getattr(module, f"Cuda{arch}")
+    cdm, (x, _, *given) = small_model(arch, 5, **sizes), make_inputs(2, 33, 5)
+    backbone = cdm.contact_model
+    state = backbone.prepare(*given)
+    step_share_t = backbone.step_share(torch.randn(2, 22))
+    head = torch.randn(6, backbone.last_linear[0].shape[1]), torch.randn(6)
+    expected = backbone.output(x, step_share_t, state, head)
+    out = Fused(backbone, torch.float32)(x, step_share_t, state, head)
+    assert relative_error(out, expected) < 1e-5
+
+
 @every_backbone
 @pytest.mark.parametrize("point_feat_dim", [0, 5])
 def test_output_depends_on_neither_batch_nor_threads(arch, point_feat_dim):
@@ -191,6 +210,18 @@ def test_an_architecture_is_read_off_its_own_weights(arch, sizes, point_feat_dim
     section |= {k: v for k, v in architecture.sizes.items() if k.endswith("num_heads")}
     model = model_section(architecture) | {load_backbone(arch).section: section}
     config = demo_config(model=model)
+    assert infer_architecture(shapes, config, "x.pt") == architecture
+
+
+@every_backbone
+def test_default_sizes_are_a_models(arch):
+    last_dim, sizes = (backbone := load_backbone(arch)).defaults["last_dim"], backbone.defaults
+    architecture = replace(
+        small_architecture(arch, 32),
+        last_dim=last_dim,
+        sizes={key: value for key, value in sizes.items() if key != "last_dim"},
+    )
+    shapes, config = expected_shapes(architecture), demo_config(model=model_section(architecture))
     assert infer_architecture(shapes, config, "x.pt") == architecture
 
 

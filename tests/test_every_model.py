@@ -9,7 +9,7 @@ import yaml
 from helpers import REPO, model_section, overlay, raw_config, small_architecture
 
 from cdm.archive import ContactMaps
-from cdm.backbones import BACKBONES
+from cdm.backbones import BACKBONES, load_backbone
 from cdm.config import load_config
 from cdm.demo.scenes import NUM_POINTS, write_demo
 from cdm.demo.weights import write_checkpoint
@@ -66,7 +66,9 @@ def test_every_backbone_runs_from_plan_to_archive(arch, rooms, tmp_path, monkeyp
     assert found.shape == (NUM_ITEMS, 1, NUM_POINTS, 6) and np.isfinite(found).all()
     assert len(np.unique(found[:, 0, :, 0])) > NUM_ITEMS * NUM_POINTS / 2
     assert maps.attributes["architecture"]["arch"] == arch
-    assert any(f"model: {arch} in fp32" in line for line in lines)
+    [told] = {line for line in lines if line.startswith("model: ")}
+    assert told.startswith(f"model: {arch} in fp32")
+    assert ("selective scan by" in told) == load_backbone(arch).scans
 
 
 def test_the_scene_model_runs_from_plan_to_archive(rooms, tmp_path, monkeypatch):

@@ -23,11 +23,13 @@ class Backbone(nn.Module, ABC):
         signature: regular expression of a key that only this backbone's checkpoints have.
         section: of the configuration, below `model`, that holds its sizes; None if it has none.
         scans: whether it runs selective scans.
+        defaults: last_dim and sizes of the reference's default model.
     """
 
     signature: ClassVar[str]
     section: ClassVar[str | None] = None
     scans: ClassVar[bool] = False
+    defaults: ClassVar[dict[str, Any]]
 
     @classmethod
     @abstractmethod

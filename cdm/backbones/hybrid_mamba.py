@@ -6,7 +6,7 @@ the Z-order curve, both at once, as one batch of twice the size. Both orders, th
 the condition and the share of the embedding that does not see x_t are computed once per sample.
 """
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -42,6 +42,11 @@ class HybridMamba(Backbone):
     signature = r"contact_model\.(mamba_encoder|mamba_layers)\."
     section = "arch_hybridmamba"
     scans = True
+    defaults: ClassVar = {  # the reference has none: PointMamba's width
+        "last_dim": 256, "trans_dim": 256, "depth": 4, "d_inner": 512, "d_state": 16,
+        "d_conv": 4, "dt_rank": 16, "use_multi_scan": True, "use_perceiver": True,
+        "num_latents": 128, "num_heads": 8,
+    }  # fmt: skip
 
     @classmethod
     def read_sizes(cls, facts):

@@ -12,7 +12,7 @@ the caller's head is folded into it.
 """
 
 from itertools import pairwise
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +40,10 @@ class MLP(Backbone):
 
     signature = r"contact_model\.point_mlp\."
     section = "arch_mlp"
+    defaults: ClassVar = {
+        "last_dim": 512, "point_mlp_dims": [512, 512], "point_mlp_widening_factor": 1,
+        "point_mlp_bias": True,
+    }  # fmt: skip
 
     @classmethod
     def read_sizes(cls, facts):

@@ -16,7 +16,7 @@ is linear in a few numbers c = (x, point_feat, xyz, 1) up to its very last MLP:
   channels. Its last layer is linear: the caller's head is folded into it.
 """
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -39,16 +39,27 @@ class Basis(NamedTuple):
     rest: torch.Tensor  # (batch, num_points, rank): coordinates of all else
 
 
+class Folded(NamedTuple):
+    """Weights with the norms before them folded in, and seen through the bases."""
+
+    encoder_keys: torch.Tensor  # (heads, head width, rank)
+    decoder_queries: torch.Tensor  # (heads, head width, rank)
+    query_shift: torch.Tensor  # (heads, head width): decoder queries of an all-zero normed row
+    first: torch.Tensor  # (channels, hidden): the decoder's MLP, first layer
+    first_inside: torch.Tensor  # (rank, hidden): of coordinates
+    first_bias: torch.Tensor  # (hidden,)
+    mean_of_x: torch.Tensor  # (1, contact_dim): mean over decoder channels, of x_t
+
+
 class PerceiverState(NamedTuple):
-    """Conditions of a batch of samples, and weights seen through the bases."""
+    """Conditions of a batch of samples, and folded weights."""
 
     text_token: torch.Tensor  # (batch, latent width)
     text_scores: torch.Tensor  # (batch, heads, rank): makes scores of encoder coordinates
     encoder: Basis
     decoder: Basis
-    keys: torch.Tensor  # (heads, rank, head width): the decoder's keys to its coordinates
-    mean_of_x: torch.Tensor  # (contact_dim,): mean over decoder channels, as a function of x_t
-    mean_rest: torch.Tensor  # (batch, num_points, 1)
+    mean_rest: torch.Tensor  # (batch, num_points, 1): mean over decoder channels, of all else
+    folded: Folded
 
 
 class PerceiverStep(NamedTuple):
@@ -63,6 +74,19 @@ class Perceiver(Backbone):
 
     signature = r"contact_model\.encoder_adapter\."
     section = "arch_perceiver"
+    defaults: ClassVar = {
+        "last_dim": 256,
+        "point_pos_emb": True,
+        "encoder_q_input_channels": 512,
+        "encoder_kv_input_channels": 256,
+        "encoder_num_heads": 8,
+        "encoder_widening_factor": 1,
+        "encoder_self_attn_num_layers": 2,
+        "decoder_q_input_channels": 256,
+        "decoder_kv_input_channels": 512,
+        "decoder_num_heads": 8,
+        "decoder_widening_factor": 1,
+    }
 
     @classmethod
     def read_sizes(cls, facts):
@@ -144,15 +168,29 @@ class Perceiver(Backbone):
         mean_of_x, mean_rest = decoder.mean(dim=0).split([self.columns[0], rest.shape[-1]])
         encoder, decoder = self._basis(encoder, rest), self._basis(decoder, rest)
 
+        attention = self.encoder_cross_attn[0].module
+        k_weight, _ = _fold(attention.kv_norm, attention.attention.k_proj)
+        encoder_keys = _by_head(k_weight, attention.heads) @ encoder.Q
         attention = self.decoder_cross_attn[0].module
-        through = _by_head(attention.attention.q_proj.weight, attention.heads)
-        through = through * attention.q_norm.weight  # (heads, head width, channels)
-        keys = (through @ decoder.Q).transpose(1, 2)
+        q_weight, q_bias = _fold(attention.q_norm, attention.attention.q_proj)
+        first, first_bias = _fold(*self.decoder_cross_attn[1].module[:2])
         text_token = self.language_adapter(c_text)
         return PerceiverState(
-            text_token, self._encoder_scores(self._encoder_query(text_token), encoder.Q),
-            encoder, decoder, keys, mean_of_x, (rest @ mean_rest)[..., None],
-        )  # fmt: skip
+            text_token,
+            _scores(self._encoder_query(text_token), encoder_keys),
+            encoder,
+            decoder,
+            (rest @ mean_rest)[..., None],
+            Folded(
+                encoder_keys,
+                _by_head(q_weight, attention.heads) @ decoder.Q,
+                _by_head(q_bias, attention.heads),
+                first.t().contiguous(),
+                (first @ decoder.Q).t().contiguous(),
+                first_bias,
+                mean_of_x[None],
+            ),
+        )
 
     def step_share(self, time_emb):
         token = self.time_embedding_adapter(time_emb)
@@ -181,7 +219,7 @@ class Perceiver(Backbone):
         module = layer.module
         y = F.linear(x_t, state.encoder.of_x) + state.encoder.rest
         y = y * _inverse_length(y, len(state.encoder.Q))
-        time_scores = self._encoder_scores(step_share_t.query, state.encoder.Q)
+        time_scores = _scores(step_share_t.query, state.folded.encoder_keys)
         scores = torch.stack([state.text_scores, time_scores], dim=1).flatten(1, 2)
         weights = (scores @ y.transpose(1, 2)).softmax(dim=-1)  # (batch, 2 heads, num_points)
         mean = weights @ y @ state.encoder.Q.t()  # (batch, 2 heads, channels): mean normed row
@@ -203,20 +241,18 @@ class Perceiver(Backbone):
             first: (batch, k, hidden); rows @ first is the hidden layer before GELU.
             residual: (batch, num_points, contact_dim).
         """
-        layer, mlp = self.decoder_cross_attn
-        module, attention = layer.module, layer.module.attention
+        module = self.decoder_cross_attn[0].module
+        attention, folded = module.attention, state.folded
         Q, channels = state.decoder.Q, len(state.decoder.Q)
-        norm, linear = mlp.module[0], mlp.module[1]
 
         tokens = module.kv_norm(latents)
         k = attention.k_proj(tokens).unflatten(-1, (module.heads, -1))  # (batch, 2, heads, width)
         v = attention.v_proj(tokens).unflatten(-1, (module.heads, -1))
-        k_difference = (k[:, 0] - k[:, 1]) * k.shape[-1] ** -0.5
+        k_difference = (k[:, 0] - k[:, 1]) * k.shape[-1] ** -0.5  # (batch, heads, width)
         y = F.linear(x_t, state.decoder.of_x) + state.decoder.rest
-        to_scores = torch.einsum("hrd,bhd->brh", state.keys, k_difference)
-        query = F.linear(module.q_norm.bias, attention.q_proj.weight, attention.q_proj.bias)
-        shift = (query.view(module.heads, -1) * k_difference).sum(-1)  # (batch, heads)
-        scores = (y * _inverse_length(y, channels)) @ to_scores + shift[:, None]
+        to_scores = _scores(k_difference.flatten(1), folded.decoder_queries)
+        shift = (folded.query_shift * k_difference).sum(-1)  # (batch, heads)
+        scores = (y * _inverse_length(y, channels)) @ to_scores.mT + shift[:, None]
         gates = scores.sigmoid()  # the share of the text token, (batch, num_points, heads)
 
         # What attention adds to a row: gates @ the first `heads` rows of `added`, and the last.
@@ -234,7 +270,7 @@ class Perceiver(Backbone):
         length = y.square().sum(-1, keepdim=True)
         length = length + ((gates @ (outside @ outside.mT)) * gates).sum(-1, keepdim=True)
 
-        mean = F.linear(x_t, state.mean_of_x[None]) + state.mean_rest + gates @ mean
+        mean = F.linear(x_t, folded.mean_of_x) + state.mean_rest + gates @ mean
         residual = torch.cat([mean, y, gates], dim=-1) @ torch.cat(
             [
                 head.sum(dim=1).expand(len(x_t), 1, -1),
@@ -244,10 +280,14 @@ class Perceiver(Backbone):
             dim=1,
         )
 
-        through = norm.weight[:, None] * linear.weight.t()  # (channels, hidden)
-        bias = F.linear(norm.bias, linear.weight, linear.bias)
-        first = [(Q.t() @ through).expand(len(x_t), -1, -1), outside @ through]
-        first = torch.cat([*first, bias.expand(len(x_t), 1, -1)], dim=1)
+        first = torch.cat(
+            [
+                folded.first_inside.expand(len(x_t), -1, -1),
+                outside @ folded.first,
+                folded.first_bias.expand(len(x_t), 1, -1),
+            ],
+            dim=1,
+        )
         scale = (length / channels + EPS).rsqrt()
         rows = torch.cat([y * scale, gates * scale, torch.ones_like(scale)], dim=-1)
         missing = -rows.shape[-1] % ALIGNED
@@ -265,13 +305,6 @@ class Perceiver(Backbone):
         module = self.encoder_cross_attn[0].module
         query = module.attention.q_proj(module.q_norm(token))
         return query * (query.shape[-1] // module.heads) ** -0.5
-
-    def _encoder_scores(self, query, Q):
-        """A query's heads as vectors that make scores of coordinates, (batch, heads, rank)."""
-        module = self.encoder_cross_attn[0].module
-        through = _by_head(module.attention.k_proj.weight * module.kv_norm.weight, module.heads)
-        query = query.unflatten(-1, (module.heads, -1))
-        return torch.einsum("bhd,hdr->bhr", query, through @ Q)
 
 
 def _has_positions(facts) -> bool:
@@ -293,9 +326,26 @@ def _has_positions(facts) -> bool:
     )
 
 
+def _fold(norm, linear):
+    """Weight and bias of linear(norm(.)) behind the norm's division: scale and shift go in."""
+    return linear.weight * norm.weight, F.linear(norm.bias, linear.weight, linear.bias)
+
+
 def _by_head(weight, heads):
-    """(heads * width, columns) to (heads, width, columns)."""
+    """(heads * width, ...) to (heads, width, ...)."""
     return weight.unflatten(0, (heads, -1))
+
+
+def _scores(vector, through):
+    """What makes scores of coordinates: a query or key, head by head, through folded weights.
+
+    Args:
+        vector: (batch, heads * width).
+        through: (heads, width, rank).
+    Returns:
+        (batch, heads, rank)
+    """
+    return torch.einsum("bhd,hdr->bhr", vector.unflatten(-1, (len(through), -1)), through)
 
 
 def _inverse_length(y, channels):

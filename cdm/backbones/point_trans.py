@@ -1,6 +1,6 @@
 """PointTrans: a Point Transformer U-Net; text and time join at its coarsest level."""
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -51,6 +51,7 @@ class PointTrans(Backbone, PointTransformerUNet):
 
     signature = r"contact_model\.ctx\."
     section = "arch_pointtrans"
+    defaults: ClassVar = {"last_dim": 64, "planes": [64, 128, 256, 512], "blocks": [2, 2, 2, 2]}
     context_names = ("ctx",)  # of the coarsest levels, finest first
 
     @classmethod

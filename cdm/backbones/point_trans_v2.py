@@ -1,5 +1,7 @@
 """PointTransV2: PointTrans with text and time at three levels, and attention at the coarsest."""
 
+from typing import ClassVar
+
 from torch import nn
 
 from cdm.backbones.point_trans import PointTrans
@@ -11,6 +13,10 @@ class PointTransV2(PointTrans):
     """Before its context joins, the coarsest level's points attend to each other."""
 
     signature = r"contact_model\.ctx4\."
+    defaults: ClassVar = PointTrans.defaults | {
+        "attention_layers": 1,
+        "attention_hidden_dim": 1024,
+    }
     context_names = ("ctx2", "ctx3", "ctx4")
 
     @classmethod
