@@ -10,8 +10,8 @@ from cdm.kernels.neighbourhoods import gpu, naive
 class Weights(NamedTuple):
     """What an attention layer has learned beside its queries, keys and values.
 
-    Pairs of weight and bias of linear layers; `norm` is what a batch norm amounts to. Channels are those of q, shared
-    ones are an eighth of that. Of `hidden` and `out` the dtype is that of q.
+    Pairs of weight and bias of linear layers; `norm` is what a batch norm amounts to. Channels are
+    those of q, shared ones are an eighth of that. Of `hidden` and `out` the dtype is that of q.
     """
 
     position: tuple[torch.Tensor, torch.Tensor]  # (channels, 3), (channels,)
