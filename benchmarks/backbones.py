@@ -34,7 +34,7 @@ from cdm.serialization import gather_points, hilbert_order
 
 TEXT_FEAT_DIM, TIME_EMB_DIM, CONTACT_DIM = 512, 128, 6
 POINT_FEAT_DIM = {"MLP": 32}  # the reference's MLP cannot do without
-STEPS = 10  # of a chain that is timed
+STEPS = 5  # of a chain that is timed
 
 
 def default_model(arch: str) -> CDM:
@@ -109,17 +109,6 @@ def gpu_step(cdm, inputs, repeats: int) -> float:
     return (run(3 * STEPS) - run(STEPS)) / (2 * STEPS)  # without what is done once per batch
 
 
-def cpu_seconds(function, repeats: int) -> float:
-    """Median time of a call, after one that warms up."""
-    function()
-    times = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - begin)
-    return statistics.median(times)
-
-
 def measure(arch: str, options) -> dict:
     """One row of the table."""
     cdm = default_model(arch).to(options.device)
@@ -132,35 +121,37 @@ def measure(arch: str, options) -> dict:
     }
     for precision in options.precision:
         cdm.precision = precision
-        row |= {precision: _within_memory(lambda: ours(cdm, inputs, options))}
-        if not options.no_baseline:
-            row |= {f"{precision}, plain": _within_memory(lambda: baseline(cdm, inputs, options))}
-    denoise = cdm.condition(*inputs[2:])
-    row["fused kernels"] = denoise.fused
-    row["once per batch"] = clock(lambda: denoise.rebind(*inputs[2:]), options)
+        both = (on_cpu if options.device == "cpu" else on_gpu)(cdm, inputs, options)
+        row |= dict(zip((precision, f"{precision}, plain"), both, strict=False))
+    row["fused kernels"] = cdm.condition(*inputs[2:]).fused
     return row
 
 
-def ours(cdm, inputs, options) -> float:
-    """Milliseconds of a step as chunk jobs run it."""
-    if options.device != "cpu":
-        return gpu_step(cdm, inputs, options.repeats)
+def on_gpu(cdm, inputs, options) -> list[float | None]:
+    """Milliseconds of our step and a plain one."""
+    both = [_within_memory(lambda: gpu_step(cdm, inputs, options.repeats))]
+    if not options.no_baseline:
+        repeats = min(3, options.repeats)
+        both.append(_within_memory(lambda: milliseconds(lambda: plain(cdm, *inputs), repeats)))
+    return both
+
+
+def on_cpu(cdm, inputs, options) -> list[float]:
+    """Milliseconds of our step and a plain one, which take turns; the first turn warms up."""
     denoise, x = cdm.condition(*inputs[2:]), inputs[0]
     if denoise.order is not None:
         x = gather_points(x, denoise.order)
-    return clock(lambda: denoise(x, 250), options)
+    both = [lambda: denoise(x, 250)]
+    if not options.no_baseline:
+        both.append(lambda: plain(cdm, *inputs))
+    times = [[_seconds(function) for function in both] for _ in range(1 + options.repeats)]
+    return [1e3 * statistics.median(column) for column in zip(*times[1:], strict=True)]
 
 
-def baseline(cdm, inputs, options) -> float:
-    """Milliseconds of a plain step."""
-    return clock(lambda: plain(cdm, *inputs), options)
-
-
-def clock(function, options) -> float:
-    """Median milliseconds of a call."""
-    if options.device == "cpu":
-        return 1e3 * cpu_seconds(function, options.repeats)
-    return milliseconds(function, options.repeats)
+def _seconds(function) -> float:
+    begin = time.perf_counter()
+    function()
+    return time.perf_counter() - begin
 
 
 def _within_memory(function) -> float | None:
@@ -200,14 +191,14 @@ def main():
     parser.add_argument("--batch", type=int, help="maps; 32 on a GPU, 1 on a CPU")
     parser.add_argument("--points", type=int, default=8192)
     parser.add_argument("--precision", nargs="+", help="bf16 and fp32 on a GPU, fp32 on a CPU")
-    parser.add_argument("--repeats", type=int, help="10 on a GPU, 1 on a CPU")
+    parser.add_argument("--repeats", type=int, help="5 on a GPU, 1 on a CPU")
     parser.add_argument("--threads", type=int, default=1, help="of the CPU")
     parser.add_argument("--no-baseline", action="store_true")
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     options = parser.parse_args()
     on_gpu = options.device == "cuda"
     options.batch = options.batch or (32 if on_gpu else 1)
-    options.repeats = options.repeats or (10 if on_gpu else 1)
+    options.repeats = options.repeats or (5 if on_gpu else 1)
     options.precision = options.precision or (["bf16", "fp32"] if on_gpu else ["fp32"])
     torch.set_num_threads(options.threads)
 
