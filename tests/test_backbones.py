@@ -245,6 +245,21 @@ def shapes_and_config(arch, point_feat_dim=0, **section):
     return expected_shapes(architecture), demo_config(model=told)
 
 
+@every_backbone
+@pytest.mark.parametrize("point_feat_dim", [0, 5])
+def test_the_configuration_decides_between_text_models_of_equal_width(arch, point_feat_dim):
+    architecture = replace(small_architecture(arch, point_feat_dim), text_feat_dim=768)
+    shapes = expected_shapes(architecture)
+
+    def infer(version):
+        told = model_section(architecture) | {"text_model": {"version": version}}
+        return infer_architecture(shapes, demo_config(model=told), "x.pt")
+
+    assert infer("ViT-L/14@336px") == infer("bert-base-uncased") == architecture
+    with pytest.raises(CheckpointError, match=r"check model\.text_model\.version \(ViT-B/32\)"):
+        infer("ViT-B/32")
+
+
 def test_heads_that_weights_do_not_tell_must_be_configured():
     shapes, config = shapes_and_config("HybridMamba", num_heads=None)
     with pytest.raises(CheckpointError, match=r"set model\.arch_hybridmamba\.num_heads"):

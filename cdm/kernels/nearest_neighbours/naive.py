@@ -3,13 +3,21 @@
 import torch
 
 MISSING = 1e10  # squared distance of a neighbour that a cloud does not have
+QUERIES = 1024  # at a time: memory goes with them
 
 
 def nearest_neighbours(xyz, queries, k):
     """Arguments and result as `cdm.kernels.nearest_neighbours.nearest_neighbours`, float32."""
-    found = [_of_cloud(*pair, k) for pair in zip(xyz, queries, strict=True)]
-    index, squared = (torch.stack(parts) for parts in zip(*found, strict=True))
-    return index, squared.double().sqrt().float()  # torch's float32 root may be off by a bit
+    found = [
+        _of_cloud(cloud, part, k)
+        for cloud, of_cloud in zip(xyz, queries, strict=True)
+        for part in of_cloud.split(QUERIES)
+    ]
+    index, squared = (
+        torch.cat(parts).view(*queries.shape[:2], k) for parts in zip(*found, strict=True)
+    )
+    # torch's float32 root may be off by a bit
+    return index, squared.double().sqrt().float()
 
 
 def _of_cloud(xyz, queries, k):
