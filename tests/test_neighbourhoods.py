@@ -6,7 +6,7 @@ from golden import assert_close
 from helpers import poison, relative_error
 from torch import nn
 
-from cdm.kernels.neighbourhoods import Weights, grouped_max, naive, vector_attention
+from cdm.kernels.neighbourhoods import Weights, cpu, grouped_max, naive, vector_attention
 
 TOLERANCE = {torch.float32: 5e-6, torch.bfloat16: 1e-2}
 
@@ -50,6 +50,19 @@ def test_groups_are_the_formula():
     for b, i in ((0, 0), (1, 4)):
         features = x.flatten(0, 1)[rows[b, i]] + offsets[b, i] @ weights.position[0].T
         assert_close("max", features.max(dim=0).values, found[b, i], 1e-12, 1e-12)
+
+
+@pytest.mark.parametrize(("num_points", "channels", "neighbours"), [(1, 32, 8), (70, 512, 16)])
+def test_blocks_of_points_are_the_whole(num_points, channels, neighbours, monkeypatch):
+    """Also where the last block is a short one."""
+    monkeypatch.setattr(cpu, "ELEMENTS", 3 * 2 * channels * neighbours)
+    q, *rest, weights = make_inputs(num_points, channels, neighbours)
+    expected = naive.vector_attention(q, *rest, weights)
+    assert_close("attention", expected, vector_attention(q, *rest, weights), 1e-12, 1e-12)
+    _, _, rows, offsets = rest
+    expected = naive.grouped_max(q, rows, offsets, weights.position[0])
+    found = grouped_max(q, rows, offsets, weights.position[0])
+    assert_close("max", expected, found, 1e-12, 1e-12)
 
 
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import torch
 
-from cdm.kernels.neighbourhoods import gpu, naive
+from cdm.kernels.neighbourhoods import cpu, gpu, naive
 
 
 class Weights(NamedTuple):
@@ -36,6 +36,8 @@ def vector_attention(q, k, v, rows, positions, weights):
     """
     if gpu.fits(q, rows):
         return gpu.vector_attention(q, k, v, rows, positions, weights)
+    if q.device.type == "cpu":
+        return cpu.vector_attention(q, k, v, rows, positions, weights)
     return naive.vector_attention(q, k, v, rows, positions, weights)
 
 
@@ -52,4 +54,6 @@ def grouped_max(x, rows, offsets, weight):
     """
     if gpu.fits(x, rows):
         return gpu.grouped_max(x, rows, offsets, weight)
+    if x.device.type == "cpu":
+        return cpu.grouped_max(x, rows, offsets, weight)
     return naive.grouped_max(x, rows, offsets, weight)
