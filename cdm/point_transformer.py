@@ -16,8 +16,7 @@ from torch import nn
 from cdm.kernels.farthest_points import farthest_points
 from cdm.kernels.interpolation import NUM_NEIGHBOURS, interpolate, interpolation_weights
 from cdm.kernels.nearest_neighbours import nearest_neighbours
-from cdm.kernels.vector_attention import Weights, vector_attention
-from cdm.kernels.vector_attention.naive import SHARE_PLANES
+from cdm.kernels.neighbourhoods import Weights, grouped_max, naive, vector_attention
 from cdm.serialization import gather_points
 
 STRIDE = 4  # between levels
@@ -79,8 +78,10 @@ class TransitionDown(nn.Module):
         x = x.to(self.linear.weight.dtype)
         offset, feature = self.linear.weight.split([3, x.shape[-1]], dim=1)
         y = F.linear(x, feature, self.linear.bias)  # before grouping: a point is in many groups
+        if isinstance(self.bn, nn.Identity):
+            return grouped_max(y, level.group, level.group_offset, offset).relu()
         y = F.embedding(level.group, y.flatten(0, 1))  # (batch, n, k, out_dim)
-        y = y + F.linear(level.group_offset.to(offset.dtype), offset)
+        y = y + F.linear(level.group_offset, offset)
         return self.bn(y).amax(dim=2).relu()
 
 
@@ -108,9 +109,11 @@ class TransitionUp(nn.Module):
 class VectorAttention(nn.Module):
     """Attention of every point to its neighbours, with a weight for each channel."""
 
+    attend = staticmethod(naive.vector_attention)
+
     def __init__(self, dim):
         super().__init__()
-        shared = dim // SHARE_PLANES
+        shared = dim // naive.SHARE_PLANES
         self.linear_q, self.linear_k, self.linear_v = (nn.Linear(dim, dim) for _ in range(3))
         self.linear_p = nn.Sequential(nn.Linear(3, 3), BatchNorm(3), nn.ReLU(), nn.Linear(3, dim))
         self.linear_w = nn.Sequential(
@@ -123,7 +126,7 @@ class VectorAttention(nn.Module):
         return self.linear_p[:3](offset)
 
     def weights(self):
-        """Its `cdm.kernels.vector_attention.Weights`."""
+        """Its `cdm.kernels.neighbourhoods.Weights`."""
         norm, _, linear, hidden_norm, _, last = self.linear_w
         position = self.linear_p[3]
         hidden = linear.weight, linear.bias
@@ -138,7 +141,7 @@ class VectorAttention(nn.Module):
 
     def forward(self, x, neighbours, position):
         q, k, v = self.linear_q(x), self.linear_k(x), self.linear_v(x)
-        return vector_attention(q, k, v, neighbours, position, self.weights())
+        return self.attend(q, k, v, neighbours, position, self.weights())
 
 
 class Block(nn.Module):
@@ -270,7 +273,8 @@ def read_unet(shapes, prefix=""):
 
 
 def folded(module, dtype=None):
-    """A copy for inference in which batch norms behind linear layers are part of these.
+    """A copy for inference: batch norms are part of the linear layers before them, and
+    neighbourhoods run in kernels of our own where there are any.
 
     Exact but for rounding, because batch norms go by their running statistics.
 
@@ -290,6 +294,8 @@ def folded(module, dtype=None):
                 weight, bias = map(nn.Parameter, fold(linear, norm))
                 linear.weight, linear.bias = weight, bias
                 setattr(part, second, nn.Identity())
+        if isinstance(part, VectorAttention):
+            part.attend = vector_attention
     if dtype is None:
         return module
     for name, part in [named for layer in layers for named in layer.named_modules()]:

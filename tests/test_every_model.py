@@ -4,6 +4,7 @@ import subprocess
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from helpers import REPO, model_section, overlay, raw_config, small_architecture
 
@@ -15,6 +16,7 @@ from cdm.demo.weights import write_checkpoint
 from cdm.generate import generate_chunk
 from cdm.merge import merge
 from cdm.plan import load_plan, make_plan, save_plan
+from cdm.scene_model import PointTransformerSeg
 
 NUM_ITEMS, COLORS = 3, 3
 
@@ -29,9 +31,9 @@ def rooms(tmp_path_factory):
     return folder
 
 
-def settings(arch, rooms, **sizes):
+def settings(arch, rooms, point_feat_dim=COLORS, **sizes):
     """A configuration that samples the rooms with a small model, whose checkpoint is written."""
-    architecture = small_architecture(arch, COLORS, **sizes)
+    architecture = small_architecture(arch, point_feat_dim, **sizes)
     write_checkpoint(rooms.parent / arch / "ckpt" / "model000100.pt", architecture)
     return {
         "exp_name": arch.lower(),
@@ -67,6 +69,26 @@ def test_every_backbone_runs_from_plan_to_archive(arch, rooms, tmp_path, monkeyp
     [told] = {line for line in lines if line.startswith("model: ")}
     assert told.startswith(f"model: {arch} in fp32")
     assert ("selective scan by" in told) == load_backbone(arch).scans
+
+
+def test_the_scene_model_runs_from_plan_to_archive(rooms, tmp_path, monkeypatch):
+    """Colours of the rooms through the frozen scene model, its weights from a seed."""
+    monkeypatch.chdir(tmp_path)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        torch.save(PointTransformerSeg(6).state_dict(), "scene_model.pth")
+    scene_model = {"use_openscene": False, "pretrained_weight": "scene_model.pth"}
+    raw = overlay(raw_config(), settings("PointMamba", rooms, point_feat_dim=32))
+    config = load_config(overlay(raw, {"model": {"scene_model": scene_model}}))
+    plan, samples = make_plan(config)
+    save_plan(plan, samples)
+    plan = load_plan(config)
+    for chunk in plan.chunks:
+        generate_chunk(plan, chunk, lambda line: None)
+    merge(plan, lambda line: None)
+    maps = ContactMaps(plan.archive)
+    assert np.isfinite(maps.group["sample"][:]).all() and len(maps) == NUM_ITEMS
+    assert maps.attributes["scene_model"]["path"] == "scene_model.pth"
 
 
 def test_a_number_of_heads_is_part_of_every_chunks_name(rooms, tmp_path, monkeypatch):

@@ -31,7 +31,7 @@ VARIANTS = {
         {"THREADS": 512, "POINTS": 16},
         {"THREADS": 1024, "POINTS": 32},
     ],
-    "vector_attention/vector_attention.cu": [
+    "neighbourhoods/neighbourhoods.cu": [
         {"FLOAT32": float32, "CHANNELS": c, "K": k}
         for float32, c, k in ((1, 32, 8), (0, 64, 8), (1, 512, 16), (0, 128, 16))
     ],

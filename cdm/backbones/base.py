@@ -98,7 +98,7 @@ class Backbone(nn.Module, ABC):
         return head_product(self.features(x_t, step_share_t, state), weight) + bias
 
     def fused(self, dtype):
-        """The whole backbone and head in fused kernels, where there are any for this device.
+        """The whole backbone and head packed for inference, in fused kernels for this device.
 
         Args:
             dtype: of the matrix products, torch.float32 or torch.bfloat16.

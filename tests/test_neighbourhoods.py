@@ -1,4 +1,4 @@
-"""Vector attention: the reference against the formula, and the GPU against the reference."""
+"""Attention and groups: the reference against the formula, and the GPU against the reference."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from golden import assert_close
 from helpers import poison, relative_error
 from torch import nn
 
-from cdm.kernels.vector_attention import Weights, naive, vector_attention
+from cdm.kernels.neighbourhoods import Weights, grouped_max, naive, vector_attention
 
 TOLERANCE = {torch.float32: 5e-6, torch.bfloat16: 1e-2}
 
@@ -44,13 +44,41 @@ def test_naive_is_the_formula(num_points, channels, neighbours):
     assert_close("out", formula(*inputs), naive.vector_attention(*inputs), 1e-12, 1e-12)
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize(
+def test_groups_are_the_formula():
+    x, _, _, rows, offsets, weights = make_inputs(5, 32, 4)
+    found = naive.grouped_max(x, rows, offsets, weights.position[0])
+    for b, i in ((0, 0), (1, 4)):
+        features = x.flatten(0, 1)[rows[b, i]] + offsets[b, i] @ weights.position[0].T
+        assert_close("max", features.max(dim=0).values, found[b, i], 1e-12, 1e-12)
+
+
+on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+layouts = pytest.mark.parametrize(
     ("num_points", "channels", "neighbours"),
     [(1, 32, 8), (3, 64, 8), (37, 96, 5), (129, 128, 16), (512, 256, 16), (8, 512, 16)],
 )
+dtypes = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+
+
+@pytest.mark.gpu
+@on_gpu
+@layouts
+@dtypes
+@torch.no_grad()
+def test_groups_on_cuda_match_naive(num_points, channels, neighbours, dtype, monkeypatch):
+    x, _, _, rows, offsets, weights = make_inputs(num_points, channels, neighbours)
+    x, weight, offsets = x.to(dtype), weights.position[0].to(dtype), offsets.float()
+    expected = naive.grouped_max(x.double(), rows, offsets, weight.double())
+    poison(monkeypatch)
+    out = grouped_max(x.cuda(), rows.cuda(), offsets.cuda(), weight.cuda())
+    assert out.dtype == dtype
+    assert relative_error(out, expected) < TOLERANCE[dtype]
+
+
+@pytest.mark.gpu
+@on_gpu
+@layouts
+@dtypes
 @torch.no_grad()
 def test_cuda_matches_naive(num_points, channels, neighbours, dtype, monkeypatch):
     q, k, v, rows, positions, weights = make_inputs(num_points, channels, neighbours)

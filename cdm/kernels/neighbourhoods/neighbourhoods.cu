@@ -1,4 +1,5 @@
-// Vector attention around its two matrix products: what goes into them, and what comes of them.
+// Vector attention around its two matrix products (what goes into them, and what comes of them), and
+// the largest feature of a group.
 //
 // A thread has four channels of one point and all of its neighbours. Sums are float32; q, k, v and
 // what goes into a matrix product are HALF.
@@ -32,13 +33,17 @@ constexpr int GROUPS = CHANNELS / 4, SHARED_GROUPS = GROUPS / 8;  // of four cha
 struct Position {
     float4 x, y, z, bias;
 
-    __device__ __forceinline__ Position(const float* weight, const float* bias_, int group) {
+    __device__ __forceinline__ Position(const float* weight, int group) {
         const float* w = weight + 12 * group;  // (CHANNELS, 3)
         x = make_float4(w[0], w[3], w[6], w[9]);
         y = make_float4(w[1], w[4], w[7], w[10]);
         z = make_float4(w[2], w[5], w[8], w[11]);
-        const float* b = bias_ + 4 * group;
-        bias = make_float4(b[0], b[1], b[2], b[3]);
+        bias = make_float4(0, 0, 0, 0);
+    }
+
+    __device__ __forceinline__ Position(const float* weight, const float* b, int group)
+        : Position(weight, group) {
+        bias = make_float4(b[4 * group], b[4 * group + 1], b[4 * group + 2], b[4 * group + 3]);
     }
 
     __device__ __forceinline__ float4 operator()(const float* h) const {
@@ -111,4 +116,28 @@ extern "C" __global__ void __launch_bounds__(256) weighted_sum(
     }
     narrow(out + index, make_float4(total.x / sum.x, total.y / sum.y, total.z / sum.z,
                                     total.w / sum.w));
+}
+
+// out = max_j (x_j + weight offset_j).
+//   x: (rows, CHANNELS); rows: (points, K); offsets: (points, K, 3); weight: (CHANNELS, 3);
+//   out: (points, CHANNELS).
+extern "C" __global__ void __launch_bounds__(256) grouped_max(
+    const Half4* __restrict__ x, const long long* __restrict__ rows,
+    const float* __restrict__ offsets, const float* __restrict__ weight, Half4* __restrict__ out,
+    long num_points) {
+    const long index = (long)blockIdx.x * blockDim.x + threadIdx.x, point = index / GROUPS;
+    const int group = index % GROUPS;
+    if (point >= num_points) return;
+    const Position position(weight, group);
+    float4 top;
+#pragma unroll
+    for (int j = 0; j < K; j++) {
+        const long at = point * K + j;
+        const float4 p = position(offsets + 3 * at);
+        float4 v = widen(x[rows[at] * GROUPS + group]);
+        v.x += p.x, v.y += p.y, v.z += p.z, v.w += p.w;
+        top = j == 0 ? v : make_float4(fmaxf(top.x, v.x), fmaxf(top.y, v.y), fmaxf(top.z, v.z),
+                                       fmaxf(top.w, v.w));
+    }
+    narrow(out + index, top);
 }
