@@ -136,11 +136,12 @@ def head_product(features, weight):
     """features @ weight^T, accumulated and returned in weight's dtype.
 
     Args:
-        features: (batch, num_points, width); a GPU takes bfloat16 as it is.
+        features: (batch, num_points, width); a GPU takes bfloat16 as it is, without gradients.
         weight: (contact_dim, width) float32 or float64.
     """
     with float32(features):
-        if features.is_cuda and features.dtype == torch.bfloat16:
+        half = features.is_cuda and features.dtype == torch.bfloat16
+        if half and not features.requires_grad:
             rows, columns = features.flatten(0, 1), weight.t().to(features.dtype)
             return torch.mm(rows, columns, out_dtype=weight.dtype).unflatten(0, features.shape[:2])
         return F.linear(features.to(weight.dtype), weight)
