@@ -68,8 +68,10 @@ class SceneModelConfig:
     use_scene_model: bool
     use_color: bool | None
     use_openscene: bool | None
+    num_points: int | None
     point_feat_dim: int | None
     pretrained_weight: str | None
+    freeze: bool
 
 
 @dataclass(frozen=True)
@@ -380,11 +382,13 @@ def _point_feature_contradictions(config: Config):
     dataset, scene_model = config.dataset, config.model.scene_model
     if not scene_model.use_scene_model:
         return
-    if scene_model.use_color not in (None, dataset.use_color):
-        yield (
-            f"model.scene_model.use_color is {scene_model.use_color} but dataset.use_color is "
-            f"{dataset.use_color}: make them equal, or set the former to null"
-        )
+    for key in ("use_color", "num_points"):
+        told, given = getattr(scene_model, key), getattr(dataset, key)
+        if told not in (None, given):
+            yield (
+                f"model.scene_model.{key} is {told} but dataset.{key} is {given}: make them "
+                "equal, or set the former to null"
+            )
     if config.runs_scene_model and scene_model.pretrained_weight is None:
         yield (
             "model.scene_model.use_scene_model is true but pretrained_weight is null: name the "

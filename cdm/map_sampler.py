@@ -99,6 +99,8 @@ class MapSampler:
         if model.contact_model.scans:
             scan = "our fused kernels" if self._graphs else resolve_backend(device, torch.float32)
             runs += f", selective scan by {scan}"
+        if model.scene_model is not None:
+            runs += ", point features by the frozen scene model in fp32"
         log(runs)
         if self._on_gpu and obstacle:
             log(f"slower than it could be: {obstacle}")

@@ -101,10 +101,7 @@ def case_config(case, changes=None):
                 "arch": case["arch"],
                 "time_emb_dim": case["time_emb_dim"],
                 "text_model": {"version": "hashing"},  # cases bring text vectors of any width
-                "scene_model": {
-                    key: scene_model[key]
-                    for key in ("name", "use_scene_model", "use_color", "point_feat_dim")
-                },
+                "scene_model": scene_model,
             }
             | sections
             | (changes or {}),

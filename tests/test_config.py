@@ -117,6 +117,10 @@ def test_a_missing_key_is_named():
             {"model": {"scene_model": {"use_scene_model": True, "use_color": False}}},
             "use_color is False but dataset.use_color is True",
         ),
+        (
+            {"model": {"scene_model": {"use_scene_model": True, "num_points": 9}}},
+            "num_points is 9 but dataset.num_points is 8192",
+        ),
         ({"model": {"text_model": {"version": "hashing", "path": "p"}}}, "hashing, which has no"),
     ],
 )

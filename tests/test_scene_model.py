@@ -6,6 +6,7 @@ from golden import assert_close, forward_files, load_case, scene_weights
 from helpers import overlay, raw_config
 from test_model import check_slots_and_threads
 
+import cdm.checkpoint
 from cdm.checkpoint import inspect_scene_model
 from cdm.config import load_config
 from cdm.errors import CheckpointError
@@ -116,6 +117,18 @@ def test_a_whole_file_is_taken_with_its_hash_and_other_keys_are_ignored(tmp_path
     load_scene_model(path, expected["sha256"])
     openscene = {"model": {"scene_model": {"use_openscene": True}}}
     assert inspect_scene_model(configure(path, **openscene), 32) is None
+
+
+def test_only_the_first_look_at_scene_models_needs_torch(tmp_path, state, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path, asked = save(tmp_path, state), []
+    real = cdm.checkpoint._scene_model_shapes
+    monkeypatch.setattr(
+        cdm.checkpoint, "_scene_model_shapes", lambda in_dim: asked.append(in_dim) or real(in_dim)
+    )
+    for _ in range(2):
+        inspect_scene_model(configure(path), 32)
+    assert asked == [6]
 
 
 @pytest.mark.parametrize(
