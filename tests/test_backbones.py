@@ -1,6 +1,7 @@
 """Every backbone of the registry: the reference's numbers, and what the sampler relies on."""
 
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -17,6 +18,7 @@ from helpers import (
 from test_model import check_slots_and_threads
 
 from cdm.backbones import BACKBONES, load_backbone
+from cdm.backbones.base import map_tensors
 from cdm.checkpoint import expected_shapes, infer_architecture
 from cdm.cuda_sampler import CudaSampler
 from cdm.demo.weights import initial_state_dict
@@ -192,6 +194,22 @@ def test_conditions_can_be_replaced_in_place(arch):
     denoise.rebind(*other)
     fresh = cdm.condition(*other)
     assert torch.equal(denoise(x, 7), fresh(x, 7))
+
+
+@every_layout
+@torch.no_grad()
+def test_a_step_waits_for_no_device(arch, sizes, monkeypatch):
+    """As CUDA graphs need it. Meta tensors have no values: a look at one would raise."""
+    monkeypatch.setattr(torch, "autocast", lambda *args, **options: nullcontext())
+    cdm, (x, _, *given) = small_model(arch, 5, **sizes), make_inputs(2, 64, 5)
+    backbone = cdm.contact_model
+    state = backbone.prepare(*given)
+    step_share_t = backbone.step_share(torch.randn(2, 22))
+    head = torch.randn(6, backbone.last_linear[0].shape[1]), torch.randn(6)
+    x, step_share_t, state, head = (
+        map_tensors(lambda t: t.to("meta"), tree) for tree in (x, step_share_t, state, head)
+    )
+    assert backbone.to("meta").output(x, step_share_t, state, head).shape == (2, 64, 6)
 
 
 # ---- checkpoints ----
