@@ -343,15 +343,10 @@ def inspect_scene_model(config: Config, point_feat_dim: int) -> dict[str, Any] |
     decided_by = {"in_dim": in_dim, "source": [hash_file(file) for file in SOURCES]}
     expected = remembered("scene_model", decided_by, lambda: _scene_model_shapes(in_dim))
     expected = {key: tuple(shape) for key, shape in expected.items()}
-    problems = [*_differences(expected, shapes), *_scene_contradictions(config, point_feat_dim)]
-    if in_dim == 6 and (
-        not config.dataset.use_color or config.dataset.name == "ContactHumanML3DDataset"
-    ):
-        problems.append(
-            "its first layer takes colours, and the dataset gives none (dataset.use_color "
-            f"{config.dataset.use_color}, {config.dataset.name}); set dataset.use_color: true or "
-            "name weights that were trained on points alone"
-        )
+    problems = [
+        *_differences(expected, shapes),
+        *_scene_contradictions(config, in_dim, point_feat_dim),
+    ]
     if problems:
         listed = "\n  ".join(problems[:LISTED])
         more = f"\n  and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
@@ -364,12 +359,20 @@ def is_scene_key(key: str) -> bool:
     return "enc" in key or "dec" in key
 
 
-def _scene_contradictions(config: Config, point_feat_dim: int):
+def _scene_contradictions(config: Config, in_dim: int, point_feat_dim: int):
     """Sizes the scene model has, and the contact model or the configuration has not."""
     if point_feat_dim != SCENE_FEAT_DIM:
         yield (
             f"it gives {SCENE_FEAT_DIM} point features, the contact model was trained on "
             f"{point_feat_dim}; check model.scene_model.use_openscene and exp_dir"
+        )
+    dataset = config.dataset
+    gives_color = dataset.use_color and dataset.name != "ContactHumanML3DDataset"
+    if in_dim == 6 and not gives_color:
+        yield (
+            "its first layer takes colours, and the dataset gives none (dataset.use_color "
+            f"{dataset.use_color}, {dataset.name}); set dataset.use_color: true or name weights "
+            "that were trained on points alone"
         )
 
 
