@@ -29,10 +29,21 @@ FROZEN = ("scene_model", "clip_model", "text_model", "bert_model")
 # What every CDM has around its backbone.
 SHARED = ("timestep_embedder.", "contact_layer.")
 LISTED = 30  # unexpected keys in a message
+SCENE_FEAT_DIM = 32  # of the frozen PointTransformerSeg
 HERE = Path(__file__).parent
 # Files that say how a checkpoint is read.
 SOURCES = [
-    *(HERE / name for name in ("architecture.py", "checkpoint.py", "mamba.py", "model.py")),
+    *(
+        HERE / f"{name}.py"
+        for name in (
+            "architecture",
+            "checkpoint",
+            "mamba",
+            "model",
+            "point_transformer",
+            "scene_model",
+        )
+    ),
     *sorted((HERE / "backbones").glob("*.py")),
 ]
 
@@ -234,6 +245,8 @@ def _split(columns: Columns, config: Config) -> tuple[int, int]:
         point_feat_dim = 0
     elif scene_model.point_feat_dim is not None:
         point_feat_dim = scene_model.point_feat_dim
+    elif config.runs_scene_model:
+        point_feat_dim = SCENE_FEAT_DIM
     else:
         text_feat_dim = TEXT_FEAT_DIMS.get(config.model.text_model.version, columns.both)
         point_feat_dim = columns.both - text_feat_dim
@@ -247,7 +260,8 @@ def _contradictions(found: Architecture, columns: Columns, section: str | None, 
     pairs = {"model.arch": (model.arch, found.arch)}
     pairs["model.time_emb_dim"] = (model.time_emb_dim, found.time_emb_dim)
     for key, configured in asdict(getattr(model, section)).items() if section else ():
-        pairs[f"model.{section}.{key}"] = (configured, in_weights[key])
+        if key in in_weights:  # else of a part that this model does not have
+            pairs[f"model.{section}.{key}"] = (configured, in_weights[key])
     for key, (configured, seen) in pairs.items():
         configured = list(configured) if isinstance(configured, tuple) else configured
         if configured not in (None, seen):
@@ -279,7 +293,10 @@ def _contradictions(found: Architecture, columns: Columns, section: str | None, 
 
 def _key_faults(architecture: Architecture, shapes: Shapes):
     """Missing, unexpected and misshapen keys."""
-    expected = expected_shapes(architecture)
+    return _differences(expected_shapes(architecture), shapes)
+
+
+def _differences(expected: Shapes, shapes: Shapes):
     for key in expected:
         if key not in shapes:
             yield f"{key} is missing, expected {expected[key]}"
@@ -298,6 +315,76 @@ def expected_shapes(architecture: Architecture) -> Shapes:
 
     with torch.device("meta"):
         model = CDM(architecture)
+    return {key: tuple(value.shape) for key, value in model.state_dict().items()}
+
+
+def inspect_scene_model(config: Config, point_feat_dim: int) -> dict[str, Any] | None:
+    """Find, check and hash the weights of the frozen scene model.
+
+    Args:
+        config: sections `model` and `dataset`.
+        point_feat_dim: columns of point features the contact model sees.
+    Returns:
+        path and sha256; None where no scene model runs.
+    Raises:
+        CheckpointError: no such file, damaged, missing, unexpected or misshapen keys, or sizes
+            that contradict the configuration.
+    """
+    if not config.runs_scene_model:
+        return None
+    path = Path(config.model.scene_model.pretrained_weight).expanduser()
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path}: no such file; model.scene_model.pretrained_weight must name the weights of "
+            "the frozen PointTransformerSeg (a .pth file)"
+        )
+    shapes = {key: shape for key, shape in read_shapes(path).items() if is_scene_key(key)}
+    in_dim = (shapes.get("enc1.0.linear.weight") or (0,))[-1]
+    in_dim = in_dim if in_dim in (3, 6) else 3 + 3 * config.dataset.use_color
+    decided_by = {"in_dim": in_dim, "source": [hash_file(file) for file in SOURCES]}
+    expected = remembered("scene_model", decided_by, lambda: _scene_model_shapes(in_dim))
+    expected = {key: tuple(shape) for key, shape in expected.items()}
+    problems = [
+        *_differences(expected, shapes),
+        *_scene_contradictions(config, in_dim, point_feat_dim),
+    ]
+    if problems:
+        listed = "\n  ".join(problems[:LISTED])
+        more = f"\n  and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
+        raise CheckpointError(f"{path}: not the scene model that is wanted:\n  {listed}{more}")
+    return {"path": str(path), "sha256": hash_file(path)}
+
+
+def is_scene_key(key: str) -> bool:
+    """Whether the reference takes this key of a scene model's weights; it leaves the classifier."""
+    return "enc" in key or "dec" in key
+
+
+def _scene_contradictions(config: Config, in_dim: int, point_feat_dim: int):
+    """Sizes the scene model has, and the contact model or the configuration has not."""
+    if point_feat_dim != SCENE_FEAT_DIM:
+        yield (
+            f"it gives {SCENE_FEAT_DIM} point features, the contact model was trained on "
+            f"{point_feat_dim}; check model.scene_model.use_openscene and exp_dir"
+        )
+    dataset = config.dataset
+    gives_color = dataset.use_color and dataset.name != "ContactHumanML3DDataset"
+    if in_dim == 6 and not gives_color:
+        yield (
+            "its first layer takes colours, and the dataset gives none (dataset.use_color "
+            f"{dataset.use_color}, {dataset.name}); set dataset.use_color: true or name weights "
+            "that were trained on points alone"
+        )
+
+
+def _scene_model_shapes(in_dim: int) -> Shapes:
+    """Every key of the scene model with its shape; imports torch."""
+    import torch
+
+    from cdm.scene_model import PointTransformerSeg
+
+    with torch.device("meta"):
+        model = PointTransformerSeg(in_dim)
     return {key: tuple(value.shape) for key, value in model.state_dict().items()}
 
 

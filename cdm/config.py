@@ -64,9 +64,14 @@ class TextModelConfig:
 class SceneModelConfig:
     """Section `model.scene_model`."""
 
+    name: str
     use_scene_model: bool
+    use_color: bool | None
     use_openscene: bool | None
+    num_points: int | None
     point_feat_dim: int | None
+    pretrained_weight: str | None
+    freeze: bool
 
 
 @dataclass(frozen=True)
@@ -120,7 +125,7 @@ class MLPConfig:
 
 @dataclass(frozen=True)
 class PointTransConfig:
-    """Sections `model.arch_pointtrans` and `arch_pointtransv2`; null: read off the weights."""
+    """Section `model.arch_pointtrans`, also of PointTransV2; null: read off the weights."""
 
     last_dim: int | None
     blocks: tuple[int, ...] | None
@@ -141,7 +146,6 @@ class ModelConfig:
     arch_perceiver: PerceiverConfig
     arch_mlp: MLPConfig
     arch_pointtrans: PointTransConfig
-    arch_pointtransv2: PointTransConfig
 
 
 @dataclass(frozen=True)
@@ -254,6 +258,13 @@ class Config:
     def data_dir(self) -> str:
         """The dataset's folder."""
         return f"{self.run_dir}/data/demo" if self.is_demo_data else self.dataset.data_dir
+
+    @property
+    def runs_scene_model(self) -> bool:
+        """Whether the frozen scene model makes the point features; else the dataset gives them."""
+        given = self.model.scene_model.use_openscene
+        given = self.dataset.use_openscene if given is None else given
+        return self.model.scene_model.use_scene_model and not given
 
     def as_dict(self) -> dict[str, Any]:
         """Plain mapping of JSON types, for provenance."""
@@ -394,17 +405,7 @@ def _contradictions(config: Config):
             f"sampling.eta is {sampling.eta} but sampling.method is {sampling.method}, which has "
             "no eta: set sampling.method to ddim or eta to 0"
         )
-    scene_model = model.scene_model
-    given = (
-        dataset.use_openscene if scene_model.use_openscene is None else scene_model.use_openscene
-    )
-    if scene_model.use_scene_model and not given:
-        yield (
-            "model.scene_model.use_scene_model is true but use_openscene is false: this version "
-            "takes point features as the dataset gives them and has no frozen "
-            "PointTransformerSeg; set model.scene_model.use_openscene: true or use_scene_model: "
-            "false"
-        )
+    yield from _point_feature_contradictions(config)
     if model.text_model.version == "hashing" and model.text_model.path is not None:
         yield (
             f"model.text_model.path is '{model.text_model.path}' but version is hashing, which "
@@ -419,4 +420,31 @@ def _contradictions(config: Config):
         yield (
             "dataset.use_openscene is true but ContactHumanML3DDataset has no point features: "
             "set dataset.use_openscene: false"
+        )
+
+
+def _point_feature_contradictions(config: Config):
+    """Those of point features: none, colours through the scene model, or as the dataset gives."""
+    dataset, scene_model = config.dataset, config.model.scene_model
+    if not scene_model.use_scene_model:
+        return
+    for key in ("use_color", "num_points"):
+        told, given = getattr(scene_model, key), getattr(dataset, key)
+        if told not in (None, given):
+            yield (
+                f"model.scene_model.{key} is {told} but dataset.{key} is {given}: make them "
+                "equal, or set the former to null"
+            )
+    if config.runs_scene_model and scene_model.pretrained_weight is None:
+        yield (
+            "model.scene_model.use_scene_model is true but pretrained_weight is null: name the "
+            "weights of the frozen scene model, as in\n"
+            "    model:\n      scene_model:\n        use_scene_model: true\n"
+            "        pretrained_weight: /path/to/model.pth\n"
+            "  or set use_openscene: true to have the dataset's features go in as they are"
+        )
+    if config.runs_scene_model and dataset.use_openscene:
+        yield (
+            "model.scene_model.use_openscene is false but dataset.use_openscene is true: the "
+            "scene model takes colours alone; set dataset.use_openscene: false"
         )

@@ -26,6 +26,7 @@ from cdm.map_sampler import Batch, MapSampler, batches
 from cdm.model import CDM
 from cdm.plan import Chunk, Plan, open_dataset, read_samples
 from cdm.progress import Clock, Heartbeat, Progress
+from cdm.scene_model import load_scene_model
 from cdm.statistics import Statistics, load_statistics
 from cdm.text import find_text_weights, load_text_encoder
 from cdm.threads import ahead
@@ -187,7 +188,7 @@ def encode_texts(plan: Plan, texts: list[str], device: str) -> dict[str, torch.T
 
 
 def load_model(plan: Plan, device: str) -> CDM:
-    """The checkpoint's CDM, every key loaded, on a device.
+    """The checkpoint's CDM with its scene model, every key loaded, on a device.
 
     Precision `auto` is bf16 on GPUs and fp32 on CPUs.
     """
@@ -197,6 +198,9 @@ def load_model(plan: Plan, device: str) -> CDM:
     model = CDM(plan.architecture, precision=precision)
     state = load_state_dict(Path(plan.checkpoint["path"]), plan.checkpoint["sha256"])
     model.load_state_dict(state, strict=True)
+    if plan.scene_model is not None:
+        path, sha256 = plan.scene_model["path"], plan.scene_model["sha256"]
+        model.scene_model = load_scene_model(Path(path), sha256)
     return model.to(device).eval()
 
 
@@ -247,6 +251,7 @@ def provenance(plan: Plan, statistics: Statistics, device: str, precision: str) 
         "config": plan.config.as_dict(),
         "settings": plan.settings,
         "checkpoint": plan.checkpoint,
+        "scene_model": plan.scene_model,
         "architecture": asdict(plan.architecture),
         "statistics": {
             "path": plan.statistics["path"],

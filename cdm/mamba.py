@@ -62,9 +62,13 @@ class BidirectionalBlock(nn.Module):
 
     def forward(self, s):
         """(batch, length, d_model) to the same shape."""
+        return s + self.mix(s)
+
+    def mix(self, s):
+        """f(s) + flip(f(flip(s)))."""
         x, z = self.mamba.in_proj(self.norm(s)).chunk(2, dim=-1)
         y = self.mamba.mix(x) + self.mamba.mix(x, reverse=True)
-        return s + self.mamba.out_proj(y * F.silu(z))
+        return self.mamba.out_proj(y * F.silu(z))
 
     def two_passes(self, s):
         """As the formula says: the reference of `forward`."""

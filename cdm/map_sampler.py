@@ -99,6 +99,8 @@ class MapSampler:
         if model.contact_model.scans:
             scan = "our fused kernels" if self._graphs else resolve_backend(device, torch.float32)
             runs += f", selective scan by {scan}"
+        if model.scene_model is not None:
+            runs += ", point features by the frozen scene model in fp32"
         log(runs)
         if self._on_gpu and obstacle:
             log(f"slower than it could be: {obstacle}")
@@ -111,7 +113,7 @@ class MapSampler:
         ]
         c_pc_feat = None
         if self.model.architecture.point_feat_dim:
-            c_pc_feat = self._stack([item.c_pc_feat for _, item, _ in batch])
+            c_pc_feat = self._stack([self._point_feat(item) for _, item, _ in batch])
         return Batch(
             keys=self._stack(np.asarray(keys, np.int64)),
             c_text=torch.stack([self.features[sample.text] for sample, _, _ in batch]),
@@ -241,6 +243,19 @@ class MapSampler:
                 f"'sampling={{batch_size: {self.batch_size}}}' (finished chunks are kept)"
             )
         return result
+
+    def _point_feat(self, item: Item) -> np.ndarray:
+        try:
+            self.model.check(item.c_pc_feat)
+        except ValueError as problem:
+            dataset = self.config.dataset
+            raise ConfigError(
+                f"{item.sample.set}/{item.sample.index}: {problem}; the dataset gives colours "
+                f"(dataset.use_color {dataset.use_color}), then OpenScene features "
+                f"(dataset.use_openscene {dataset.use_openscene}): set these as they were in "
+                "training, and model.scene_model likewise"
+            ) from None
+        return item.c_pc_feat
 
     def _memory(self) -> str:
         if not self._on_gpu:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from cdm.backbones import load_backbone
-from cdm.backbones.base import apply_head, map_tensors
+from cdm.backbones.base import map_tensors
 from cdm.serialization import gather_points
 from cdm.threads import map_threads
 
@@ -47,6 +47,10 @@ class CDM(nn.Module):
         precision: "fp32", or "bf16" for the backbone's matrix products in bfloat16.
         scan_backend: of `cdm.kernels.selective_scan`; "auto" also takes fused kernels for the
             whole backbone where there are any.
+
+    Attributes:
+        scene_model: a frozen `cdm.scene_model.PointTransformerSeg` that makes the point features
+            of points and colours; None where they are given.
     """
 
     def __init__(self, architecture, precision="fp32", scan_backend="auto"):
@@ -59,9 +63,10 @@ class CDM(nn.Module):
         self.timestep_embedder = TimestepEmbedder(architecture.time_emb_dim)
         self.contact_model = load_backbone(architecture.arch)(architecture, scan_backend)
         self.contact_layer = nn.Linear(architecture.last_dim, architecture.contact_dim)
+        self.scene_model = None
 
     def forward(self, x, timesteps, c_text, c_pc_xyz, c_pc_feat=None):
-        """Predict x_start, all points in their given order.
+        """Predict x_start, all points in their given order; gradients go through `plain`.
 
         Args:
             x: (batch, num_points, contact_dim), the noisy contact map x_t.
@@ -70,11 +75,23 @@ class CDM(nn.Module):
         Returns:
             pred_xstart, shape of x.
         """
+        if torch.is_grad_enabled():
+            return self.plain(x, timesteps, c_text, c_pc_xyz, c_pc_feat)
         denoise = self.condition(c_text, c_pc_xyz, c_pc_feat)
         if denoise.order is None:
             return denoise(x, timesteps)
         pred_xstart = denoise(gather_points(x, denoise.order), timesteps)
         return gather_points(pred_xstart, denoise.inverse)
+
+    def plain(self, x, timesteps, c_text, c_pc_xyz, c_pc_feat=None):
+        """`forward` by the backbone's `plain`: one step on its own, as training runs it."""
+        c_text = c_text.flatten(1)
+        c_pc_feat = self.point_feat(c_text, c_pc_xyz, self.check(c_pc_feat))
+        time_emb = self.timestep_embedder(timesteps)
+        bf16 = self.precision == "bf16"
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
+            out = self.contact_model.plain(x, time_emb, c_text, c_pc_xyz, c_pc_feat)
+        return self.contact_layer(out.to(x.dtype))
 
     def condition(self, c_text, c_pc_xyz, c_pc_feat=None):
         """Bind the conditions of a batch and compute all that stays the same over the steps.
@@ -84,28 +101,33 @@ class CDM(nn.Module):
             c_pc_xyz: (batch, num_points, 3), metres.
             c_pc_feat: (batch, num_points, point_feat_dim); ignored when the model sees no point
                 features. A model that sees one column takes the dot product of wider features
-                with the text.
+                with the text. With a scene model these are its inputs: colours, or None.
         Returns:
             `Denoiser`
         """
         return Denoiser(self, c_text, c_pc_xyz, c_pc_feat)
 
     def check(self, c_pc_feat):
-        """The point features, None for a model that sees none; a ValueError if they do not fit."""
-        expected = self.architecture.point_feat_dim
+        """The point features, None for a model that takes none; a ValueError if they do not fit."""
+        expected, or_text = self.architecture.point_feat_dim, None
+        if self.scene_model is not None:
+            expected = self.scene_model.color_dim
+        elif expected == 1:
+            or_text = self.architecture.text_feat_dim
         if expected == 0:
             return None
         found = None if c_pc_feat is None else c_pc_feat.shape[-1]
-        text_feat_dim = self.architecture.text_feat_dim
-        if found != expected and (expected != 1 or found != text_feat_dim):
+        if found is None or found not in (expected, or_text):
             raise ValueError(
                 f"c_pc_feat has {found or 'no'} columns, expected {expected}"
-                + (f" or {text_feat_dim}, to be compared with the text" if expected == 1 else "")
+                + (f" or {or_text}, to be compared with the text" if or_text else "")
             )
         return c_pc_feat
 
-    def point_feat(self, c_text, c_pc_feat):
+    def point_feat(self, c_text, c_pc_xyz, c_pc_feat):
         """The point features the backbone sees."""
+        if self.scene_model is not None:
+            return self.scene_model(c_pc_xyz, c_pc_feat)
         if c_pc_feat is None or c_pc_feat.shape[-1] == self.architecture.point_feat_dim:
             return c_pc_feat
         return c_pc_feat @ c_text[:, :, None]  # (batch, num_points, 1)
@@ -164,7 +186,7 @@ class Denoiser:
         """The backbone's states, one for each call of the model."""
 
         def prepare(c_text, c_pc_xyz, c_pc_feat=None):
-            c_pc_feat = self._cdm.point_feat(c_text, c_pc_feat)
+            c_pc_feat = self._cdm.point_feat(c_text, c_pc_xyz, c_pc_feat)
             return self._cdm.contact_model.prepare(c_text, c_pc_xyz, c_pc_feat)
 
         columns = c_text.flatten(1), c_pc_xyz, self._cdm.check(c_pc_feat)
@@ -195,8 +217,7 @@ class Denoiser:
             return self._fused_output(x_t, step_share_t, state, self._head)
         bf16 = self._cdm.precision == "bf16"
         with torch.autocast(x_t.device.type, torch.bfloat16, enabled=bf16):
-            features = self._cdm.contact_model.features(x_t, step_share_t, state)
-        return apply_head(features, *self._head)
+            return self._cdm.contact_model.output(x_t, step_share_t, state, self._head)
 
     def _pieces(self, tree, batch):
         """One piece for each call of the model; copies, because alignment can change a sum."""

@@ -21,7 +21,7 @@ from typing import Any
 
 from cdm.architecture import Architecture
 from cdm.archive import store_path
-from cdm.checkpoint import find_checkpoint, inspect_checkpoint
+from cdm.checkpoint import find_checkpoint, inspect_checkpoint, inspect_scene_model
 from cdm.config import Config, load_config
 from cdm.contents import ContentResolver, digest
 from cdm.datasets import Dataset, Sample, make_dataset, stat_files
@@ -70,6 +70,7 @@ class Plan:
         config: as configured.
         architecture: read off the checkpoint.
         checkpoint: path and sha256.
+        scene_model: likewise, of the frozen scene model; None where none runs.
         statistics: path of the normalisation statistics; `computed` when a rule makes them.
         settings: what the base fingerprints hash beside the rows.
         chunks: in the order of the final archive.
@@ -78,6 +79,7 @@ class Plan:
     config: Config
     architecture: Architecture
     checkpoint: dict[str, Any]
+    scene_model: dict[str, Any] | None
     statistics: dict[str, Any]
     settings: dict[str, Any]
     chunks: tuple[Chunk, ...]
@@ -135,6 +137,8 @@ def make_plan(config: Config) -> tuple[Plan, list[Sample]]:
     """
     checkpoint_path = _find_checkpoint(config)
     checkpoint = inspect_checkpoint(checkpoint_path, config)
+    _check_point_features(config, checkpoint.architecture.point_feat_dim)
+    scene_model = inspect_scene_model(config, checkpoint.architecture.point_feat_dim)
     text_model = config.model.text_model
     weights = find_text_weights(text_model.version, text_model.path)
     timesteps = sorted(space_timesteps(config.diffusion.steps, config.diffusion.timestep_respacing))
@@ -150,7 +154,7 @@ def make_plan(config: Config) -> tuple[Plan, list[Sample]]:
     found = find_statistics(dataset, checkpoint_path.parents[1])
     if found is not None:
         statistics = {"path": found.source, "computed": False, "values": found.numbers()}
-    settings = _settings(config, checkpoint, statistics, timesteps, dataset.rotates)
+    settings = _settings(config, checkpoint, scene_model, statistics, timesteps, dataset.rotates)
 
     size = config.workflow.chunk_size
     resolver = ContentResolver(config, weights, statistics, stats)
@@ -167,6 +171,7 @@ def make_plan(config: Config) -> tuple[Plan, list[Sample]]:
         config=config,
         architecture=checkpoint.architecture,
         checkpoint={"path": str(checkpoint.path), "sha256": checkpoint.sha256},
+        scene_model=scene_model,
         statistics=statistics,
         settings=settings,
         chunks=tuple(chunks),
@@ -189,6 +194,27 @@ def _find_checkpoint(config: Config) -> Path:
         ) from None
 
 
+def _check_point_features(config: Config, point_feat_dim: int) -> None:
+    """Columns that the dataset gives, as far as the configuration tells, against the model's."""
+    dataset = config.dataset
+    if point_feat_dim == 0 or config.runs_scene_model:
+        return
+    color_dim = 3 * dataset.use_color * (dataset.name != "ContactHumanML3DDataset")
+    given = f"dataset.use_color {dataset.use_color}, dataset.use_openscene {dataset.use_openscene}"
+    if not dataset.use_openscene and point_feat_dim != color_dim:
+        raise ConfigError(
+            f"the model was trained on {point_feat_dim} point features, the dataset gives "
+            f"{color_dim} ({given}): set dataset.use_openscene: true to have OpenScene features "
+            "or affordances go in, or model.scene_model.use_openscene: false and "
+            "pretrained_weight to have the scene model make them"
+        )
+    if dataset.use_openscene and dataset.use_color and point_feat_dim <= 3:
+        raise ConfigError(
+            f"the model was trained on {point_feat_dim} point feature(s), the dataset gives 3 of "
+            f"colour and more ({given}): set dataset.use_color: false"
+        )
+
+
 def open_dataset(config: Config, point_feat_dim: int) -> Dataset:
     """The dataset of a configuration; the demo's needs no files to list its samples."""
     if config.is_demo_data:
@@ -203,7 +229,9 @@ def _computed_statistics(config: Config, dataset: Dataset) -> str:
     return f"{config.run_dir}/statistics/{chosen}/{dataset.statistics_name()}"
 
 
-def _settings(config: Config, checkpoint, statistics, timesteps, rotates) -> dict[str, Any]:
+def _settings(
+    config: Config, checkpoint, scene_model, statistics, timesteps, rotates
+) -> dict[str, Any]:
     """What can change a chunk's numbers, beside its rows and the content of its items.
 
     Batch size, device and threads are not in it: they change maps only within rounding, so a
@@ -215,6 +243,7 @@ def _settings(config: Config, checkpoint, statistics, timesteps, rotates) -> dic
         "seed": config.seed,
         "checkpoint": checkpoint.sha256,
         "model": {"arch": checkpoint.architecture.arch, **checkpoint.architecture.sizes},
+        "scene_model": scene_model and scene_model["sha256"],
         "statistics": statistics["values"] or "computed",
         "dataset": {
             "name": dataset.name,
@@ -329,6 +358,7 @@ def _plan_from(content: dict[str, Any], config: Config) -> Plan:
         config=config,
         architecture=Architecture(**content["architecture"]),
         checkpoint=content["checkpoint"],
+        scene_model=content["scene_model"],
         statistics=content["statistics"],
         settings=content["settings"],
         chunks=tuple(Chunk(**chunk) for chunk in content["chunks"]),
@@ -373,6 +403,7 @@ def describe(plan: Plan) -> str:
     """checkpoint_info.txt: what the run samples, for people."""
     a, config = plan.architecture, plan.config
     sizes = ", ".join(f"{key} {value}" for key, value in a.sizes.items())
+    scene = f"scene model     {plan.scene_model['path']}\n" if plan.scene_model else ""
     source = "computed by the workflow" if plan.statistics["computed"] else "read"
     untrained = (
         "UNTRAINED demo weights: these maps mean nothing\n" if config.exp_dir == "demo" else ""
@@ -382,7 +413,7 @@ def describe(plan: Plan) -> str:
         f"sha256          {plan.checkpoint['sha256']}\n"
         f"architecture    {a.arch} ({sizes}, last_dim {a.last_dim})\n"
         f"conditions      text {a.text_feat_dim} ({config.model.text_model.version}), time "
-        f"{a.time_emb_dim}, point features {a.point_feat_dim}\n"
+        f"{a.time_emb_dim}, point features {a.point_feat_dim}\n{scene}"
         f"map             {config.dataset.num_points} points x {a.contact_dim} joints "
         f"({config.dataset.data_repr})\n"
         f"statistics      {plan.statistics['path']} ({source})\n"

@@ -3,11 +3,12 @@
 import torch
 
 
-def quantise(xyz, bits=16):
+def quantise(xyz, bits=16, stretch=0.999):
     """Map each axis of a cloud onto the integers [0, 2^bits), in float32 as the reference does.
 
     Args:
         xyz: (..., num_points, dim), any unit.
+        stretch: part of the range that is used.
     Returns:
         (..., num_points, dim) int64; an axis without extent becomes 0.
     """
@@ -15,7 +16,7 @@ def quantise(xyz, bits=16):
     low = xyz.amin(dim=-2, keepdim=True)
     high = xyz.amax(dim=-2, keepdim=True)
     unit = (xyz - low) / (high - low + 1e-8)
-    return (unit * 0.999 * (2**bits - 1)).long()
+    return (unit * stretch * (2**bits - 1)).long()
 
 
 def hilbert_encode(ints, bits):
@@ -78,9 +79,36 @@ def hilbert_order(xyz, bits=16):
         curve; `inverse` is the place of each point in it: order[inverse] = 0, 1, 2, ...
     """
     code = hilbert_encode(quantise(xyz, bits), bits)
+    return code, *_sort(code)
+
+
+def z_order(xyz, bits=10):
+    """Sort clouds along the Z-order (Morton) curve; arguments and result as `hilbert_order`."""
+    code = z_encode(quantise(xyz, bits, stretch=1), bits)
+    return code, *_sort(code)
+
+
+def z_encode(ints, bits):
+    """Distance along the Z-order curve: bits interleaved, axis 0 lowest.
+
+    Args:
+        ints: (..., dim) int64 in [0, 2^bits), with dim * bits < 64.
+    Returns:
+        code: (...) int64 in [0, 2^(dim * bits)).
+    """
+    dim = ints.shape[-1]
+    code = torch.zeros_like(ints[..., 0])
+    for plane in range(bits):
+        for axis in range(dim):
+            code = code | ((ints[..., axis] >> plane) & 1) << (plane * dim + axis)
+    return code
+
+
+def _sort(code):
+    """The stable order of codes and its inverse."""
     order = code.argsort(dim=-1, stable=True)
     places = torch.arange(order.shape[-1], device=order.device).expand_as(order)
-    return code, order, torch.empty_like(order).scatter_(-1, order, places)
+    return order, torch.empty_like(order).scatter_(-1, order, places)
 
 
 def gather_points(x, order):

@@ -55,19 +55,24 @@ def exp_dir(parity, case):
     return str(there if there.exists() else _expand(parity, case).parent.parent)
 
 
+def scene_weights(parity, variant="c6"):
+    """Path of the scene model's weights, with colours (c6) or without (c3)."""
+    return _expand(parity, "07_scene_model", f"weights_recipe_{variant}.json")
+
+
 @cache
-def _expand(parity, case):
+def _expand(parity, case, recipe="weights_recipe.json"):
     """Path of the weights that a case's recipe makes."""
     spec = importlib.util.spec_from_file_location("expand_weights", parity / "expand_weights.py")
     expand_weights = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(expand_weights)
-    recipe = json.loads((parity / case / "weights_recipe.json").read_text())
+    recipe = json.loads((parity / case / recipe).read_text())
     state = expand_weights.build(recipe, str(parity))
     assert expand_weights.digest(state) == recipe["state_dict_sha256"]
     folder = tempfile.TemporaryDirectory(prefix="cdm-parity-")
     atexit.register(folder.cleanup)
     path = Path(folder.name, recipe["target"])
-    path.parent.mkdir(parents=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(state, path)
     return path
 
@@ -96,9 +101,7 @@ def case_config(case, changes=None):
                 "arch": case["arch"],
                 "time_emb_dim": case["time_emb_dim"],
                 "text_model": {"version": "hashing"},  # cases bring text vectors of any width
-                "scene_model": {
-                    key: scene_model[key] for key in ("use_scene_model", "point_feat_dim")
-                },
+                "scene_model": scene_model,
             }
             | sections
             | (changes or {}),

@@ -9,13 +9,51 @@ from typing import Any
 import numpy as np
 import yaml
 
+from cdm.architecture import Architecture
 from cdm.archive import ChunkRecord, Layout, record_path, write_chunk
+from cdm.backbones import load_backbone
 from cdm.config import Config, load_config
 from cdm.contact import to_distance
 from cdm.datasets import FileReader, Sample
 from cdm.plan import Chunk, Plan, make_plan, open_dataset, read_samples, save_plan
 
 NUM_POINTS = 32
+MAMBA_SIZES = {"d_inner": 64, "d_state": 16, "d_conv": 4, "dt_rank": 2}
+# A small model of every backbone: its last_dim and sizes.
+SMALL = {
+    "PointMamba": (18, {"trans_dim": 32, "depth": 2, "hidden_dim": 36} | MAMBA_SIZES),
+    "HybridMamba": (
+        18,
+        {"trans_dim": 32, "depth": 2, "use_multi_scan": True, "use_perceiver": True}
+        | {"num_latents": 5, "num_heads": 4}
+        | MAMBA_SIZES,
+    ),
+    "Perceiver": (
+        24,
+        {
+            "point_pos_emb": True,
+            "encoder_q_input_channels": 40,
+            "encoder_kv_input_channels": 28,
+            "encoder_num_heads": 4,
+            "encoder_widening_factor": 2,
+            "encoder_self_attn_num_layers": 2,
+            "decoder_q_input_channels": 24,
+            "decoder_kv_input_channels": 40,
+            "decoder_num_heads": 8,
+            "decoder_widening_factor": 1,
+        },
+    ),
+    "MLP": (
+        20,
+        {"point_mlp_dims": [12, 20], "point_mlp_widening_factor": 2, "point_mlp_bias": True},
+    ),
+    "PointTrans": (32, {"planes": [32, 64, 96], "blocks": [2, 1, 2]}),
+    "PointTransV2": (
+        32,
+        {"planes": [32, 64, 96], "blocks": [1, 2, 2]}
+        | {"attention_layers": 1, "attention_hidden_dim": 40},
+    ),
+}
 REPO = Path(__file__).resolve().parent.parent
 DEMO_MODEL = yaml.safe_load((REPO / "config/demo.yaml").read_text())["model"]
 
@@ -38,6 +76,36 @@ def demo_config(**changes: Any) -> Config:
     """The demo's configuration with changes."""
     demo = yaml.safe_load((REPO / "config/demo.yaml").read_text())
     return load_config(overlay(raw_config(**demo), changes))
+
+
+def small_architecture(arch: str, point_feat_dim: int = 0, **sizes: Any) -> Architecture:
+    """A small model's sizes, some of them changed."""
+    last_dim, usual = SMALL[arch]
+    return Architecture(
+        arch=arch,
+        contact_dim=6,
+        time_emb_dim=22,
+        text_feat_dim=30,
+        point_feat_dim=point_feat_dim,
+        last_dim=last_dim,
+        sizes={key: sizes.get(key, value) for key, value in usual.items()},
+    )
+
+
+def model_section(architecture: Architecture) -> dict:
+    """Section `model` of a configuration that tells all of an architecture."""
+    feat = architecture.point_feat_dim
+    section = load_backbone(architecture.arch).section
+    keys = raw_config()["model"].get(section, {})
+    sizes = architecture.sizes | {"last_dim": architecture.last_dim}
+    return {
+        "arch": architecture.arch,
+        "text_model": {"version": "hashing"},
+        "scene_model": {
+            "use_scene_model": feat > 0, "use_openscene": True, "point_feat_dim": feat or None
+        },
+        section: {key: sizes.get(key) for key in keys},
+    }  # fmt: skip
 
 
 def write_contacts(path: Path, num_points: int, seed: int, **replaced: Any) -> None:

@@ -104,7 +104,7 @@ def test_intermediates_match_reference(parity, parity_index, case):
             lambda _module, args, first=first: first.update(s=args[0])
         )
         c_text, xyz, *feat = conditions(arrays)
-        feat = [cdm.point_feat(c_text, f) for f in feat if cdm.architecture.point_feat_dim]
+        feat = [cdm.point_feat(c_text, xyz, f) for f in feat if cdm.architecture.point_feat_dim]
         state = backbone.prepare(c_text[:1], xyz[:1], *(f[:1] for f in feat))
         x_t = gather_points(arrays["x"][:1], order)
         out = backbone(x_t, backbone.step_share(time_emb[:1]), state)

@@ -29,6 +29,15 @@ VARIANTS = {
     ],
     "selective_scan/recurrence.cu": [{"TILE": 8}],
     "philox/step.cu": [{"CONTACT_DIM": 6}],
+    "farthest_points/farthest_points.cu": [
+        {"THREADS": 512, "POINTS": 16},
+        {"THREADS": 1024, "POINTS": 32},
+    ],
+    "neighbourhoods/neighbourhoods.cu": [
+        {"FLOAT32": float32, "CHANNELS": c, "K": k}
+        for float32, c, k in ((1, 32, 8), (0, 64, 8), (1, 512, 16), (0, 128, 16))
+    ],
+    "nearest_neighbours/nearest_neighbours.cu": [{"K": k, "THREADS": 128} for k in (3, 8, 16)],
 }
 
 

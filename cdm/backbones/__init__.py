@@ -8,6 +8,11 @@ from importlib import import_module
 
 BACKBONES = {
     "PointMamba": "cdm.backbones.point_mamba",
+    "HybridMamba": "cdm.backbones.hybrid_mamba",
+    "Perceiver": "cdm.backbones.perceiver",
+    "MLP": "cdm.backbones.mlp",
+    "PointTrans": "cdm.backbones.point_trans",
+    "PointTransV2": "cdm.backbones.point_trans_v2",
 }
 
 

@@ -4,27 +4,32 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from cdm.architecture import Columns, Facts
+from cdm.serialization import gather_points
 
 
 class Backbone(nn.Module, ABC):
     """From noisy contact maps and conditions to features of every point.
 
     A backbone is built as `cls(architecture, scan_backend)`. Point order is its own choice: x_t
-    goes in, and features come out, in the order of `prepare`'s state. `features` runs inside CUDA
-    graphs: it neither waits for the device nor lets shapes depend on values.
+    goes in, and features come out, in the order of `prepare`'s state. A subclass has either
+    `features`, or an `output` of its own; they run inside CUDA graphs, and so neither wait for
+    the device nor let shapes depend on values.
 
     Attributes:
         signature: regular expression of a key that only this backbone's checkpoints have.
         section: of the configuration, below `model`, that holds its sizes; None if it has none.
         scans: whether it runs selective scans.
+        defaults: last_dim and sizes of the reference's default model.
     """
 
     signature: ClassVar[str]
     section: ClassVar[str | None] = None
     scans: ClassVar[bool] = False
+    defaults: ClassVar[dict[str, Any]]
 
     @classmethod
     @abstractmethod
@@ -58,9 +63,9 @@ class Backbone(nn.Module, ABC):
             c_pc_xyz: (batch, num_points, 3), metres.
             c_pc_feat: (batch, num_points, point_feat_dim), None when point_feat_dim is 0.
         Returns:
-            state: a named tuple of tensors, batch first; tuples may be nested and anything else
-            may be among them. Where points change places, it has `order` and `inverse`,
-            (batch, num_points) int64.
+            state: a named tuple of tensors; tuples may be nested, and anything else may be among
+            them. Where points change places, it has `order` and `inverse`, (batch, num_points)
+            int64.
         """
 
     @abstractmethod
@@ -73,7 +78,6 @@ class Backbone(nn.Module, ABC):
             a tensor, or nested tuples of tensors, with these rows first.
         """
 
-    @abstractmethod
     def features(self, x_t, step_share_t, state):
         """Features before `last_linear`; once per sample and step.
 
@@ -81,8 +85,9 @@ class Backbone(nn.Module, ABC):
             x_t: (batch, num_points, contact_dim), in the state's order.
             step_share_t: rows of `step_share`, one for each sample.
         Returns:
-            (batch, num_points, width), or a tuple of such tensors that stand side by side.
+            (batch, num_points, width).
         """
+        raise NotImplementedError("a backbone has `features`, or an `output` that needs none")
 
     @property
     @abstractmethod
@@ -92,30 +97,62 @@ class Backbone(nn.Module, ABC):
         The caller may fold it into its own.
         """
 
+    def output(self, x_t, step_share_t, state, head):
+        """`features`, then the linear layer head = (weight, bias) in place of `last_linear`.
+
+        With autocast on, what accumulates stays float32: residuals, norms, softmax, the head.
+        """
+        weight, bias = head
+        return head_product(self.features(x_t, step_share_t, state), weight) + bias
+
     def fused(self, dtype):
-        """The whole backbone and head in fused kernels, where there are any for this device.
+        """The whole backbone and head packed for inference, in fused kernels for this device.
 
         Args:
             dtype: of the matrix products, torch.float32 or torch.bfloat16.
         Returns:
-            None, or output(x_t, step_share_t, state, head): `features`, then the linear layer
-            head = (weight, bias) in place of `last_linear`. Weights are taken as they are now.
+            None, or a function called like `output`. Weights are taken as they are now.
         """
 
     def forward(self, x_t, step_share_t, state):
         """Features, (batch, num_points, last_dim), in the state's order."""
-        return apply_head(self.features(x_t, step_share_t, state), *self.last_linear)
+        return self.output(x_t, step_share_t, state, self.last_linear)
+
+    def plain(self, x_t, time_emb, c_text, c_pc_xyz, c_pc_feat=None):
+        """The whole backbone for one step, what gradients go through; nothing is hoisted.
+
+        Args:
+            x_t: (batch, num_points, contact_dim), points in their given order.
+            time_emb: (batch, time_emb_dim).
+            c_text, c_pc_xyz, c_pc_feat: as in `prepare`.
+        Returns:
+            (batch, num_points, last_dim), in the given order.
+        """
+        state = self.prepare(c_text, c_pc_xyz, c_pc_feat)
+        order = getattr(state, "order", None)
+        x_t = x_t if order is None else gather_points(x_t, order)
+        out = self(x_t, self.step_share(time_emb), state)
+        return out if order is None else gather_points(out, state.inverse)
 
 
-def apply_head(features, weight, bias):
-    """The linear layer (weight, bias) of `Backbone.features`."""
-    parts = features if isinstance(features, tuple) else (features,)
-    widths = [part.shape[-1] for part in parts]
-    first, *rest = zip(parts, weight.split(widths, dim=1), strict=True)
-    out = nn.functional.linear(*first, bias)
-    for part, columns in rest:
-        out = out + nn.functional.linear(part, columns)
-    return out
+def float32(x):
+    """A context without autocast on x's device."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
+def head_product(features, weight):
+    """features @ weight^T, accumulated and returned in weight's dtype.
+
+    Args:
+        features: (batch, num_points, width); a GPU takes bfloat16 as it is, without gradients.
+        weight: (contact_dim, width) float32 or float64.
+    """
+    with float32(features):
+        half = features.is_cuda and features.dtype == torch.bfloat16
+        if half and not features.requires_grad:
+            rows, columns = features.flatten(0, 1), weight.t().to(features.dtype)
+            return torch.mm(rows, columns, out_dtype=weight.dtype).unflatten(0, features.shape[:2])
+        return F.linear(features.to(weight.dtype), weight)
 
 
 def map_tensors(function, tree, *others):

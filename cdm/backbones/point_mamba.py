@@ -1,6 +1,6 @@
 """PointMamba: bidirectional Mamba blocks over points sorted along a Hilbert curve."""
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +30,10 @@ class PointMamba(Backbone):
     signature = r"contact_model\.layers\.\d+\.mamba\."
     section = "arch_pointmamba"
     scans = True
+    defaults: ClassVar = {
+        "last_dim": 256, "trans_dim": 256, "depth": 8, "hidden_dim": 128,
+        "d_inner": 512, "d_state": 16, "d_conv": 4, "dt_rank": 16,
+    }  # fmt: skip
 
     @classmethod
     def read_sizes(cls, facts):

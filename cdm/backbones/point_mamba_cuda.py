@@ -46,21 +46,14 @@ class CudaPointMamba:
         self.x_weight = first.weight[:, : backbone.columns[0]].t().contiguous().float()
         self.second = second.weight.to(dtype), second.bias.to(dtype)
         self.norm = norm.weight.float(), norm.bias.float()
-        self.blocks = [_pack(layer, dtype) for layer in backbone.layers]
+        self.blocks = [pack(layer, dtype) for layer in backbone.layers]
         d_model, contact_dim = second.out_features, backbone.columns[0]
         self.pointwise = Pointwise(second.weight.device, dtype, d_model, contact_dim)
 
     @staticmethod
     def unavailable(backbone) -> str | None:
         """Why a backbone cannot run this way where it is, or None if it can."""
-        weight = backbone.out_proj.weight
-        if not weight.is_cuda:
-            return "it is not on a CUDA device"
-        d_inner, d_state = backbone.layers[0].mamba.A_log.shape
-        d_model = weight.shape[1]
-        if not fits(d_inner, DT_RANK_STEP, d_state) or d_model % 4 or d_model > 1024:
-            return f"there are no kernels for trans_dim {d_model} and d_state {d_state}"
-        return nvrtc.unavailable(weight.device.index)
+        return no_kernels(backbone.layers[0])
 
     def __call__(self, x_t, step_share_t, state, head):
         """`output` of `Backbone.fused`."""
@@ -70,20 +63,37 @@ class CudaPointMamba:
         for i, block in enumerate(self.blocks):
             if i > 0:
                 stream, s = self.pointwise.residual_norm(stream, y, block.norm)
-            y = _mix(block, s)
+            y = F.linear(mix(block, s), block.out_proj)
         return self.pointwise.residual_head(stream, y, *head)
 
 
-def _mix(block: BlockWeights, s):
-    """Mamba in both directions, summed: (batch, num_points, d_model) to the same shape."""
+def no_kernels(layer) -> str | None:
+    """Why there are no kernels for a `BidirectionalBlock` where it is, or None if there are."""
+    weight = layer.norm.weight
+    if not weight.is_cuda:
+        return "it is not on a CUDA device"
+    (d_model,), (d_inner, d_state) = weight.shape, layer.mamba.A_log.shape
+    if not fits(d_inner, DT_RANK_STEP, d_state) or d_model % 4 or d_model > 1024:
+        return f"there are no kernels for trans_dim {d_model} and d_state {d_state}"
+    return nvrtc.unavailable(weight.device.index)
+
+
+def mix(block: BlockWeights, s):
+    """Mamba in both directions, summed, before out_proj.
+
+    Args:
+        s: (batch, num_points, d_model), normed.
+    Returns:
+        (batch, num_points, d_inner)
+    """
     x, z = F.linear(s, block.in_proj).chunk(2, dim=-1)
     u = bidirectional_conv_silu(x, *block.conv)  # (2, batch, num_points, d_inner)
     x_dbl = F.linear(u, block.x_proj)
-    y = bidirectional_scan(u, x_dbl, block.dt_proj, block.dt_bias, block.A, block.D, z)
-    return F.linear(y, block.out_proj)
+    return bidirectional_scan(u, x_dbl, block.dt_proj, block.dt_bias, block.A, block.D, z)
 
 
-def _pack(layer, dtype) -> BlockWeights:
+def pack(layer, dtype) -> BlockWeights:
+    """The weights of a `BidirectionalBlock`."""
     mamba, norm = layer.mamba, layer.norm
     dt_rank, d_state = mamba.dt_proj.in_features, mamba.A_log.shape[1]
     missing = -dt_rank % DT_RANK_STEP

@@ -43,7 +43,7 @@ inline = njit(inline="always", fastmath={"contract"})
 
 
 @intrinsic
-def _as_int(typing_context, x):
+def as_int(typing_context, x):
     def codegen(context, builder, signature, args):
         return builder.bitcast(args[0], ir.IntType(32))
 
@@ -78,7 +78,7 @@ def exp2(x):
     rounded = x + _ROUND
     f = x - (rounded - _ROUND)
     q = ((((_Q5 * f + _Q4) * f + _Q3) * f + _Q2) * f + _Q1) * f + _Q0
-    return _as_float(_as_int(q * f + _ONE) + (_as_int(rounded) << _MANTISSA_BITS))
+    return _as_float(as_int(q * f + _ONE) + (as_int(rounded) << _MANTISSA_BITS))
 
 
 @inline
@@ -94,9 +94,14 @@ def silu(x):
     return x / (_ONE + exp2(-x * LOG2_E))
 
 
-def compile_kernel(function):
-    """Compile a kernel, cached on disk for later processes."""
-    options = {"nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
+def compile_kernel(function, contract=True):
+    """Compile a kernel, cached on disk for later processes.
+
+    Args:
+        contract: a product and a sum may become one operation, rounded once.
+    """
+    fastmath = {"contract"} if contract else False
+    options = {"nogil": True, "fastmath": fastmath, "error_model": "numpy"}
     try:
         return njit(cache=True, **options)(function)
     except RuntimeError:  # neither the package's folder nor the user's cache can be written
