@@ -23,8 +23,8 @@ from denoising_step import milliseconds
 from cdm.architecture import Architecture
 from cdm.backbones import BACKBONES, load_backbone
 from cdm.cuda_sampler import CudaSampler
-from cdm.demo.weights import initial_state_dict
 from cdm.diffusion import create_diffusion
+from cdm.initial_weights import initial_state_dict
 from cdm.kernels import philox
 from cdm.kernels.selective_scan import resolve_backend
 from cdm.model import CDM

@@ -17,8 +17,8 @@ from torch import nn
 
 from cdm.architecture import Architecture
 from cdm.cuda_sampler import CudaSampler
-from cdm.demo.weights import initial_state_dict
 from cdm.diffusion import create_diffusion
+from cdm.initial_weights import initial_state_dict
 from cdm.kernels import philox
 from cdm.model import CDM
 from cdm.noise import stream_key

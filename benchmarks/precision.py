@@ -18,8 +18,8 @@ from cdm.checkpoint import inspect_checkpoint, load_state_dict
 from cdm.config import load_config
 from cdm.contact import to_distance
 from cdm.cuda_sampler import CudaSampler
-from cdm.demo.weights import initial_state_dict
 from cdm.diffusion import create_diffusion
+from cdm.initial_weights import initial_state_dict
 from cdm.kernels import philox
 from cdm.model import CDM
 from cdm.noise import stream_key

@@ -15,7 +15,7 @@ import torch
 
 from cdm.archive import OK, SKIPPED, ChunkRecord, Layout, write_chunk
 from cdm.checkpoint import load_state_dict
-from cdm.config import DEMO, Config
+from cdm.config import Config
 from cdm.contact import to_distance
 from cdm.contents import ITEMS, STATISTICS, TEXT_MODEL, is_named_for
 from cdm.datasets import FileReader, Item, Sample
@@ -66,8 +66,6 @@ def generate_chunk(
         reader = FileReader(config.data_dir)
         device = choose_device(config.gpu, log)
         log(f"chunk {chunk.name}: {len(samples)} samples on {device_name(device)}")
-        if config.exp_dir == DEMO:
-            log("the demo's weights are UNTRAINED: these maps mean nothing")
     with clock("text"):
         features = encode_texts(plan, [sample.text for sample in samples], device)
     with clock("model"):

@@ -405,11 +405,8 @@ def describe(plan: Plan) -> str:
     sizes = ", ".join(f"{key} {value}" for key, value in a.sizes.items())
     scene = f"scene model     {plan.scene_model['path']}\n" if plan.scene_model else ""
     source = "computed by the workflow" if plan.statistics["computed"] else "read"
-    untrained = (
-        "UNTRAINED demo weights: these maps mean nothing\n" if config.exp_dir == "demo" else ""
-    )
     return (
-        f"{untrained}checkpoint      {plan.checkpoint['path']}\n"
+        f"checkpoint      {plan.checkpoint['path']}\n"
         f"sha256          {plan.checkpoint['sha256']}\n"
         f"architecture    {a.arch} ({sizes}, last_dim {a.last_dim})\n"
         f"conditions      text {a.text_feat_dim} ({config.model.text_model.version}), time "

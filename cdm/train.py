@@ -24,12 +24,12 @@ from cdm.backbones import BACKBONES, load_backbone
 from cdm.backbones.base import map_tensors
 from cdm.checkpoint import is_frozen
 from cdm.config import Config
-from cdm.demo.weights import initial_state_dict
 from cdm.device import choose_device
 from cdm.diffusion import GaussianDiffusion, create_diffusion
 from cdm.errors import CDMError, CheckpointError, ConfigError
 from cdm.files import replacing, write_bytes
 from cdm.generate import device_name
+from cdm.initial_weights import initial_state_dict
 from cdm.model import CDM
 from cdm.plan import open_dataset
 from cdm.statistics import find_statistics, save_statistics

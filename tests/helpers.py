@@ -54,6 +54,23 @@ SMALL = {
         | {"attention_layers": 1, "attention_hidden_dim": 40},
     ),
 }
+DEMO_ARCHITECTURE = Architecture(
+    arch="PointMamba",
+    contact_dim=6,
+    time_emb_dim=64,
+    text_feat_dim=128,
+    point_feat_dim=3,
+    last_dim=64,
+    sizes={
+        "trans_dim": 64,
+        "depth": 4,
+        "hidden_dim": 128,
+        "d_inner": 128,
+        "d_state": 16,
+        "d_conv": 4,
+        "dt_rank": 4,
+    },
+)
 REPO = Path(__file__).resolve().parent.parent
 DEMO_MODEL = yaml.safe_load((REPO / "config/demo.yaml").read_text())["model"]
 

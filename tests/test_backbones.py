@@ -21,9 +21,9 @@ from cdm.backbones import BACKBONES, load_backbone
 from cdm.backbones.base import map_tensors
 from cdm.checkpoint import expected_shapes, infer_architecture
 from cdm.cuda_sampler import CudaSampler
-from cdm.demo.weights import initial_state_dict
 from cdm.diffusion import create_diffusion
 from cdm.errors import CheckpointError
+from cdm.initial_weights import initial_state_dict
 from cdm.kernels import philox
 from cdm.kernels.pointwise import naive
 from cdm.model import CDM

@@ -12,8 +12,8 @@ from cdm.archive import ContactMaps
 from cdm.backbones import BACKBONES, load_backbone
 from cdm.config import load_config
 from cdm.demo.scenes import NUM_POINTS, write_demo
-from cdm.demo.weights import write_checkpoint
 from cdm.generate import generate_chunk
+from cdm.initial_weights import write_checkpoint
 from cdm.merge import merge
 from cdm.plan import load_plan, make_plan, save_plan
 from cdm.scene_model import PointTransformerSeg

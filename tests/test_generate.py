@@ -7,7 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import DEMO_MODEL, overlay, raw_config, write_contacts, write_dataset
+from helpers import (
+    DEMO_ARCHITECTURE,
+    DEMO_MODEL,
+    overlay,
+    raw_config,
+    write_contacts,
+    write_dataset,
+)
 
 from cdm.archive import ContactMaps
 from cdm.config import load_config
@@ -379,9 +386,9 @@ def test_a_model_that_gives_nan_never_reaches_the_archive(folder):
 
 
 def test_point_features_count_only_where_the_model_sees_them():
-    from cdm.demo.weights import ARCHITECTURE, write_checkpoint
+    from cdm.initial_weights import write_checkpoint
 
-    write_checkpoint(Path("exp/ckpt/model000001.pt"), replace(ARCHITECTURE, point_feat_dim=0))
+    write_checkpoint(Path("exp/ckpt/model000001.pt"), replace(DEMO_ARCHITECTURE, point_feat_dim=0))
     blind = {"exp_dir": "exp", "model": {"scene_model": raw_config()["model"]["scene_model"]}}
 
     def names(use_color, **changes):

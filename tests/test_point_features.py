@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import overlay, raw_config, write_dataset
+from helpers import DEMO_ARCHITECTURE, overlay, raw_config, write_dataset
 
 from cdm.archive import ContactMaps
 from cdm.config import load_config
-from cdm.demo.weights import ARCHITECTURE, write_checkpoint
 from cdm.errors import CheckpointError, ConfigError
 from cdm.generate import generate_chunk
+from cdm.initial_weights import write_checkpoint
 from cdm.merge import merge
 from cdm.plan import make_plan, save_plan
 from cdm.scene_model import PointTransformerSeg
@@ -45,7 +45,7 @@ def folder(tmp_path, monkeypatch):
         torch.manual_seed(0)
         torch.save(PointTransformerSeg(6).state_dict(), "scene_model.pth")
     for width in (0, 1, 3, 32):
-        architecture = replace(ARCHITECTURE, point_feat_dim=width)
+        architecture = replace(DEMO_ARCHITECTURE, point_feat_dim=width)
         write_checkpoint(Path(f"exp{width}/ckpt/model000001.pt"), architecture)
     return tmp_path
 

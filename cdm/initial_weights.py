@@ -1,7 +1,4 @@
-"""The demo's PointMamba weights: small, made from a fixed seed, UNTRAINED.
-
-`python -m cdm.demo.weights` writes the file that the package ships, exp/ckpt/model000000.pt.
-"""
+"""Weights before training, from a seed."""
 
 import math
 from pathlib import Path
@@ -9,31 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from cdm.architecture import Architecture
-from cdm.checkpoint import DEMO_EXP_DIR, expected_shapes
+from cdm.checkpoint import expected_shapes
 from cdm.noise import normal, stream_key, uniform
 
-ARCHITECTURE = Architecture(
-    arch="PointMamba",
-    contact_dim=6,
-    time_emb_dim=64,
-    text_feat_dim=128,
-    point_feat_dim=3,
-    last_dim=64,
-    sizes={
-        "trans_dim": 64,
-        "depth": 4,
-        "hidden_dim": 128,
-        "d_inner": 128,
-        "d_state": 16,
-        "d_conv": 4,
-        "dt_rank": 4,
-    },
-)
 
-
-def initial_state_dict(
-    architecture: Architecture = ARCHITECTURE, seed: int = 0
-) -> dict[str, np.ndarray]:
+def initial_state_dict(architecture: Architecture, seed: int = 0) -> dict[str, np.ndarray]:
     """Untrained weights of any backbone: the reference's keys, the same on every machine.
 
     Linear layers and learned tokens have variance 1 / fan-in and norms are the identity, of
@@ -49,7 +26,7 @@ def initial_state_dict(
 
 def _initial(key: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
     kind = key.rsplit(".", 1)[-1]
-    stream = stream_key(seed, "demo weights", "", key)
+    stream = stream_key(seed, "weights", "", key)
     if kind == "pe":
         return positional_encoding(shape[0], shape[-1])[:, None]
     if kind == "A_log":
@@ -59,7 +36,7 @@ def _initial(key: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
     if kind in ("D", "running_var") or (kind == "weight" and len(shape) == 1):  # of a norm
         return np.ones(shape, np.float32)
     if key.endswith("dt_proj.bias"):
-        picks = [uniform(stream_key(seed, "demo weights", str(i), key)) for i in range(shape[0])]
+        picks = [uniform(stream_key(seed, "weights", str(i), key)) for i in range(shape[0])]
         delta = np.exp(np.asarray(picks) * math.log(0.1 / 0.001) + math.log(0.001))
         return (delta + np.log(-np.expm1(-delta))).astype(np.float32)  # inverse of softplus
     if kind in ("bias", "in_proj_bias", "running_mean"):
@@ -79,17 +56,13 @@ def positional_encoding(steps: int, dim: int) -> np.ndarray:
     return table
 
 
-def write_checkpoint(path: Path, architecture: Architecture = ARCHITECTURE) -> None:
+def write_checkpoint(path: Path, architecture: Architecture, seed: int = 0) -> None:
     """Save untrained weights as the reference saves its checkpoints."""
     import torch
 
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {
         key: torch.from_numpy(value.copy())
-        for key, value in initial_state_dict(architecture).items()
+        for key, value in initial_state_dict(architecture, seed).items()
     }
     torch.save(state, path)
-
-
-if __name__ == "__main__":
-    write_checkpoint(DEMO_EXP_DIR / "ckpt" / "model000000.pt")
