@@ -24,7 +24,9 @@ NUM_ITEMS, COLORS = 3, 3
 @pytest.fixture(scope="module")
 def rooms(tmp_path_factory):
     folder = tmp_path_factory.mktemp("rooms")
-    write_demo(folder, num_items=NUM_ITEMS)
+    write_demo(folder, "val", num_train=0)
+    split = folder / "HUMANISE" / "val.txt"
+    split.write_text("\n".join(split.read_text().split()[:NUM_ITEMS]))
     name = "Mean_Std_Cont_HUMANISE_contact_cont_joints_0.8.npz"
     mean, std = np.full((1, 6), 0.2, np.float32), np.full((1, 6), 0.3, np.float32)
     np.savez(folder / name, mean=mean, std=std)
@@ -40,7 +42,7 @@ def settings(arch, rooms, point_feat_dim=COLORS, **sizes):
         "exp_dir": str(rooms.parent / arch),
         "gpu": None,
         "dataset": {
-            "data_dir": str(rooms), "sets": ["HUMANISE"], "phase": "all", "num_points": NUM_POINTS,
+            "data_dir": str(rooms), "sets": ["HUMANISE"], "phase": "val", "num_points": NUM_POINTS,
         },
         "model": model_section(architecture),
         "diffusion": {"timestep_respacing": 2},

@@ -17,6 +17,7 @@ from helpers import (
 )
 
 from cdm.archive import ContactMaps
+from cdm.checkpoint import DEMO_EXP_DIR
 from cdm.config import load_config
 from cdm.errors import ArchiveError, BadItem, CDMError, ConfigError, DataError
 from cdm.generate import generate_chunk
@@ -39,6 +40,13 @@ BASE = {
 
 def configure(**changes):
     return load_config(overlay(raw_config(**BASE), changes))
+
+
+def without_statistics() -> str:
+    """An experiment folder with the demo's weights, and none of the statistics there were."""
+    next(Path("data").glob("Mean_Std*")).unlink()
+    shutil.copytree(DEMO_EXP_DIR / "ckpt", "bare/ckpt")
+    return "bare"
 
 
 def run(config, log=lambda line: None):
@@ -161,9 +169,7 @@ def test_half_precision_stays_near_single(usual):
 
 
 def test_computed_statistics_are_float64_means_and_stay_out_of_the_data_folder():
-    path = next(Path("data").glob("Mean_Std*"))
-    path.unlink()
-    config = configure()
+    config = configure(exp_dir=without_statistics())
     plan, _ = make_plan(config)
     assert plan.statistics["computed"]
     from cdm.datasets import FileReader
@@ -396,14 +402,17 @@ def test_point_features_count_only_where_the_model_sees_them():
         return [chunk.name for chunk in plan.chunks]
 
     assert names(True, **blind) == names(False, **blind)
-    assert names(True) != names(False)
+    assert names(True) != names(True, **blind)
+    with pytest.raises(ConfigError, match="trained on 3 point features, the dataset gives 0"):
+        names(False)
 
 
 def test_statistics_are_computed_apart_for_each_split():
-    next(Path("data").glob("Mean_Std*")).unlink()
     shutil.copy("data/HUMANISE/train.txt", "data/HUMANISE/all.txt")
+    exp_dir = without_statistics()
     paths = {
-        make_plan(configure(dataset={"phase": p}))[0].statistics["path"] for p in ("train", "all")
+        make_plan(configure(exp_dir=exp_dir, dataset={"phase": phase}))[0].statistics["path"]
+        for phase in ("train", "all")
     }
     assert len(paths) == 2
 

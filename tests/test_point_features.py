@@ -18,7 +18,8 @@ from cdm.plan import make_plan, save_plan
 from cdm.scene_model import PointTransformerSeg
 from cdm.text import load_text_encoder
 
-NUM_ITEMS, NUM_POINTS, TEXT_FEAT_DIM = 3, 256, 64
+NUM_ITEMS, NUM_POINTS = 3, 256
+TEXT_FEAT_DIM = DEMO_ARCHITECTURE.text_feat_dim
 SCENE_MODEL = {"use_scene_model": True, "pretrained_weight": "scene_model.pth"}
 BASE = {
     "gpu": None,
