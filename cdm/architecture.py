@@ -40,12 +40,15 @@ class Facts:
     Attributes:
         shapes: of every tensor, by its key.
         contact_dim, time_emb_dim: as in `Architecture`.
+        point_feat_dim: columns of point features by the configuration, 0 for none, None where it
+            leaves that to the weights.
         model: section `model` of the configuration, for what weights cannot tell.
     """
 
     shapes: Shapes
     contact_dim: int
     time_emb_dim: int
+    point_feat_dim: int | None
     model: ModelConfig
 
     def dim(self, key: str, axis: int) -> int:

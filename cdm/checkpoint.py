@@ -175,6 +175,7 @@ def infer_architecture(shapes: Shapes, config: Config, path: Path | str) -> Arch
         "shapes": shapes,
         "model": asdict(config.model),
         "data_repr": [config.dataset.data_repr, config.dataset.contact_dim],
+        "point_feat_dim": _configured_point_feat_dim(config),
         "source": [hash_file(file) for file in SOURCES],
     }
 
@@ -189,7 +190,8 @@ def _infer(shapes: Shapes, config: Config, path: Path | str) -> Architecture:
     try:
         contact_dim, last_dim = (read_dim(shapes, "contact_layer.weight", i) for i in (0, 1))
         time_emb_dim = read_dim(shapes, "timestep_embedder.pe", 2)
-        facts = Facts(shapes, contact_dim, time_emb_dim, config.model)
+        point_feat_dim = _configured_point_feat_dim(config)
+        facts = Facts(shapes, contact_dim, time_emb_dim, point_feat_dim, config.model)
         sizes = backbone.read_sizes(facts)
         columns = backbone.read_columns(facts, sizes)
     except KeyError as missing:
@@ -240,17 +242,21 @@ def _split(columns: Columns, config: Config) -> tuple[int, int]:
     """Widths of the text and point features; where weights tell only the sum, by the config."""
     if columns.text is not None:
         return columns.text, columns.point_feat
-    scene_model = config.model.scene_model
-    if not scene_model.use_scene_model:
-        point_feat_dim = 0
-    elif scene_model.point_feat_dim is not None:
-        point_feat_dim = scene_model.point_feat_dim
-    elif config.runs_scene_model:
-        point_feat_dim = SCENE_FEAT_DIM
-    else:
+    point_feat_dim = _configured_point_feat_dim(config)
+    if point_feat_dim is None:
         text_feat_dim = TEXT_FEAT_DIMS.get(config.model.text_model.version, columns.both)
         point_feat_dim = columns.both - text_feat_dim
     return columns.both - point_feat_dim, point_feat_dim
+
+
+def _configured_point_feat_dim(config: Config) -> int | None:
+    """Columns of point features by the configuration; None if it leaves that to the weights."""
+    scene_model = config.model.scene_model
+    if not scene_model.use_scene_model:
+        return 0
+    if scene_model.point_feat_dim is None and config.runs_scene_model:
+        return SCENE_FEAT_DIM
+    return scene_model.point_feat_dim
 
 
 def _contradictions(found: Architecture, columns: Columns, section: str | None, config: Config):

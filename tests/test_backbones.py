@@ -302,8 +302,27 @@ def test_positions_or_features_must_be_configured_where_weights_do_not_tell():
         infer_architecture(shapes, config, "x.pt")
 
 
-def test_features_that_weights_do_not_have_are_told():
-    shapes, config = shapes_and_config("Perceiver", 5)
+def test_features_of_the_scene_model_leave_the_positions():
+    shapes, config = shapes_and_config("Perceiver", 32, point_pos_emb=None)
+    scene_model = replace(config.model.scene_model, point_feat_dim=None, use_openscene=False)
+    config = replace(config, model=replace(config.model, scene_model=scene_model))
+    found = infer_architecture(shapes, config, "x.pt")
+    assert found.sizes["point_pos_emb"] and found.point_feat_dim == 32
+
+
+def test_what_the_dataset_says_of_features_is_part_of_what_is_remembered():
+    shapes, config = shapes_and_config("PointMamba", 32)
+    scene_model = replace(config.model.scene_model, point_feat_dim=None, use_openscene=None)
+    config = replace(config, model=replace(config.model, scene_model=scene_model))
+    assert infer_architecture(shapes, config, "x.pt").point_feat_dim == 32
+    config = replace(config, dataset=replace(config.dataset, use_openscene=True))
+    with pytest.raises(CheckpointError, match=r"model\.scene_model\.point_feat_dim"):
+        infer_architecture(shapes, config, "x.pt")  # with "hashing", any width could be text
+
+
+@pytest.mark.parametrize("point_pos_emb", [True, None])
+def test_features_that_weights_do_not_have_are_told(point_pos_emb):
+    shapes, config = shapes_and_config("Perceiver", 5, point_pos_emb=point_pos_emb)
     scene_model = replace(config.model.scene_model, use_scene_model=False, point_feat_dim=None)
     config = replace(config, model=replace(config.model, scene_model=scene_model))
     with pytest.raises(CheckpointError, match=r"30 \+ 5 columns .* configuration 30 \+ 0"):

@@ -309,16 +309,14 @@ class Perceiver(Backbone):
 
 def _has_positions(facts) -> bool:
     """point_pos_emb: configured, or what point features leave of the adapter's columns."""
-    model = facts.model
-    if model.arch_perceiver.point_pos_emb is not None:
-        return model.arch_perceiver.point_pos_emb
+    configured = facts.model.arch_perceiver.point_pos_emb
+    if configured is not None:
+        return configured
     columns = facts.dim("encoder_adapter.weight", 1) - facts.contact_dim
-    if not model.scene_model.use_scene_model:
-        return columns == 3
+    if facts.point_feat_dim is not None:
+        return columns >= 3 and columns != facts.point_feat_dim
     if columns <= 3:  # too few for features and positions
         return False
-    if model.scene_model.point_feat_dim in (columns, columns - 3):
-        return model.scene_model.point_feat_dim == columns - 3
     raise CheckpointError(
         f"contact_model.encoder_adapter.weight has {columns} columns beside x: {columns} point "
         f"features, or {columns - 3} and the position; weights do not tell. Set "
