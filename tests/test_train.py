@@ -193,7 +193,7 @@ def test_a_gpu_trains_like_the_cpu(precision):
             )
             loss = gradients(*(moved if cpu else map_tensors(torch.Tensor.cuda, moved)))
         results[device] = [loss.detach(), *(p.grad for p in trainer.model.parameters())]
-    tolerance = 1e-5 if precision == "fp32" else 0.05
+    tolerance = 1e-5 if precision == "fp32" else 0.1
     for a, b in zip(*results.values(), strict=True):
         assert relative_error(b, a) < tolerance
 
