@@ -28,7 +28,7 @@ from cdm.plan import load_plan, make_plan, save_plan
 NUM_ITEMS, NUM_POINTS = 7, 48
 BASE = {
     "exp_name": "run",
-    "exp_dir": "demo",
+    "exp_dir": "bare",
     "gpu": None,
     "dataset": {"data_dir": "data", "sets": ["HUMANISE"], "num_points": NUM_POINTS},
     "model": DEMO_MODEL,
@@ -40,13 +40,6 @@ BASE = {
 
 def configure(**changes):
     return load_config(overlay(raw_config(**BASE), changes))
-
-
-def without_statistics() -> str:
-    """An experiment folder with the demo's weights, and none of the statistics there were."""
-    next(Path("data").glob("Mean_Std*")).unlink()
-    shutil.copytree(DEMO_EXP_DIR / "ckpt", "bare/ckpt")
-    return "bare"
 
 
 def run(config, log=lambda line: None):
@@ -75,6 +68,8 @@ def assert_same(a, b):
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_dataset(tmp_path / "data", NUM_ITEMS, NUM_POINTS)
+    # the demo's weights, whose own statistics do not belong to this dataset
+    shutil.copytree(DEMO_EXP_DIR / "ckpt", "bare/ckpt")
     return tmp_path
 
 
@@ -169,7 +164,8 @@ def test_half_precision_stays_near_single(usual):
 
 
 def test_computed_statistics_are_float64_means_and_stay_out_of_the_data_folder():
-    config = configure(exp_dir=without_statistics())
+    next(Path("data").glob("Mean_Std*")).unlink()
+    config = configure()
     plan, _ = make_plan(config)
     assert plan.statistics["computed"]
     from cdm.datasets import FileReader
@@ -409,10 +405,9 @@ def test_point_features_count_only_where_the_model_sees_them():
 
 def test_statistics_are_computed_apart_for_each_split():
     shutil.copy("data/HUMANISE/train.txt", "data/HUMANISE/all.txt")
-    exp_dir = without_statistics()
+    next(Path("data").glob("Mean_Std*")).unlink()
     paths = {
-        make_plan(configure(exp_dir=exp_dir, dataset={"phase": phase}))[0].statistics["path"]
-        for phase in ("train", "all")
+        make_plan(configure(dataset={"phase": p}))[0].statistics["path"] for p in ("train", "all")
     }
     assert len(paths) == 2
 
