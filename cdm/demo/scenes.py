@@ -23,7 +23,7 @@ from cdm.files import write_bytes
 
 NUM_POINTS, SEED = 1024, 0
 VAL, TEST, TRAIN = range(0, 24), range(24, 344), range(344, 20344)  # rows
-NUM_WRITTEN = 64  # items of train that are written; the statistics are theirs
+NUM_WRITTEN = 64  # items of train that are written; statistics computed here are theirs
 BACKGROUND, TARGET = 0, 1  # labels of points: floor and walls, the target; piece i has i + 1
 BACKGROUND_SHARE = 0.4  # of the points; furniture shares the rest by the root of its area
 FLOORS = ((0.25, 0.12, -0.05), (0.1, 0.1, 0.12), (0.45, 0.35, 0.2), (-0.15, -0.15, -0.1))
@@ -200,7 +200,7 @@ class DemoDataset(ContactMapDataset):
         return set(TRAIN if self.config.phase == "train" else splits()[self.config.phase])
 
     def statistics_samples(self):
-        """The written items of train, whatever the phase: what the weights were trained with."""
+        """The written items of train, whatever the phase."""
         return [Sample("HUMANISE", str(item), 0, "") for item in splits()["train"]]
 
     def files(self, sample):
