@@ -2,7 +2,7 @@
 
 from cdm.config import load_config
 from cdm.joblog import job_log
-from cdm.train import train
+from cdm.training.train import train
 
 with job_log(snakemake.log[0]) as log:
     train(load_config(snakemake.config), log, snakemake.threads)

@@ -17,22 +17,21 @@ from cdm.diffusion import create_diffusion
 from cdm.errors import CDMError, CheckpointError, ConfigError, DataError, NotTrained
 from cdm.plan import make_plan
 from cdm.statistics import load_statistics
-from cdm.train import (
-    Trainer,
-    _GradientGraph,
-    architecture_to_train,
-    diffusion_loss,
-    draw_timesteps,
-    learning_rate,
-    noising_coefficients,
-    train,
-)
-from cdm.training_items import (
+from cdm.training.items import (
     TrainingBatch,
     TrainingItems,
     epoch_order,
     read_training_items,
     rotate_about,
+)
+from cdm.training.train import architecture_to_train, train
+from cdm.training.trainer import (
+    Trainer,
+    _GradientGraph,
+    diffusion_loss,
+    draw_timesteps,
+    learning_rate,
+    noising_coefficients,
 )
 
 NUM_ITEMS = 6
@@ -121,7 +120,9 @@ def test_other_settings_do_not_go_on_from_a_checkpoint(few_items):
 
 def test_a_loss_that_is_not_finite_leaves_the_last_checkpoint(few_items, monkeypatch):
     train(tiny(steps=2), lambda line: None)
-    monkeypatch.setattr("cdm.train.diffusion_loss", lambda m, *_: next(m.parameters()).sum() / 0)
+    monkeypatch.setattr(
+        "cdm.training.trainer.diffusion_loss", lambda m, *_: next(m.parameters()).sum() / 0
+    )
     with pytest.raises(CDMError, match="the loss is"):
         train(tiny(), lambda line: None)
     assert find_checkpoint("outputs/mine").name == "model000002.pt"

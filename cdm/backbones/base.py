@@ -128,10 +128,12 @@ class Backbone(nn.Module, ABC):
         Returns:
             (batch, num_points, last_dim), in the given order.
         """
-        state = self.prepare(c_text, c_pc_xyz, c_pc_feat)
+        with float32(x_t):  # as the sampling loop prepares them
+            state = self.prepare(c_text, c_pc_xyz, c_pc_feat)
+            step_share_t = self.step_share(time_emb)
         order = getattr(state, "order", None)
         x_t = x_t if order is None else gather_points(x_t, order)
-        out = self(x_t, self.step_share(time_emb), state)
+        out = self(x_t, step_share_t, state)
         return out if order is None else gather_points(out, state.inverse)
 
 

@@ -1,5 +1,6 @@
 """PointMamba: bidirectional Mamba blocks over points sorted along a Hilbert curve."""
 
+from dataclasses import asdict
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -52,11 +53,10 @@ class PointMamba(Backbone):
 
     @classmethod
     def sizes_to_train(cls, model):
-        chosen = model.arch_pointmamba
-        trans_dim = chosen.trans_dim or 256
-        sizes = {"trans_dim": trans_dim, "depth": chosen.depth or 8, "hidden_dim": 128}
-        sizes |= {"d_inner": 2 * trans_dim, "d_state": 16, "d_conv": 4}
-        return sizes | {"dt_rank": -(-trans_dim // 16)}, chosen.last_dim or 256
+        chosen = {key: n for key, n in asdict(model.arch_pointmamba).items() if n is not None}
+        sizes = cls.defaults | chosen
+        trans_dim, last_dim = sizes["trans_dim"], sizes.pop("last_dim")
+        return sizes | {"d_inner": 2 * trans_dim, "dt_rank": -(-trans_dim // 16)}, last_dim
 
     def __init__(self, architecture, scan_backend="auto"):
         super().__init__()

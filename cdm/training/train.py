@@ -1,0 +1,229 @@
+"""Trains a CDM; stopped anywhere, it goes on from its last checkpoint.
+
+The reference's recipe is the default: AdamW, a constant learning rate of 1e-4, uniform timesteps,
+and the squared error of x_0 (Ho et al. 2020, eq. 14, with x_0 in place of the noise; Wang et al.
+2024). Everything random is a function of the seed and the step.
+"""
+
+import contextlib
+import csv
+import io
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from cdm.architecture import Architecture
+from cdm.backbones import BACKBONES, load_backbone
+from cdm.config import Config
+from cdm.device import choose_device
+from cdm.errors import CDMError, ConfigError
+from cdm.files import replacing, write_bytes
+from cdm.generate import device_name
+from cdm.plan import open_dataset
+from cdm.statistics import find_statistics, save_statistics
+from cdm.text import HASHING_FEAT_DIM, TEXT_FEAT_DIMS, load_text_encoder
+from cdm.training.items import TrainingItems, read_training_items
+from cdm.training.trainer import Trainer
+
+Log = Callable[[str], None]
+
+LOG_EVERY_S = 10.0
+TIME_EMB_DIM = 128  # where the configuration has null
+RESIDENT = 0.5  # items stay on the GPU where they take less than this share of its free memory
+
+
+def train(config: Config, log: Log, threads: int = 1) -> Path:
+    """Train until `training.steps`, from the last checkpoint where there is one.
+
+    Writes, under the run's folder, `ckpt/model{step:06}.pt` in the reference's form (weights
+    averaged over the steps where `training.ema_decay` is set), `ckpt/training.pt` to go on from,
+    `Mean_Std_*.npz`, the statistics that sampling then finds by itself, and `training/loss.csv`
+    and `loss.png`.
+
+    Returns:
+        The last model's path.
+    Raises:
+        CDMError: bad items, other settings than the checkpoint's, a loss that is not finite, too
+            little memory.
+    """
+    torch.set_num_threads(threads)
+    dataset = replace(config.dataset, phase="train", captions="all")
+    config = replace(config, dataset=dataset)
+    architecture = architecture_to_train(config)
+    items = _load_items(config, architecture, threads, log)
+    device = choose_device(config.gpu, log)  # only now: the workers that read were forked
+    _encode(items, config, architecture, device)
+    _place(items, device, log)
+
+    trainer = Trainer(config, architecture, device)
+    resumed = trainer.resume(_state_path(config))
+    log(
+        f"training {architecture.arch} ({trainer.num_parameters:,} parameters) on "
+        f"{device_name(device)} in {trainer.model.precision}: {len(items)} items, steps "
+        f"{trainer.step} to {config.training.steps}{' (resumed)' if resumed else ''}, batches of "
+        f"{config.training.batch_size}"
+    )
+    path = _model_path(config, trainer.step)
+    told = time.perf_counter()
+    began, first = told, trainer.step
+    while trainer.step < config.training.steps:
+        try:
+            batch = items.batch(trainer.step, config.training.batch_size, config.seed)
+            trainer.train_step(batch)
+        except torch.OutOfMemoryError:
+            raise ConfigError(
+                f"out of GPU memory with training.batch_size {config.training.batch_size}; halve "
+                "it and start snakemake again, it goes on from the last checkpoint"
+            ) from None
+        finished = trainer.step == config.training.steps
+        now = time.perf_counter()
+        if now - told > LOG_EVERY_S or finished:
+            told = now
+            rate = (trainer.step - first) / (now - began)
+            left = (config.training.steps - trainer.step) / rate
+            loss = trainer.recent_loss()
+            log(
+                f"step {trainer.step}/{config.training.steps}: loss {loss:.4f}, "
+                f"{rate:.2f} steps/s, {left / 60:.1f} min left"
+            )
+            _check_loss(loss, trainer.step)
+        if finished or trainer.step % config.training.checkpoint_every == 0:
+            path = _save(trainer, config, log)
+    if not path.exists():  # a finished training whose last model was taken away
+        path = _save(trainer, config, log)
+    return path
+
+
+def architecture_to_train(config: Config) -> Architecture:
+    """The architecture that section `model` describes, with the reference's sizes for null.
+
+    Raises:
+        ConfigError: a backbone that this version only samples.
+    """
+    model = config.model
+    arch = model.arch or "PointMamba"
+    chosen = load_backbone(arch).sizes_to_train(model)
+    if chosen is None:
+        able = [name for name in BACKBONES if load_backbone(name).sizes_to_train(model)]
+        raise ConfigError(
+            f"model.arch {arch} is sampled but not trained by this version, expected one of "
+            f"{', '.join(able)}"
+        )
+    if config.runs_scene_model:
+        raise ConfigError(
+            "model.scene_model has the frozen scene model make the point features, with which this "
+            "version samples but does not train: set use_openscene: true to train on the dataset's "
+            "features as they are, or use_scene_model: false"
+        )
+    sizes, last_dim = chosen
+    scene_model, version = model.scene_model, model.text_model.version
+    point_feat_dim = 0
+    if scene_model.use_scene_model:
+        point_feat_dim = scene_model.point_feat_dim
+        if point_feat_dim is None:
+            raise ConfigError(
+                "model.scene_model.point_feat_dim is null, but there are no weights to read it "
+                "off: set it to the columns of point features, such as 3 for plain colours"
+            )
+    return Architecture(
+        arch=arch,
+        contact_dim=config.dataset.contact_dim,
+        time_emb_dim=model.time_emb_dim or TIME_EMB_DIM,
+        text_feat_dim=TEXT_FEAT_DIMS.get(version, HASHING_FEAT_DIM),
+        point_feat_dim=point_feat_dim,
+        last_dim=last_dim,
+        sizes=sizes,
+    )
+
+
+def _load_items(config: Config, architecture: Architecture, threads: int, log: Log):
+    """The items with their contact normalised; the statistics are written beside ckpt/."""
+    dataset = open_dataset(config, architecture.point_feat_dim)
+    log(f"reading the items of phase train with {threads} process(es)")
+    began = time.perf_counter()
+    items = read_training_items(dataset, architecture.point_feat_dim, threads, log)
+    log(
+        f"read {len(items)} items in {time.perf_counter() - began:.0f} s, "
+        f"{items.num_bytes / 2**30:.2f} GB"
+    )
+    name = dataset.statistics_name()
+    written = Path(config.run_dir, name)
+    statistics = find_statistics(dataset, config.run_dir)
+    if statistics is None:
+        statistics = items.statistics(f"{name} computed from {len(items)} items")
+    if not written.exists():
+        save_statistics(written, statistics)
+    items.normalise(statistics)
+    if dataset.rotates:
+        items.gravity_dim = dataset.gravity_dim
+    return items
+
+
+def _encode(items: TrainingItems, config: Config, architecture: Architecture, device: str) -> None:
+    text = config.model.text_model
+    width = architecture.text_feat_dim
+    items.encode(load_text_encoder(text.version, text.max_length, width, text.path, device), device)
+
+
+def _place(items: TrainingItems, device: str, log: Log) -> None:
+    if device == "cpu":
+        return
+    free, _ = torch.cuda.mem_get_info(device)
+    if items.num_bytes < RESIDENT * free:
+        items.to(device)
+    else:
+        log("the items stay in main memory: they would take more than half of the GPU's")
+
+
+def _check_loss(loss: float, step: int) -> None:
+    if not math.isfinite(loss):
+        raise CDMError(
+            f"the loss is {loss} at step {step}; lower training.lr, set training.grad_clip: 1, or "
+            "training.precision: fp32. Checkpoints written before are kept"
+        )
+
+
+def _state_path(config: Config) -> Path:
+    return Path(config.run_dir, "ckpt", "training.pt")
+
+
+def _model_path(config: Config, step: int) -> Path:
+    return Path(config.run_dir, "ckpt", f"model{step:06}.pt")
+
+
+def _save(trainer: Trainer, config: Config, log: Log) -> Path:
+    """Checkpoint, model, and the loss curve; what is half-written never takes its name."""
+    _check_loss(trainer.recent_loss(), trainer.step)
+    trainer.save(_state_path(config))
+    path = _model_path(config, trainer.step)
+    with replacing(path) as temporary:
+        torch.save(trainer.state_dict(), temporary)
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerows([["step", "loss"], *trainer.curve])
+    folder = Path(config.run_dir, "training")
+    write_bytes(folder / "loss.csv", table.getvalue().encode())
+    with contextlib.suppress(ImportError):  # without matplotlib the table is there
+        _plot(trainer.curve, folder / "loss.png")
+    log(f"step {trainer.step}: {path} written")
+    return path
+
+
+def _plot(curve: list[list[float]], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4))
+    axes.plot(*zip(*curve, strict=True), linewidth=0.8)
+    axes.set(xlabel="step", ylabel="loss (MSE of x_0)", yscale="log")
+    axes.grid(alpha=0.3)
+    image = io.BytesIO()
+    figure.savefig(image, dpi=120, bbox_inches="tight")
+    plt.close(figure)
+    write_bytes(path, image.getvalue())
