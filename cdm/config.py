@@ -317,7 +317,12 @@ def _coerce(value: Any, schema: Mapping[str, Any]) -> Any:
             parsed = yaml.safe_load(value)
         except yaml.YAMLError:
             return value
-        return _coerce(parsed, schema) if not isinstance(parsed, str) else value
+        if isinstance(parsed, str):  # YAML 1.1 takes 1e-4, without a dot, for text
+            try:
+                return float(parsed) if _fits(float(parsed), schema) else value
+            except ValueError:
+                return value
+        return _coerce(parsed, schema)
     if isinstance(value, int | float) and not isinstance(value, bool) and _fits(str(value), schema):
         return str(value)  # exp_name=123
     return value

@@ -63,6 +63,8 @@ def test_command_line_strings_are_read_as_the_type_the_schema_wants():
     assert (config.exp_name, config.gpu, config.sampling.batch_size) == ("12", None, 16)
     assert config.dataset.sets == ("HUMANISE",)
     assert (config.dataset.use_color, config.dataset.sigma) == (False, 0.5)
+    rate = load_config(raw_config(exp_dir="x", training={"lr": yaml.safe_load("1e-4")})).training.lr
+    assert rate == 1e-4  # which YAML takes for text
     assert load_config(raw_config(exp_dir="x", gpu=0)).gpu == 0
     assert load_config(raw_config(exp_dir="x", gpu="1")).gpu == 1
 

@@ -413,5 +413,5 @@ def test_a_bad_item_fails_its_chunk_only_and_is_told_without_a_traceback(folder)
 def test_a_dry_run_of_the_demo_needs_no_files(tmp_path):
     (tmp_path / "mine.yaml").write_text("{}")
     chunks, rules = planned(tmp_path)
-    assert chunks and rules == {"demo_data", "compute_statistics", "merge"}
+    assert chunks and rules == {"demo_data", "merge"}
     assert not (tmp_path / "outputs").exists()

@@ -101,7 +101,7 @@ def test_slow_reading_changes_nothing(run, undisturbed):
 
 def test_a_preempted_chunk_job_stops_within_seconds_and_its_retry_finishes(run, undisturbed):
     process = run.start(*LOCAL, "--retries", "1")
-    wait_until(lambda: "maps/s" in run.logs(), "sampling")
+    wait_until(lambda: "model: " in run.logs(), "sampling")
     (job,) = jobs_of(process.pid)
     started = time.monotonic()
     os.kill(job, signal.SIGTERM)

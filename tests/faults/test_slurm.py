@@ -120,6 +120,7 @@ def test_a_requeued_job_is_clean(disturbed):
     assert all(not read_record(path).skipped for path in run.records())
 
 
+@pytest.mark.long
 def test_job_arrays_give_the_same_archive(lab, undisturbed, tmp_path):
     run = Run(tmp_path / "run", **SETTINGS)
     output = run.finish(*PROFILE, "--slurm-array-jobs", "generate_chunk")
