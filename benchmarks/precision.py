@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from denoising_step import architecture
 
-from cdm.checkpoint import inspect_checkpoint, load_state_dict
+from cdm.checkpoint import inspect_checkpoint
 from cdm.config import load_config
 from cdm.contact import to_distance
 from cdm.cuda_sampler import CudaSampler
@@ -24,6 +24,7 @@ from cdm.kernels import philox
 from cdm.model import CDM
 from cdm.noise import stream_key
 from cdm.sampler import UPDATES
+from cdm.state_dict import load_state_dict
 
 MEAN, STD, SIGMA = np.float32([[0.2]]), np.float32([[0.3]]), 0.8
 

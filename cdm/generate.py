@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from cdm.archive import OK, SKIPPED, ChunkRecord, Layout, write_chunk
-from cdm.checkpoint import load_state_dict
 from cdm.config import Config
 from cdm.contact import to_distance
 from cdm.contents import ITEMS, STATISTICS, TEXT_MODEL, is_named_for
@@ -27,6 +26,7 @@ from cdm.model import CDM
 from cdm.plan import Chunk, Plan, open_dataset, read_samples
 from cdm.progress import Clock, Heartbeat, Progress
 from cdm.scene_model import load_scene_model
+from cdm.state_dict import load_state_dict
 from cdm.statistics import Statistics, load_statistics
 from cdm.text import find_text_weights, load_text_encoder
 from cdm.threads import ahead

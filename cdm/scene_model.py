@@ -4,8 +4,8 @@ from pathlib import Path
 
 import torch
 
-from cdm.checkpoint import is_scene_key, load_state_dict
 from cdm.point_transformer import PointTransformerUNet, folded
+from cdm.state_dict import is_scene_key, load_state_dict
 
 PLANES, BLOCKS = (32, 64, 128, 256, 512), (2, 3, 4, 6, 3)
 

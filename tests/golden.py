@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from helpers import raw_config
 
-from cdm.checkpoint import find_checkpoint, inspect_checkpoint, load_state_dict
+from cdm.checkpoint import find_checkpoint, inspect_checkpoint
 from cdm.config import ModelConfig, load_config
 from cdm.model import CDM
+from cdm.state_dict import load_state_dict
 
 POINT_MAMBA_CASES = ["01_pointmamba", "02_pointmamba_feat32", "02b_pointmamba_feat1"]
 

@@ -9,16 +9,11 @@ import torch
 from helpers import DEMO_ARCHITECTURE, REPO, demo_config, overlay, raw_config
 
 import cdm.checkpoint
-from cdm.checkpoint import (
-    DEMO_EXP_DIR,
-    find_checkpoint,
-    inspect_checkpoint,
-    load_state_dict,
-    read_shapes,
-)
+from cdm.checkpoint import DEMO_EXP_DIR, find_checkpoint, inspect_checkpoint
 from cdm.config import load_config
 from cdm.errors import CheckpointError
 from cdm.initial_weights import initial_state_dict
+from cdm.state_dict import load_state_dict, read_shapes
 
 CONFIG = demo_config()
 

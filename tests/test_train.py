@@ -9,13 +9,14 @@ import torch
 from helpers import demo_config, relative_error
 
 from cdm.backbones.base import map_tensors
-from cdm.checkpoint import find_checkpoint, inspect_checkpoint, load_state_dict
+from cdm.checkpoint import find_checkpoint, inspect_checkpoint
 from cdm.datasets import FileReader
 from cdm.datasets.base import gravity_rotation
 from cdm.demo.scenes import DemoDataset
 from cdm.diffusion import create_diffusion
 from cdm.errors import CDMError, CheckpointError, ConfigError, DataError, NotTrained
 from cdm.plan import make_plan
+from cdm.state_dict import load_state_dict
 from cdm.statistics import load_statistics
 from cdm.training.items import (
     TrainingBatch,

@@ -13,13 +13,13 @@ import torch.nn.functional as F
 
 from cdm.architecture import Architecture
 from cdm.backbones.base import map_tensors
-from cdm.checkpoint import is_frozen
 from cdm.config import Config
 from cdm.diffusion import GaussianDiffusion, create_diffusion
 from cdm.errors import CheckpointError
 from cdm.files import replacing
 from cdm.initial_weights import initial_state_dict
 from cdm.model import CDM
+from cdm.state_dict import is_frozen
 from cdm.training.items import TrainingBatch
 
 CURVE_POINTS = 1000  # of the loss curve, at most twice as many
