@@ -31,7 +31,7 @@ if PLAN:
 rule all:
     default_target: True
     input:
-        archive_record,
+        PLAN.archive_record if PLAN else [],
 
 
 onstart:

@@ -33,8 +33,10 @@ try:
         PLAN, SAMPLES = make_plan(CONFIG)
     else:  # a job of a run that has been planned
         PLAN = load_plan(CONFIG)
-except NotTrained as error:  # without a plan, training is all that can run
-    NO_PLAN = str(error)
+except NotTrained as error:
+    # Without a plan, training is all that can run; targets are told only after reading this.
+    if workflow.is_main_process and "train" not in sys.argv:
+        raise WorkflowError(str(error))
 except CDMError as error:
     raise WorkflowError(str(error))
 
@@ -53,13 +55,6 @@ wildcard_constraints:
 def dataset_files():
     """The built-in dataset, which a rule writes; a user's is only ever read."""
     return [DEMO_DATA] if CONFIG.is_demo_data else []
-
-
-def archive_record(wildcards):
-    """What a run is for; the reason where nothing can be planned yet."""
-    if PLAN is None:
-        raise WorkflowError(NO_PLAN)
-    return PLAN.archive_record
 
 
 def statistics_file():

@@ -371,6 +371,10 @@ def save_clip_checkpoint(path):
 
 BAD_INPUT = {
     "no checkpoint": (no_checkpoint, r"no checkpoint: looked for exp/ckpt/model\*\.pt"),
+    "nothing trained": (
+        lambda folder: configure(folder, exp_dir=None),
+        r"has no ckpt/model\*\.pt yet.*snakemake train",
+    ),
     "contradiction": (config_with("sampling", eta=0.5), r"ddpm, which has no eta"),
     "wrong data_dir": (config_with("dataset", data_dir="dta"), r"dta: no such folder \(looked for"),
     "unknown key": (config_with("sampling", batchsize=4), r"did you mean 'sampling\.batch_size'"),
@@ -408,6 +412,11 @@ def test_a_bad_item_fails_its_chunk_only_and_is_told_without_a_traceback(folder)
     assert f"({NUM_POINTS - 1}, 6)" in done.stdout and "on_bad_item to skip" in done.stdout
     assert "2 of 3 chunks are finished" in done.stdout
     assert len(list((folder / "outputs/run/chunks").glob("*.json"))) == 2
+
+
+def test_without_a_checkpoint_one_can_be_trained(tmp_path):
+    configure(tmp_path, exp_dir=None)
+    assert planned(tmp_path, "train") == ([], {"train"})
 
 
 def test_a_dry_run_of_the_demo_needs_no_files(tmp_path):
