@@ -22,7 +22,7 @@ from cdm.device import choose_device
 from cdm.errors import ArchiveError, BadItem
 from cdm.files import hash_file
 from cdm.map_sampler import Batch, MapSampler, batches
-from cdm.model import CDM
+from cdm.model import CDM, resolve_precision
 from cdm.plan import Chunk, Plan, open_dataset, read_samples
 from cdm.progress import Clock, Heartbeat, Progress
 from cdm.scene_model import load_scene_model
@@ -186,13 +186,8 @@ def encode_texts(plan: Plan, texts: list[str], device: str) -> dict[str, torch.T
 
 
 def load_model(plan: Plan, device: str) -> CDM:
-    """The checkpoint's CDM with its scene model, every key loaded, on a device.
-
-    Precision `auto` is bf16 on GPUs and fp32 on CPUs.
-    """
-    precision = plan.config.sampling.precision
-    if precision == "auto":
-        precision = "fp32" if device == "cpu" else "bf16"
+    """The checkpoint's CDM with its scene model, every key loaded, on a device."""
+    precision = resolve_precision(plan.config.sampling.precision, device)
     model = CDM(plan.architecture, precision=precision)
     state = load_state_dict(Path(plan.checkpoint["path"]), plan.checkpoint["sha256"])
     model.load_state_dict(state, strict=True)

@@ -15,6 +15,13 @@ NUM_TIME_ROWS = 1000  # original diffusion steps the time table has rows for
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
+def resolve_precision(precision: str, device: str) -> str:
+    """What "auto" means on a device: bf16 on GPUs, fp32 on CPUs; others stay as they are."""
+    if precision != "auto":
+        return precision
+    return "fp32" if device == "cpu" else "bf16"
+
+
 class TimestepEmbedder(nn.Module):
     """A row of the sinusoidal table for each step, then an MLP."""
 

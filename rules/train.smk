@@ -3,8 +3,6 @@
 
 
 rule train:
-    input:
-        ancient(dataset_files()),
     output:
         f"{RUN}/ckpt/model{CONFIG.training.steps:06}.pt",
     log:

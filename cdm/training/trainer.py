@@ -1,7 +1,6 @@
 """Model, optimiser and averaged weights, and one step of them."""
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +17,7 @@ from cdm.diffusion import GaussianDiffusion, create_diffusion
 from cdm.errors import CheckpointError
 from cdm.files import replacing
 from cdm.initial_weights import initial_state_dict
-from cdm.model import CDM
+from cdm.model import CDM, resolve_precision
 from cdm.state_dict import is_frozen
 from cdm.training.items import TrainingBatch
 
@@ -35,9 +34,7 @@ class Trainer:
     def __init__(self, config: Config, architecture: Architecture, device: str):
         self.config, self.architecture, self.device = config, architecture, device
         settings = config.training
-        precision = settings.precision
-        if precision == "auto":
-            precision = "fp32" if device == "cpu" else "bf16"
+        precision = resolve_precision(settings.precision, device)
         self.model = CDM(architecture, precision=precision)
         state = initial_state_dict(architecture, config.seed)
         self.model.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in state.items()})
@@ -55,12 +52,11 @@ class Trainer:
         diffusion = config.diffusion
         chain = create_diffusion(diffusion.steps, diffusion.noise_schedule)
         self.noising = noising_coefficients(chain, device)
-        self.step, self.seconds = 0, 0.0
+        self.step = 0
         self.curve: list[list[float]] = []  # step, mean loss since the row before
         self._losses: list[torch.Tensor] = []
         self._recent = math.nan
         self._gradients: Callable | None = None  # of a batch: loss, and .grad of the weights
-        self._started = time.perf_counter()
 
     @property
     def num_parameters(self) -> int:
@@ -122,7 +118,6 @@ class Trainer:
         """Write all that is needed to go on."""
         state = {
             "step": self.step,
-            "seconds": self.seconds + time.perf_counter() - self._started,
             "curve": self.curve,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -162,7 +157,7 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:
             self.average = state["average"]
-        self.step, self.seconds, self.curve = state["step"], state["seconds"], state["curve"]
+        self.step, self.curve = state["step"], state["curve"]
         return True
 
     def _settings(self) -> dict[str, Any]:
