@@ -19,6 +19,7 @@ from cdm.datasets.files import COLUMNS, AnnoRow
 from cdm.demo.furniture import COLORS
 from cdm.demo.motion import make_motion
 from cdm.demo.rooms import Room, Task, make_room, make_task
+from cdm.errors import BadItem
 from cdm.files import write_bytes
 
 NUM_POINTS, SEED = 1024, 0
@@ -209,5 +210,10 @@ class DemoDataset(ContactMapDataset):
     def read_arrays(self, sample, reader, shapes):
         if self.config.phase != "train":
             return super().read_arrays(sample, reader, shapes)
+        if self.config.num_points != NUM_POINTS:
+            raise BadItem(
+                f"dataset.num_points is {self.config.num_points}, but the demo's items have "
+                f"{NUM_POINTS} points: set dataset.num_points: {NUM_POINTS}"
+            )
         points, dist, _ = make_item(int(sample.index))
         return {"points": points, "dist": dist}
