@@ -37,18 +37,18 @@ rule all:
 onstart:
     if PLAN:
         save_plan(PLAN, SAMPLES)
-    if not only_trains():
+    if makes_maps():
         print(describe(PLAN) + describe_pace(PLAN), file=sys.stderr)
         LIVE.start()
 
 
 onsuccess:
-    if not only_trains():
+    if makes_maps():
         LIVE.stop()
         print(farewell(), file=sys.stderr)
 
 
 onerror:
-    if not only_trains():
+    if makes_maps():
         LIVE.stop()
         print(advice(), file=sys.stderr)

@@ -181,7 +181,7 @@ class TrainingConfig:
     weight_decay: float
     grad_clip: float | None
     ema_decay: float | None
-    timestep_power: float
+    noisy_share: float
     precision: str
     checkpoint_every: int
 

@@ -86,7 +86,8 @@ class CudaSampler:
             self._step()
         torch.cuda.current_stream().wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        # Items are read ahead in another thread, whose calls must not end the capture.
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             self._step()
 
     def _start(self):

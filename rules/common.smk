@@ -77,9 +77,11 @@ def merge_threads(wildcards):
     return CLUSTER_THREADS if ON_CLUSTER else min(8, workflow.cores)
 
 
-def only_trains():
-    """Whether this run makes no maps; known once the targets are."""
-    return PLAN is None or "train" in workflow.dag_settings.targets
+def makes_maps():
+    """Whether this run works through the plan; known once the targets are."""
+    return PLAN and not {"train", "compare_samplers"} & set(
+        workflow.dag_settings.targets
+    )
 
 
 def farewell():

@@ -1,5 +1,5 @@
 # A contact diffusion model of one's own: snakemake train. Its checkpoints lie under the run's ckpt/;
-# a training that was stopped goes on from the last one.
+# a training that was stopped goes on from training.pt there.
 
 
 rule train:

@@ -1,5 +1,7 @@
 """The captured sampling loop: the plain loop's numbers, batch after batch."""
 
+import threading
+
 import pytest
 import torch
 from golden import POINT_MAMBA_CASES, conditions, forward_files, load_case
@@ -97,6 +99,29 @@ def test_graph_matches_the_plain_loop_batch_after_batch(model_and_batches, name,
             first = out
     assert torch.equal(out, first)  # the third batch is the first one again
     assert called == 3 * [update.t for update in UPDATES[name](diffusion, eta)]
+
+
+@torch.inference_mode()
+def test_threads_that_use_the_device_do_not_end_a_capture(model_and_batches):
+    cdm, [inputs, _] = model_and_batches
+    diffusion = create_diffusion(500, "cosine", "2")
+    ended = threading.Event()
+
+    def read_ahead():
+        size = 0
+        while not ended.is_set():
+            size += 4097  # memory that is not in the allocators' caches
+            torch.empty(size).pin_memory().cuda(non_blocking=True).sum().item()
+
+    thread = threading.Thread(target=read_ahead)
+    thread.start()
+    try:
+        for _ in range(20):
+            sampler = CudaSampler(cdm, UPDATES["ddim"](diffusion, 0.0), 500)
+            sampler.capture(keys_of(*"abcdefgh"[: len(inputs[0])]), *inputs)
+    finally:
+        ended.set()
+        thread.join()
 
 
 @torch.inference_mode()

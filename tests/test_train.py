@@ -81,6 +81,17 @@ def test_a_stopped_training_goes_on_as_if_nothing_had_happened(few_items, tmp_pa
     assert curves[0] == curves[1] and curves[0].startswith("step,loss\n1,")
 
 
+def test_what_to_go_on_from_is_saved_between_two_models(few_items, tmp_path, monkeypatch):
+    monkeypatch.setattr("cdm.training.train.SAVE_EVERY_S", -1)
+    steps, saved = [], Trainer.save
+    monkeypatch.setattr(
+        Trainer, "save", lambda self, path: (steps.append(self.step), saved(self, path))
+    )
+    train(tiny(checkpoint_every=4), lambda line: None)
+    assert steps == [1, 2, 3, 4]
+    assert [path.name for path in tmp_path.glob("outputs/mine/ckpt/model*")] == ["model000004.pt"]
+
+
 def test_what_is_written_loads_like_a_reference_checkpoint(few_items):
     config = tiny()
     path = train(config, lambda line: None)
@@ -160,11 +171,13 @@ def test_loss_is_the_error_of_x_0_at_a_noised_map():
     torch.testing.assert_close(seen["x_t"], chain.q_sample(batch.x_start, t, noise))
 
 
-@pytest.mark.parametrize(("power", "noisiest_tenth"), [(1, 0.1), (4, 1 - 0.9**4)])
-def test_timesteps_are_uniform_or_as_noisy_as_asked(power, noisiest_tenth):
-    t = draw_timesteps(100_000, 500, power, torch.Generator().manual_seed(0))
-    assert t.min() >= 0 and t.max() == 499
-    assert abs((t >= 450).double().mean() - noisiest_tenth) < 0.005
+@pytest.mark.parametrize("noisy_share", [0.0, 0.4, 1.0])
+def test_timesteps_are_uniform_or_as_noisy_as_asked(noisy_share):
+    t = draw_timesteps(100_000, 500, noisy_share, torch.Generator().manual_seed(0))
+    assert t.min() == (450 if noisy_share == 1 else 0) and t.max() == 499
+    for low in (450, 475):
+        expected = noisy_share * (500 - low) / 50 + (1 - noisy_share) * (500 - low) / 500
+        assert abs((t >= low).double().mean() - expected) < 0.005
 
 
 @pytest.mark.gpu

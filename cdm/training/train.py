@@ -1,4 +1,4 @@
-"""Trains a CDM; stopped anywhere, it goes on from its last checkpoint.
+"""Trains a CDM; stopped anywhere, it goes on from what it saved last.
 
 The reference's recipe is the default: AdamW, a constant learning rate of 1e-4, uniform timesteps,
 and the squared error of x_0 (Ho et al. 2020, eq. 14, with x_0 in place of the noise; Wang et al.
@@ -32,17 +32,18 @@ from cdm.training.trainer import Trainer
 Log = Callable[[str], None]
 
 LOG_EVERY_S = 10.0
+SAVE_EVERY_S = 120.0  # what is lost at most when training is killed
 TIME_EMB_DIM = 128  # where the configuration has null
 RESIDENT = 0.5  # items stay on the GPU where they take less than this share of its free memory
 
 
 def train(config: Config, log: Log, threads: int = 1) -> Path:
-    """Train until `training.steps`, from the last checkpoint where there is one.
+    """Train until `training.steps`, from where an earlier call was stopped.
 
     Writes, under the run's folder, `ckpt/model{step:06}.pt` in the reference's form (weights
-    averaged over the steps where `training.ema_decay` is set), `ckpt/training.pt` to go on from,
-    `Mean_Std_*.npz`, the statistics that sampling then finds by itself, and `training/loss.csv`
-    and `loss.png`.
+    averaged over the steps where `training.ema_decay` is set), `ckpt/training.pt` to go on from
+    (also every SAVE_EVERY_S seconds), `Mean_Std_*.npz`, the statistics that sampling then finds
+    by itself, and `training/loss.csv` and `loss.png`.
 
     Returns:
         The last model's path.
@@ -68,8 +69,8 @@ def train(config: Config, log: Log, threads: int = 1) -> Path:
         f"{config.training.batch_size}"
     )
     path = _model_path(config, trainer.step)
-    told = time.perf_counter()
-    began, first = told, trainer.step
+    began = told = saved = time.perf_counter()
+    first = trainer.step
     while trainer.step < config.training.steps:
         try:
             batch = items.batch(trainer.step, config.training.batch_size, config.seed)
@@ -77,7 +78,7 @@ def train(config: Config, log: Log, threads: int = 1) -> Path:
         except torch.OutOfMemoryError:
             raise ConfigError(
                 f"out of GPU memory with training.batch_size {config.training.batch_size}; halve "
-                "it and start snakemake again, it goes on from the last checkpoint"
+                "it and start snakemake again, it goes on from what was saved last"
             ) from None
         finished = trainer.step == config.training.steps
         now = time.perf_counter()
@@ -93,6 +94,11 @@ def train(config: Config, log: Log, threads: int = 1) -> Path:
             _check_loss(loss, trainer.step)
         if finished or trainer.step % config.training.checkpoint_every == 0:
             path = _save(trainer, config, log)
+            saved = now
+        elif now - saved > SAVE_EVERY_S:
+            _check_loss(trainer.recent_loss(), trainer.step)
+            trainer.save(_state_path(config))
+            saved = now
     if not path.exists():  # a finished training whose last model was taken away
         path = _save(trainer, config, log)
     return path
