@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from test_datasets import dataset_config
 
+from cdm.checkpoint import DEMO_EXP_DIR
 from cdm.datasets import FileReader, stat_files
 from cdm.datasets.actions import ACTIONS, action_of
 from cdm.datasets.contact_map import ContactMapDataset
@@ -30,7 +31,7 @@ from cdm.demo.scenes import (
     splits,
     write_demo,
 )
-from cdm.statistics import compute_statistics
+from cdm.statistics import compute_statistics, load_statistics
 
 PELVIS, ANKLES, FEET = 0, [7, 8], [10, 11]
 ITEMS = range(TEST.start, TEST.start + 40)
@@ -93,6 +94,16 @@ def test_statistics_are_those_of_train_in_every_phase(demo_dir, monkeypatch):
         for phase in ("train", "val", "test")
     ]
     assert found[0].numbers() == found[1].numbers() == found[2].numbers()
+
+
+def test_the_shipped_statistics_are_those_of_the_rooms(scenes):
+    """To sample with others gives maps that look right and are not."""
+    name = ContactMapDataset(demo_config(), "").statistics_name()
+    shipped = load_statistics(DEMO_EXP_DIR / name, 6)
+    dist = [distances(scene.points[:, :3], scene.joints) for scene in scenes]
+    contact = np.exp(-(np.stack(dist)[..., [0, 10, 11, 12, 20, 21]] ** 2) / (2 * 0.8**2))
+    np.testing.assert_allclose(shipped.mean.ravel(), contact.mean((0, 1)), atol=0.03)
+    np.testing.assert_allclose(shipped.std.ravel(), contact.std((0, 1)), atol=0.03)
 
 
 def test_an_item_does_not_depend_on_the_others_and_files_repeat(demo_dir, tmp_path):
