@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cdm.kernels.nvrtc import compile_source
+from cdm.kernels.nvrtc import compile_source, read_source
 
 KERNELS = Path(__file__).resolve().parent.parent / "cdm" / "kernels"
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
@@ -23,11 +23,11 @@ VARIANTS = {
     "causal_conv/bidirectional.cu": [
         {"FLOAT32": float32, "WIDTH": 4, "RUN": 16} for float32 in (0, 1)
     ],
-    "causal_conv/gradient.cu": [{"WIDTH": 4, "RUN": 16}],
+    "causal_conv/gradient.cu": [{"BF16": bf16, "WIDTH": 4, "RUN": 16} for bf16 in (0, 1)],
     "pointwise/pointwise.cu": [
         {"FLOAT32": float32, "D_MODEL": 256, "CONTACT_DIM": 6} for float32 in (0, 1)
     ],
-    "selective_scan/recurrence.cu": [{"TILE": 8}],
+    "selective_scan/recurrence.cu": [{"BF16": bf16} for bf16 in (0, 1)],
     "philox/step.cu": [{"CONTACT_DIM": 6}],
     "farthest_points/farthest_points.cu": [
         {"THREADS": 512, "POINTS": 16},
@@ -58,7 +58,7 @@ def nvrtc():
 def test_kernels_compile(nvrtc, source, arch, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     for macros in VARIANTS[source]:
-        code = compile_source((KERNELS / source).read_text(), arch, tuple(macros.items()))
+        code = compile_source(read_source(KERNELS / source), arch, tuple(macros.items()))
         assert len(code.code) > 1000, macros
 
 

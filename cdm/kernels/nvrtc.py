@@ -7,6 +7,7 @@ source, macros, architecture and version of the compiler.
 """
 
 import importlib.util
+import re
 from functools import cache
 from pathlib import Path
 
@@ -65,7 +66,7 @@ class Kernel:
     """
 
     def __init__(self, source: Path, name: str, device_index: int, **macros: int):
-        code = _load(source.read_text("utf-8"), device_index, tuple(sorted(macros.items())))
+        code = _load(read_source(source), device_index, tuple(sorted(macros.items())))
         self._kernel = code.get_kernel(name)
 
     def __call__(self, grid: tuple[int, ...], block: int, *arguments) -> None:
@@ -85,9 +86,28 @@ class Kernel:
         launch(stream, LaunchConfig(grid=grid, block=block), self._kernel, *pointers)
 
 
+def read_source(path: Path) -> str:
+    """A .cu file with `#include "NAME"` replaced by the text of NAME, which lies beside this file.
+
+    So what was compiled is kept by all of its text.
+    """
+    return re.sub(
+        r'^#include "(.+)"$',
+        lambda found: Path(__file__).with_name(found[1]).read_text("utf-8"),
+        path.read_text("utf-8"),
+        flags=re.MULTILINE,
+    )
+
+
 def ints(*values: int) -> tuple[np.int32, ...]:
     """Arguments of the C type `int`."""
     return tuple(map(np.int32, values))
+
+
+def even_rows(x: torch.Tensor) -> torch.Tensor:
+    """(batch, length, width) with rows x.stride(1) apart: x where they are, else a copy."""
+    even = x.stride(2) == 1 and x.stride(0) == x.stride(1) * x.shape[1]
+    return x if even else x.contiguous()
 
 
 @cache

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from cdm.kernels.nvrtc import Kernel, ints
+from cdm.kernels.nvrtc import Kernel, even_rows, ints
 
 FOLDER = Path(__file__).parent
 RUN = 16  # tokens a thread
@@ -15,7 +15,8 @@ THREADS = 256
 def bidirectional_conv_silu(x, weight, bias):
     """Arguments and result as `cdm.kernels.causal_conv.bidirectional_conv_silu`."""
     batch, length, d_inner = x.shape
-    if x.stride(2) != 1 or x.stride(0) != x.stride(1) * length or x.data_ptr() % 16:
+    x = even_rows(x)
+    if x.data_ptr() % 16:
         x = x.contiguous()
     y = x.new_empty(2, batch, length, d_inner)
     threads = d_inner // 4 * -(-length // RUN)
@@ -34,15 +35,16 @@ def _kernel(device_index, float32, width):
 
 def causal_conv_silu(x, weight, bias, reverse):
     """Arguments and result as `cdm.kernels.causal_conv.causal_conv_silu`; float32 inside."""
-    return _CausalConv.apply(x.float(), weight.float(), bias.float(), reverse).to(x.dtype)
+    y = x if x.dtype == torch.bfloat16 else x.float()
+    return _CausalConv.apply(y, weight.float(), bias.float(), reverse).to(x.dtype)
 
 
 class _CausalConv(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, reverse):
-        x, weight = x.contiguous(), weight.contiguous()
-        y = torch.empty_like(x)
-        _launch("causal_conv", x, weight, bias, y, reverse)
+        x, weight = even_rows(x), weight.contiguous()
+        y = x.new_empty(x.shape)
+        _launch("causal_conv", reverse, x, weight, bias, y)
         ctx.save_for_backward(x, weight, bias)
         ctx.reverse = reverse
         return y
@@ -52,23 +54,21 @@ class _CausalConv(torch.autograd.Function):
     def backward(ctx, dy):
         x, weight, bias = ctx.saved_tensors
         batch, length, d_inner = x.shape
-        dx = torch.empty_like(x)
-        partial = x.new_empty(batch, -(-length // RUN), weight.shape[1] + 1, d_inner)
-        arguments = x, weight, bias, dy.contiguous(), dx, partial
-        _launch("causal_conv_gradient", *arguments, ctx.reverse)
+        dx = x.new_empty(x.shape)
+        partial = weight.new_empty(batch, -(-length // RUN), weight.shape[1] + 1, d_inner)
+        _launch("causal_conv_gradient", ctx.reverse, x, weight, bias, dy.contiguous(), dx, partial)
         sums = partial.sum((0, 1))
         return dx, sums[:-1].t(), sums[-1], None
 
 
-def _launch(name, x, weight, *arguments):
-    *tensors, reverse = arguments
+def _launch(name, reverse, x, weight, *rest):
     batch, length, d_inner = x.shape
     blocks = -(-d_inner * -(-length // RUN) // THREADS)
-    _gradient_kernel(name, x.device.index, weight.shape[1])(
-        (blocks, batch), THREADS, x, weight, *tensors, *ints(length, d_inner, reverse)
+    _gradient_kernel(name, x.device.index, x.dtype == torch.bfloat16, weight.shape[1])(
+        (blocks, batch), THREADS, x, weight, *rest, *ints(length, d_inner, x.stride(1), reverse)
     )
 
 
 @cache
-def _gradient_kernel(name, device_index, width):
-    return Kernel(FOLDER / "gradient.cu", name, device_index, WIDTH=width, RUN=RUN)
+def _gradient_kernel(name, device_index, bf16, width):
+    return Kernel(FOLDER / "gradient.cu", name, device_index, BF16=bf16, WIDTH=width, RUN=RUN)

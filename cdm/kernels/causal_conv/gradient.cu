@@ -3,9 +3,11 @@
 //   c_s = bias + sum_k weight_k x_{s - REACH + k},   y_s = c_s / (1 + exp(-c_s))
 //
 // s counts the steps of the walk: tokens in order, or from the last to the first. A thread owns one
-// channel of RUN steps. All is float32.
+// channel of RUN steps. All is computed in float32.
 //
-// Defined by the caller: WIDTH of the convolution, RUN.
+// Defined by the caller: WIDTH of the convolution, RUN, BF16 (see value.cuh).
+
+#include "value.cuh"
 
 constexpr int REACH = WIDTH - 1;
 
@@ -23,53 +25,57 @@ struct Place {
         runs = (length + RUN - 1) / RUN;
         outside = run >= runs;
     }
-    __device__ float load(const float *from, int s) const {
-        return s >= 0 && s < length ? from[at(s)] : 0.0f;
+    // Of a tensor whose rows are `stride` apart.
+    __device__ float load(const Value *from, int s, int stride) const {
+        return s >= 0 && s < length ? widen(from[at(s, stride)]) : 0.0f;
     }
-    __device__ size_t at(int s) const {
-        return (batch * length + (reverse ? length - 1 - s : s)) * d_inner + channel;
+    __device__ size_t at(int s, int stride) const {
+        return (batch * length + (reverse ? length - 1 - s : s)) * stride + channel;
     }
 };
 
-// x, y: (batch, length, d_inner); weight: (d_inner, WIDTH); bias: (d_inner,).
-extern "C" __global__ void causal_conv(const float *x, const float *weight, const float *bias,
-                                       float *y, int length, int d_inner, int reverse) {
+// x, y: (batch, length, d_inner), the rows of x x_stride apart; weight: (d_inner, WIDTH);
+// bias: (d_inner,).
+extern "C" __global__ void causal_conv(const Value *x, const float *weight, const float *bias,
+                                       Value *y, int length, int d_inner, int x_stride,
+                                       int reverse) {
     const Place here(length, d_inner, reverse);
     if (here.outside) return;
     float w[WIDTH], window[RUN + REACH];
 #pragma unroll
     for (int k = 0; k < WIDTH; ++k) w[k] = weight[here.channel * WIDTH + k];
 #pragma unroll
-    for (int i = 0; i < RUN + REACH; ++i) window[i] = here.load(x, here.start - REACH + i);
+    for (int i = 0; i < RUN + REACH; ++i) window[i] = here.load(x, here.start - REACH + i, x_stride);
 #pragma unroll
     for (int i = 0; i < RUN; ++i) {
         if (here.start + i >= length) break;
         float c = bias[here.channel];
 #pragma unroll
         for (int k = 0; k < WIDTH; ++k) c += w[k] * window[i + k];
-        y[here.at(here.start + i)] = c / (1 + expf(-c));
+        y[here.at(here.start + i, d_inner)] = narrow(c / (1 + expf(-c)));
     }
 }
 
-// dy, dx: like x. partial: (batch, runs, WIDTH + 1, d_inner), of the weight and then of the bias.
-extern "C" __global__ void causal_conv_gradient(const float *x, const float *weight,
-                                                const float *bias, const float *dy, float *dx,
+// dy, dx: (batch, length, d_inner). partial: (batch, runs, WIDTH + 1, d_inner), of the weight and then of the bias.
+extern "C" __global__ void causal_conv_gradient(const Value *x, const float *weight,
+                                                const float *bias, const Value *dy, Value *dx,
                                                 float *partial, int length, int d_inner,
-                                                int reverse) {
+                                                int x_stride, int reverse) {
     const Place here(length, d_inner, reverse);
     if (here.outside) return;
     float w[WIDTH], window[RUN + 2 * REACH], dc[RUN + REACH];
 #pragma unroll
     for (int k = 0; k < WIDTH; ++k) w[k] = weight[here.channel * WIDTH + k];
 #pragma unroll
-    for (int i = 0; i < RUN + 2 * REACH; ++i) window[i] = here.load(x, here.start - REACH + i);
+    for (int i = 0; i < RUN + 2 * REACH; ++i)
+        window[i] = here.load(x, here.start - REACH + i, x_stride);
 #pragma unroll
     for (int i = 0; i < RUN + REACH; ++i) {
         float c = bias[here.channel];
 #pragma unroll
         for (int k = 0; k < WIDTH; ++k) c += w[k] * window[i + k];
         const float gate = 1 / (1 + expf(-c));
-        dc[i] = here.load(dy, here.start + i) * gate * (1 + c * (1 - gate));
+        dc[i] = here.load(dy, here.start + i, d_inner) * gate * (1 + c * (1 - gate));
     }
     float sums[WIDTH + 1] = {};
 #pragma unroll
@@ -81,7 +87,7 @@ extern "C" __global__ void causal_conv_gradient(const float *x, const float *wei
             sums[k] += dc[i] * window[i + k];
         }
         sums[WIDTH] += dc[i];
-        if (here.start + i < length) dx[here.at(here.start + i)] = d;
+        if (here.start + i < length) dx[here.at(here.start + i, d_inner)] = narrow(d);
     }
 #pragma unroll
     for (int k = 0; k < WIDTH + 1; ++k)

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from cdm.kernels.nvrtc import Kernel, ints
+from cdm.kernels.nvrtc import Kernel, even_rows, ints
 
 SOURCE = Path(__file__).parent / "recurrence.cu"
 D_STATE, CHANNELS, THREADS, TILE = 16, 64, 256, 8
@@ -20,26 +20,29 @@ def fits(d_inner: int, d_state: int) -> bool:
 def selective_scan(u, delta, A, B, C, D, z, delta_bias, reverse):
     """`cdm.kernels.selective_scan.selective_scan` with delta_softplus, and without a last state.
 
-    Computed in float32; the gradient takes TILE times less memory than the states of all steps.
+    Computed in float32 also where u, delta, B and C are bfloat16; the gradient takes TILE times
+    less memory than the states of all steps.
     """
-    inputs = [x.float() for x in (u, delta, A, B, C)]
-    zeros = inputs[0].new_zeros(u.shape[2])
-    vectors = [zeros if x is None else x.float() for x in (D, delta_bias)]
-    y = _Scan.apply(*inputs, *vectors, reverse).to(u.dtype)
+    inputs = u, delta, B, C
+    if any(x.dtype != torch.bfloat16 for x in inputs):
+        inputs = [x.float() for x in inputs]
+    zeros = A.new_zeros(u.shape[2])
+    vectors = [x.float() for x in (A, zeros if D is None else D)]
+    bias = zeros if delta_bias is None else delta_bias
+    y = _Scan.apply(*inputs, *vectors, bias.float(), reverse).to(u.dtype)
     return y if z is None else y * F.silu(z.to(y.dtype))
 
 
 class _Scan(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, u, delta, A, B, C, D, bias, reverse):
-        inputs = [x.contiguous() for x in (u, delta, A, B, C, D, bias)]
+    def forward(ctx, u, delta, B, C, A, D, bias, reverse):
+        u, delta, A, D, bias = (x.contiguous() for x in (u, delta, A, D, bias))
+        B, C = even_rows(B), even_rows(C)
         batch, length, d_inner = u.shape
-        y = torch.empty_like(inputs[0])
-        starts = u.new_empty(batch, -(-length // TILE), d_inner, D_STATE)
-        _kernel("recurrence", u.device.index)(
-            (d_inner // CHANNELS, batch), THREADS, *inputs, y, starts,
-            *ints(length, d_inner, reverse),
-        )  # fmt: skip
+        y = torch.empty_like(u)
+        starts = A.new_empty(batch, -(-length // TILE), d_inner, D_STATE)
+        inputs = u, delta, A, B, C, D, bias
+        _launch("recurrence", reverse, *inputs, y, starts)
         ctx.save_for_backward(*inputs, starts)
         ctx.reverse = reverse
         return y
@@ -47,19 +50,26 @@ class _Scan(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, dy):
-        u, _, A, *_ = inputs = ctx.saved_tensors  # with the states at the starts of tiles
+        u, _, A, B, *_ = inputs = ctx.saved_tensors  # with the states at the starts of tiles
         batch, length, d_inner = u.shape
         du, ddelta = torch.empty_like(u), torch.empty_like(u)
-        dA, dD = u.new_empty(batch, *A.shape), u.new_empty(batch, d_inner)
-        dBC = u.new_empty(d_inner // CHANNELS, batch, length, 2 * D_STATE)
-        _kernel("recurrence_gradient", u.device.index)(
-            (d_inner // CHANNELS, batch), THREADS, *inputs, dy.contiguous(),
-            du, ddelta, dA, dD, dBC, *ints(length, d_inner, ctx.reverse),
-        )  # fmt: skip
-        dB, dC = dBC.sum(0).chunk(2, dim=-1)
-        return du, ddelta, dA.sum(0), dB, dC, dD.sum(0), ddelta.sum((0, 1)), None
+        dA = A.new_empty(batch, *A.shape)
+        vectors = A.new_empty(batch, 2, d_inner)
+        dBC = A.new_empty(d_inner // CHANNELS, batch, length, 2 * D_STATE)
+        outputs = du, ddelta, dA, vectors, dBC
+        _launch("recurrence_gradient", ctx.reverse, *inputs, dy.contiguous(), *outputs)
+        dB, dC = dBC.sum(0).to(B.dtype).chunk(2, dim=-1)
+        return du, ddelta, dB, dC, dA.sum(0), *vectors.sum(0), None
+
+
+def _launch(name, reverse, u, delta, A, B, C, *rest):
+    batch, length, d_inner = u.shape
+    _kernel(name, u.device.index, u.dtype == torch.bfloat16)(
+        (d_inner // CHANNELS, batch), THREADS, u, delta, A, B, C, *rest,
+        *ints(length, d_inner, B.stride(1), C.stride(1), reverse),
+    )  # fmt: skip
 
 
 @cache
-def _kernel(name, device_index):
-    return Kernel(SOURCE, name, device_index, TILE=TILE)
+def _kernel(name, device_index, bf16):
+    return Kernel(SOURCE, name, device_index, BF16=bf16)

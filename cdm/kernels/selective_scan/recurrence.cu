@@ -16,199 +16,302 @@
 //
 // (softplus has the derivative 1 - exp(-delta).) The gradient of bias is the sum of draw.
 //
-// All is float32. Sums over channels go lane, warp, block in a fixed order, and over blocks on the
-// caller's side: the same input gives the same bits.
+// What is the same for the four lanes is done once: a tile's inputs are fetched, a tile ahead, and
+// passed through softplus by all threads in turn, and lie in shared memory; of the sums over
+// lanes, each lane ends with those of two steps, whose outputs it writes.
 //
-// The caller defines TILE, at most 8.
+// All is computed in float32. Sums over channels go lane, warp, block in a fixed order, and over
+// blocks on the caller's side: the same input gives the same bits.
+//
+// The caller defines BF16 (see value.cuh).
+
+#include "value.cuh"
 
 constexpr int STATES = 16, LANES = 4, OWN = STATES / LANES;
 constexpr int CHANNELS = 64, THREADS = CHANNELS * LANES, WARPS = THREADS / 32;
+constexpr int TILE = 8, SHARE = TILE / LANES;  // steps; those a thread fetches, and a lane writes
+constexpr int PITCH = TILE + 4;                // of a channel in shared memory: no bank conflicts
 constexpr float LOG2E = 1.4426950408889634f;
 constexpr unsigned ALL = 0xffffffffu;
 
-struct Place {
-    int channel, lane, length, d_inner, tiles;
-    size_t batch;
-    bool reverse;
-
-    __device__ Place(int length, int d_inner, int reverse)
-        : channel(blockIdx.x * CHANNELS + threadIdx.x / LANES), lane(threadIdx.x % LANES),
-          length(length), d_inner(d_inner), tiles((length + TILE - 1) / TILE), batch(blockIdx.y),
-          reverse(reverse != 0) {}
-
-    // Row of step t in (batch, length, ...); only for t < length.
-    __device__ size_t row(int t) const {
-        return batch * length + (reverse ? length - 1 - t : t);
-    }
-    __device__ size_t start(int tile) const {
-        return ((batch * tiles + tile) * d_inner + channel) * STATES + lane * OWN;
-    }
-};
+typedef float PerChannel[CHANNELS][PITCH];
+typedef float PerStep[TILE][2 * STATES];  // B, then C
 
 // As torch's softplus: beyond 20 the difference to the identity is below float32's resolution.
 __device__ inline float softplus(float x) { return x > 20 ? x : log1pf(expf(x)); }
 
-// A step past the end has delta = u = 0: it leaves the state as it is.
-__device__ inline void load_delta(float (&to)[TILE], const float *raw, float bias, const Place &at,
-                                  int tile) {
+__device__ inline float power_of_two(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+// The first half of v for threads without this bit in their number, the second for the others,
+// each summed with the same half of the thread that differs in this bit.
+template <int N> __device__ inline void halve(float *v, int bit) {
+    const bool upper = threadIdx.x & bit;
 #pragma unroll
-    for (int i = 0; i < TILE; ++i) {
-        const int t = tile * TILE + i;
-        to[i] = t < at.length ? softplus(raw[at.row(t) * at.d_inner + at.channel] + bias) : 0.0f;
+    for (int k = 0; k < N / 2; ++k) {
+        const float mine = upper ? v[N / 2 + k] : v[k], theirs = upper ? v[k] : v[N / 2 + k];
+        v[k] = mine + __shfl_xor_sync(ALL, theirs, bit);
     }
 }
 
-__device__ inline void load_channel(float (&to)[TILE], const float *from, const Place &at, int tile) {
+// Sums over a channel's lanes; lane l is left with those of steps SHARE l, SHARE l + 1, ...
+__device__ inline void sum_over_lanes(float (&v)[TILE]) {
+    halve<TILE>(v, 2);
+    halve<TILE / 2>(v, 1);
+}
+
+__device__ inline void read(float (&to)[TILE], const float (&from)[PITCH]) {
 #pragma unroll
-    for (int i = 0; i < TILE; ++i) {
-        const int t = tile * TILE + i;
-        to[i] = t < at.length ? from[at.row(t) * at.d_inner + at.channel] : 0.0f;
+    for (int i = 0; i < TILE; i += 4) {
+        const float4 four = *reinterpret_cast<const float4 *>(from + i);
+        to[i] = four.x, to[i + 1] = four.y, to[i + 2] = four.z, to[i + 3] = four.w;
     }
 }
 
-__device__ inline void load_states(float (*to)[STATES], const float *from, const Place &at, int tile) {
-    for (int k = threadIdx.x; k < TILE * STATES; k += THREADS) {
-        const int t = tile * TILE + k / STATES;
-        to[k / STATES][k % STATES] = t < at.length ? from[at.row(t) * STATES + k % STATES] : 0.0f;
+__device__ inline void read(float (&to)[OWN], const float *from) {
+    const float4 four = *reinterpret_cast<const float4 *>(from);
+    to[0] = four.x, to[1] = four.y, to[2] = four.z, to[3] = four.w;
+}
+
+__device__ inline void write(float *to, const float (&from)[OWN]) {
+    *reinterpret_cast<float4 *>(to) = make_float4(from[0], from[1], from[2], from[3]);
+}
+
+// Where a thread works. It computes on one channel's states and, apart from that, fetches the
+// steps `first`, `first` + LANES of channel `column`, and one number of B or C.
+struct Place {
+    int lane, channel, column, first, length, d_inner, tiles;
+    bool reverse;
+    size_t cloud;  // row at which this block's begins
+
+    __device__ Place(int length, int d_inner, int reverse)
+        : lane(threadIdx.x % LANES), channel(threadIdx.x / LANES), column(threadIdx.x % CHANNELS),
+          first(threadIdx.x / CHANNELS), length(length), d_inner(d_inner),
+          tiles((length + TILE - 1) / TILE), reverse(reverse != 0),
+          cloud((size_t)blockIdx.y * length) {}
+
+    __device__ int row(int t) const { return reverse ? length - 1 - t : t; }
+
+    // This block's cloud and channels of a (batch, length, d_inner) tensor.
+    template <typename T> __device__ T *block(T *tensor) const {
+        return tensor + cloud * d_inner + blockIdx.x * CHANNELS;
     }
-}
+    // This lane's states of a (..., d_inner, 16) tensor.
+    __device__ size_t states(size_t before) const {
+        return (before * d_inner + blockIdx.x * CHANNELS + channel) * STATES + lane * OWN;
+    }
+    // Of a tile past either end, and past the end of the sequence, 0.
+    __device__ void fetch(float (&to)[SHARE], const Value *from, int tile) const {
+#pragma unroll
+        for (int j = 0; j < SHARE; ++j) {
+            const int t = tile * TILE + first + j * LANES;
+            to[j] = t >= 0 && t < length ? widen(from[row(t) * d_inner + column]) : 0.0f;
+        }
+    }
+    __device__ void put(PerChannel &to, const float (&from)[SHARE]) const {
+#pragma unroll
+        for (int j = 0; j < SHARE; ++j) to[column][first + j * LANES] = from[j];
+    }
+    // A step past the end has delta = u = 0: it leaves the state as it is.
+    __device__ void put_delta(PerChannel &to, const float (&raw)[SHARE], float bias, int tile) const {
+#pragma unroll
+        for (int j = 0; j < SHARE; ++j) {
+            const int step = first + j * LANES;
+            to[column][step] = tile * TILE + step < length ? softplus(raw[j] + bias) : 0.0f;
+        }
+    }
+};
 
-__device__ inline float sum_over_lanes(float x) {
-    x += __shfl_xor_sync(ALL, x, 1);
-    return x + __shfl_xor_sync(ALL, x, 2);
-}
+// The number of a tile of B or C that a thread fetches: a warp takes a step.
+struct StatesFetch {
+    const Value *from;
+    int stride, step = threadIdx.x / 32, column = threadIdx.x % 32;
 
-// u, raw, y: (batch, length, d_inner). A: (d_inner, 16). B, C: (batch, length, 16).
-// D, bias: (d_inner,). starts: (batch, tiles, d_inner, 16). Grid (d_inner / 64, batch), blocks of 256 threads.
+    __device__ StatesFetch(const Place &at, const Value *B, const Value *C, int stride_B, int stride_C)
+        : from(threadIdx.x % 32 < STATES ? B : C),
+          stride(threadIdx.x % 32 < STATES ? stride_B : stride_C) {
+        from += at.cloud * stride + column % STATES;
+    }
+    __device__ float operator()(const Place &at, int tile) const {
+        const int t = tile * TILE + step;
+        return t >= 0 && t < at.length ? widen(from[at.row(t) * stride]) : 0.0f;
+    }
+};
+
+// u, raw, y: (batch, length, d_inner). A: (d_inner, 16). B, C: (batch, length, 16), rows stride_B and
+// stride_C apart. D, bias: (d_inner,). starts: (batch, tiles, d_inner, 16).
+// Grid (d_inner / 64, batch), blocks of 256 threads.
 extern "C" __global__ void __launch_bounds__(THREADS)
-recurrence(const float *u, const float *raw, const float *A, const float *B, const float *C,
-           const float *D, const float *bias, float *y, float *starts, int length, int d_inner,
-           int reverse) {
+recurrence(const Value *u, const Value *raw, const float *A, const Value *B, const Value *C,
+           const float *D, const float *bias, Value *y, float *starts, int length, int d_inner,
+           int stride_B, int stride_C, int reverse) {
+    __shared__ __align__(16) PerChannel all_d[2], all_x[2];
+    __shared__ __align__(16) PerStep all_BC[2];
     const Place at(length, d_inner, reverse);
-    __shared__ float tile_B[TILE][STATES], tile_C[TILE][STATES];
+    const StatesFetch fetch_BC(at, B, C, stride_B, stride_C);
+    u = at.block(u), raw = at.block(raw), y = at.block(y);
+    D += blockIdx.x * CHANNELS, bias += blockIdx.x * CHANNELS;
+    const float skip = D[at.channel], shift = bias[at.column];
     float a[OWN], h[OWN] = {};
-    const float skip = D[at.channel], shift = bias[at.channel];
+    read(a, A + at.states(0));
 #pragma unroll
-    for (int n = 0; n < OWN; ++n) a[n] = A[at.channel * STATES + at.lane * OWN + n] * LOG2E;
+    for (int n = 0; n < OWN; ++n) a[n] *= LOG2E;
 
+    float next_raw[SHARE], next_x[SHARE], next_BC = fetch_BC(at, 0);
+    at.fetch(next_raw, raw, 0);
+    at.fetch(next_x, u, 0);
     for (int tile = 0; tile < at.tiles; ++tile) {
-        float d[TILE], x[TILE];
-        load_delta(d, raw, shift, at, tile);
-        load_channel(x, u, at, tile);
-        __syncthreads();  // everyone is done with the tile before
-        load_states(tile_B, B, at, tile);
-        load_states(tile_C, C, at, tile);
-        __syncthreads();
-#pragma unroll
-        for (int n = 0; n < OWN; ++n) starts[at.start(tile) + n] = h[n];
+        PerChannel &tile_d = all_d[tile % 2], &tile_x = all_x[tile % 2];
+        PerStep &tile_BC = all_BC[tile % 2];
+        at.put_delta(tile_d, next_raw, shift, tile);
+        at.put(tile_x, next_x);
+        tile_BC[fetch_BC.step][fetch_BC.column] = next_BC;
+        __syncthreads();  // and everyone is done with the tile before the last
+        at.fetch(next_raw, raw, tile + 1);
+        at.fetch(next_x, u, tile + 1);
+        next_BC = fetch_BC(at, tile + 1);
+
+        write(starts + at.states((size_t)blockIdx.y * at.tiles + tile), h);
+        float d[TILE], x[TILE], sum[TILE];
+        read(d, tile_d[at.channel]);
+        read(x, tile_x[at.channel]);
 #pragma unroll
         for (int i = 0; i < TILE; ++i) {
-            const int t = tile * TILE + i;
-            const float du = d[i] * x[i];
-            float sum = 0;
+            float b[OWN], c[OWN];
+            read(b, tile_BC[i] + at.lane * OWN);
+            read(c, tile_BC[i] + STATES + at.lane * OWN);
+            const float dx = d[i] * x[i];
+            sum[i] = 0;
 #pragma unroll
             for (int n = 0; n < OWN; ++n) {
-                h[n] = exp2f(d[i] * a[n]) * h[n] + du * tile_B[i][at.lane * OWN + n];
-                sum += h[n] * tile_C[i][at.lane * OWN + n];
+                h[n] = power_of_two(d[i] * a[n]) * h[n] + dx * b[n];
+                sum[i] += h[n] * c[n];
             }
-            sum = sum_over_lanes(sum);
-            if (at.lane == 0 && t < length) y[at.row(t) * d_inner + at.channel] = sum + skip * x[i];
+        }
+        sum_over_lanes(sum);
+#pragma unroll
+        for (int j = 0; j < SHARE; ++j) {
+            const int step = SHARE * at.lane + j, t = tile * TILE + step;
+            const float out = sum[j] + skip * tile_x[at.channel][step];
+            if (t < length) y[at.row(t) * d_inner + at.channel] = narrow(out);
         }
     }
 }
 
-// dy, du, draw: like u. dA: (batch, d_inner, 16). dD: (batch, d_inner). dBC: (d_inner / 64, batch, length, 32), dB
-// then dC. The rest as above.
+// dy, du, draw: like u. dA: (batch, d_inner, 16). dD_bias: (batch, 2, d_inner).
+// dBC: (d_inner / 64, batch, length, 32), dB then dC. The rest as above.
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
-recurrence_gradient(const float *u, const float *raw, const float *A, const float *B,
-                    const float *C, const float *D, const float *bias, const float *starts,
-                    const float *dy, float *du, float *draw, float *dA, float *dD, float *dBC,
-                    int length, int d_inner, int reverse) {
-    const Place at(length, d_inner, reverse);
-    __shared__ float tile_B[TILE][STATES], tile_C[TILE][STATES];
+recurrence_gradient(const Value *u, const Value *raw, const float *A, const Value *B,
+                    const Value *C, const float *D, const float *bias, const float *starts,
+                    const Value *dy, Value *du, Value *draw, float *dA, float *dD_bias, float *dBC,
+                    int length, int d_inner, int stride_B, int stride_C, int reverse) {
+    __shared__ __align__(16) PerChannel all_d[2], all_x[2], all_dy[2];
+    __shared__ __align__(16) PerStep all_BC[2];
     __shared__ float by_warp[TILE][WARPS][2 * STATES];
-    const int warp = threadIdx.x / 32, in_warp = threadIdx.x % 32;
-    float a[OWN], g[OWN] = {}, sum_A[OWN] = {}, sum_D = 0;
-    const float skip = D[at.channel], shift = bias[at.channel];
+    const Place at(length, d_inner, reverse);
+    const StatesFetch fetch_BC(at, B, C, stride_B, stride_C);
+    u = at.block(u), raw = at.block(raw), dy = at.block(dy);
+    du = at.block(du), draw = at.block(draw);
+    D += blockIdx.x * CHANNELS, bias += blockIdx.x * CHANNELS;
+    dBC += ((size_t)blockIdx.x * gridDim.y * length + at.cloud) * 2 * STATES;
+    const float skip = D[at.channel], shift = bias[at.column];
+    float a[OWN], g[OWN] = {}, sum_A[OWN] = {}, sum_D = 0, sum_bias = 0;
+    read(a, A + at.states(0));
 #pragma unroll
-    for (int n = 0; n < OWN; ++n) a[n] = A[at.channel * STATES + at.lane * OWN + n] * LOG2E;
+    for (int n = 0; n < OWN; ++n) a[n] *= LOG2E;
 
-    for (int tile = at.tiles - 1; tile >= 0; --tile) {
-        float d[TILE], x[TILE], dy_[TILE];
-        load_delta(d, raw, shift, at, tile);
-        load_channel(x, u, at, tile);
-        load_channel(dy_, dy, at, tile);
-        __syncthreads();
-        load_states(tile_B, B, at, tile);
-        load_states(tile_C, C, at, tile);
-        __syncthreads();
-
+    const int last = at.tiles - 1;
+    float next_raw[SHARE], next_x[SHARE], next_dy[SHARE], next_BC = fetch_BC(at, last);
+    at.fetch(next_raw, raw, last);
+    at.fetch(next_x, u, last);
+    at.fetch(next_dy, dy, last);
+    for (int tile = last; tile >= 0; --tile) {
+        PerChannel &tile_d = all_d[tile % 2], &tile_x = all_x[tile % 2], &tile_dy = all_dy[tile % 2];
+        PerStep &tile_BC = all_BC[tile % 2];
         float h[TILE + 1][OWN];
+        read(h[0], starts + at.states((size_t)blockIdx.y * at.tiles + tile));
+        at.put_delta(tile_d, next_raw, shift, tile);
+        at.put(tile_x, next_x);
+        at.put(tile_dy, next_dy);
+        tile_BC[fetch_BC.step][fetch_BC.column] = next_BC;
+        __syncthreads();
+        at.fetch(next_raw, raw, tile - 1);
+        at.fetch(next_x, u, tile - 1);
+        at.fetch(next_dy, dy, tile - 1);
+        next_BC = fetch_BC(at, tile - 1);
+
+        float d[TILE], dx[TILE], dy_[TILE];
+        read(d, tile_d[at.channel]);
+        read(dx, tile_x[at.channel]);
+        read(dy_, tile_dy[at.channel]);
 #pragma unroll
-        for (int n = 0; n < OWN; ++n) h[0][n] = starts[at.start(tile) + n];
-#pragma unroll
-        for (int i = 0; i < TILE; ++i)
+        for (int i = 0; i < TILE; ++i) {
+            float b[OWN];
+            read(b, tile_BC[i] + at.lane * OWN);
+            dx[i] *= d[i];
 #pragma unroll
             for (int n = 0; n < OWN; ++n)
-                h[i + 1][n] = exp2f(d[i] * a[n]) * h[i][n]
-                            + d[i] * x[i] * tile_B[i][at.lane * OWN + n];
+                h[i + 1][n] = power_of_two(d[i] * a[n]) * h[i][n] + dx[i] * b[n];
+        }
 
+        float g_B[TILE], g_decay[TILE];
 #pragma unroll
         for (int i = TILE - 1; i >= 0; --i) {
-            const int t = tile * TILE + i;
-            float g_B = 0, g_decay = 0, part[2 * OWN];  // part: dB, then dC, of the lane's states
+            float b[OWN], c[OWN], part[2 * OWN];  // part: dB, then dC, of the lane's states
+            read(b, tile_BC[i] + at.lane * OWN);
+            read(c, tile_BC[i] + STATES + at.lane * OWN);
+            g_B[i] = g_decay[i] = 0;
 #pragma unroll
             for (int n = 0; n < OWN; ++n) {
-                g[n] += dy_[i] * tile_C[i][at.lane * OWN + n];
-                part[n] = d[i] * x[i] * g[n];
+                g[n] += dy_[i] * c[n];
+                part[n] = dx[i] * g[n];
                 part[OWN + n] = dy_[i] * h[i + 1][n];
-                g_B += g[n] * tile_B[i][at.lane * OWN + n];
-                const float decay = exp2f(d[i] * a[n]);
-                const float through = g[n] * decay * h[i][n];
-                g_decay += through * a[n];
+                g_B[i] += g[n] * b[n];
+                g[n] *= power_of_two(d[i] * a[n]);
+                const float through = g[n] * h[i][n];
+                g_decay[i] += through * a[n];
                 sum_A[n] += through * d[i];
-                g[n] *= decay;
             }
-            g_B = sum_over_lanes(g_B);
-            g_decay = sum_over_lanes(g_decay) * (1.0f / LOG2E);
-            if (at.lane == 0 && t < length) {
-                du[at.row(t) * d_inner + at.channel] = d[i] * g_B + skip * dy_[i];
-                draw[at.row(t) * d_inner + at.channel] = (x[i] * g_B + g_decay) * -expm1f(-d[i]);
-            }
-            sum_D += x[i] * dy_[i];
-            // Sum over the warp's 8 channels; each exchange halves what a thread still holds.
-            int held = 2 * OWN, first = 0;
+            // Sums over the warp's 8 channels: a thread is left with one of the 32.
+            halve<8>(part, 16);
+            halve<4>(part, 8);
+            halve<2>(part, 4);
+            const int kept = threadIdx.x % 32 / LANES;  // bits 16, 8, 4 of the thread's number
+            by_warp[i][threadIdx.x / 32][kept / OWN * STATES + at.lane * OWN + kept % OWN] = part[0];
+        }
+        sum_over_lanes(g_B);
+        sum_over_lanes(g_decay);
 #pragma unroll
-            for (int step = 16; step >= LANES; step /= 2) {
-                held /= 2;
-                const bool upper = in_warp & step;
-#pragma unroll
-                for (int k = 0; k < OWN; ++k) {
-                    if (k >= held) break;
-                    const float mine = upper ? part[held + k] : part[k];
-                    const float theirs = upper ? part[k] : part[held + k];
-                    part[k] = mine + __shfl_xor_sync(ALL, theirs, step);
-                }
-                first += upper ? held : 0;
+        for (int j = 0; j < SHARE; ++j) {
+            const int step = SHARE * at.lane + j, t = tile * TILE + step;
+            const float d_t = tile_d[at.channel][step], x_t = tile_x[at.channel][step];
+            const float dy_t = tile_dy[at.channel][step];
+            const float raw_gradient = (x_t * g_B[j] + g_decay[j] * (1 / LOG2E)) * -expm1f(-d_t);
+            sum_D += x_t * dy_t;
+            sum_bias += raw_gradient;
+            if (t < length) {
+                const int element = at.row(t) * d_inner + at.channel;
+                du[element] = narrow(d_t * g_B[j] + skip * dy_t);
+                draw[element] = narrow(raw_gradient);
             }
-            const int state = at.lane * OWN + first % OWN;
-            by_warp[i][warp][(first / OWN) * STATES + state] = part[0];
         }
         __syncthreads();
-        for (int k = threadIdx.x; k < TILE * 2 * STATES; k += THREADS) {
-            const int t = tile * TILE + k / (2 * STATES);
-            float sum = 0;
+        float sum = 0;
 #pragma unroll
-            for (int w = 0; w < WARPS; ++w) sum += by_warp[k / (2 * STATES)][w][k % (2 * STATES)];
-            if (t < length) {
-                const size_t block = (size_t)blockIdx.x * gridDim.y * length;
-                dBC[(block + at.row(t)) * 2 * STATES + k % (2 * STATES)] = sum;
-            }
-        }
+        for (int w = 0; w < WARPS; ++w) sum += by_warp[fetch_BC.step][w][fetch_BC.column];
+        const int t = tile * TILE + fetch_BC.step;
+        if (t < length) dBC[at.row(t) * 2 * STATES + fetch_BC.column] = sum;
         // the next tile's first __syncthreads comes before anyone writes by_warp again
     }
+    write(dA + at.states(blockIdx.y), sum_A);
 #pragma unroll
-    for (int n = 0; n < OWN; ++n)
-        dA[(at.batch * d_inner + at.channel) * STATES + at.lane * OWN + n] = sum_A[n];
-    if (at.lane == 0) dD[at.batch * d_inner + at.channel] = sum_D;
+    for (int bit = 1; bit < LANES; bit *= 2) {
+        sum_D += __shfl_xor_sync(ALL, sum_D, bit);
+        sum_bias += __shfl_xor_sync(ALL, sum_bias, bit);
+    }
+    dD_bias += (size_t)blockIdx.y * 2 * d_inner + blockIdx.x * CHANNELS + at.channel;
+    if (at.lane == 0) dD_bias[0] = sum_D, dD_bias[d_inner] = sum_bias;
 }
