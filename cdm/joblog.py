@@ -51,6 +51,30 @@ def job_log(path: str) -> Iterator[Callable[[str], None]]:
 
 
 @contextmanager
+def signals_wait() -> Iterator[Callable[[], None]]:
+    """Hold SIGTERM and SIGINT back; yields a function that lets through what has come.
+
+    For the main thread, around work that must not be left anywhere.
+    """
+    came: list[int] = []
+    before = {each: signal.signal(each, lambda number, _: came.append(number)) for each in SIGNALS}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def let_through() -> None:
+        if came:
+            restore()
+            signal.raise_signal(came[0])
+
+    try:
+        yield let_through
+    finally:
+        restore()
+
+
+@contextmanager
 def _ended_by_signals(log: Callable[[str], None]) -> Iterator[None]:
     """Turn SIGTERM and SIGINT into SystemExit, so that what is half written is removed.
 

@@ -1,6 +1,7 @@
 """Training: what it starts from, what it sees, and that stopping it changes nothing."""
 
 import math
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -90,6 +91,22 @@ def test_what_to_go_on_from_is_saved_between_two_models(few_items, tmp_path, mon
     train(tiny(checkpoint_every=4), lambda line: None)
     assert steps == [1, 2, 3, 4]
     assert [path.name for path in tmp_path.glob("outputs/mine/ckpt/model*")] == ["model000004.pt"]
+
+
+def test_a_signal_waits_for_the_step_and_saves_it(few_items, monkeypatch):
+    def interrupted(self, batch, whole=Trainer.train_step):
+        if self.step == 2:
+            signal.raise_signal(signal.SIGINT)  # as if in the middle of it
+        whole(self, batch)
+
+    lines = []
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Trainer, "train_step", interrupted)
+        train(tiny(checkpoint_every=4), lines.append)
+    assert lines[-1] == "saved at step 3, to go on from there"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    train(tiny(checkpoint_every=4), lines.append)
+    assert any("steps 3 to 4 (resumed)" in line for line in lines)
 
 
 def test_what_is_written_loads_like_a_reference_checkpoint(few_items):

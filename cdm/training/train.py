@@ -23,6 +23,7 @@ from cdm.device import choose_device
 from cdm.errors import CDMError, ConfigError
 from cdm.files import replacing, write_bytes
 from cdm.generate import device_name
+from cdm.joblog import signals_wait
 from cdm.plan import open_dataset
 from cdm.statistics import find_statistics, save_statistics
 from cdm.text import HASHING_FEAT_DIM, TEXT_FEAT_DIMS, load_text_encoder
@@ -32,7 +33,7 @@ from cdm.training.trainer import Trainer
 Log = Callable[[str], None]
 
 LOG_EVERY_S = 10.0
-SAVE_EVERY_S = 120.0  # what is lost at most when training is killed
+SAVE_EVERY_S = 120.0  # what SIGKILL or a power cut loses at most
 TIME_EMB_DIM = 128  # where the configuration has null
 RESIDENT = 0.5  # items stay on the GPU where they take less than this share of its free memory
 
@@ -42,8 +43,8 @@ def train(config: Config, log: Log, threads: int = 1) -> Path:
 
     Writes, under the run's folder, `ckpt/model{step:06}.pt` in the reference's form (weights
     averaged over the steps where `training.ema_decay` is set), `ckpt/training.pt` to go on from
-    (also every SAVE_EVERY_S seconds), `Mean_Std_*.npz`, the statistics that sampling then finds
-    by itself, and `training/loss.csv` and `loss.png`.
+    (also every SAVE_EVERY_S seconds, and at a signal), `Mean_Std_*.npz`, the statistics that
+    sampling then finds by itself, and `training/loss.csv` and `loss.png`.
 
     Returns:
         The last model's path.
@@ -69,38 +70,50 @@ def train(config: Config, log: Log, threads: int = 1) -> Path:
         f"{config.training.batch_size}"
     )
     path = _model_path(config, trainer.step)
+    with signals_wait() as let_signals_through:
+        path = _run(trainer, items, config, log, let_signals_through) or path
+    if not path.exists():  # a finished training whose last model was taken away
+        path = _save(trainer, config, log)
+    return path
+
+
+def _run(trainer: Trainer, items, config: Config, log: Log, let_signals_through) -> Path | None:
+    """All steps that are left; the last model's path."""
+    settings, path = config.training, None
     began = told = saved = time.perf_counter()
     first = trainer.step
-    while trainer.step < config.training.steps:
+    while trainer.step < settings.steps:
         try:
-            batch = items.batch(trainer.step, config.training.batch_size, config.seed)
+            batch = items.batch(trainer.step, settings.batch_size, config.seed)
             trainer.train_step(batch)
         except torch.OutOfMemoryError:
             raise ConfigError(
-                f"out of GPU memory with training.batch_size {config.training.batch_size}; halve "
-                "it and start snakemake again, it goes on from what was saved last"
+                f"out of GPU memory with training.batch_size {settings.batch_size}; halve it and "
+                "start snakemake again, it goes on from what was saved last"
             ) from None
-        finished = trainer.step == config.training.steps
+        finished = trainer.step == settings.steps
         now = time.perf_counter()
         if now - told > LOG_EVERY_S or finished:
             told = now
             rate = (trainer.step - first) / (now - began)
-            left = (config.training.steps - trainer.step) / rate
+            left = (settings.steps - trainer.step) / rate
             loss = trainer.recent_loss()
             log(
-                f"step {trainer.step}/{config.training.steps}: loss {loss:.4f}, "
-                f"{rate:.2f} steps/s, {left / 60:.1f} min left"
+                f"step {trainer.step}/{settings.steps}: loss {loss:.4f}, {rate:.2f} steps/s, "
+                f"{left / 60:.1f} min left"
             )
             _check_loss(loss, trainer.step)
-        if finished or trainer.step % config.training.checkpoint_every == 0:
-            path = _save(trainer, config, log)
-            saved = now
+        if finished or trainer.step % settings.checkpoint_every == 0:
+            path, saved = _save(trainer, config, log), now
         elif now - saved > SAVE_EVERY_S:
-            _check_loss(trainer.recent_loss(), trainer.step)
-            trainer.save(_state_path(config))
+            _save_state(trainer, config)
             saved = now
-    if not path.exists():  # a finished training whose last model was taken away
-        path = _save(trainer, config, log)
+        try:
+            let_signals_through()
+        except BaseException:
+            _save_state(trainer, config)
+            log(f"saved at step {trainer.step}, to go on from there")
+            raise
     return path
 
 
@@ -201,10 +214,14 @@ def _model_path(config: Config, step: int) -> Path:
     return Path(config.run_dir, "ckpt", f"model{step:06}.pt")
 
 
-def _save(trainer: Trainer, config: Config, log: Log) -> Path:
-    """Checkpoint, model, and the loss curve; what is half-written never takes its name."""
+def _save_state(trainer: Trainer, config: Config) -> None:
     _check_loss(trainer.recent_loss(), trainer.step)
     trainer.save(_state_path(config))
+
+
+def _save(trainer: Trainer, config: Config, log: Log) -> Path:
+    """Checkpoint, model, and the loss curve; what is half-written never takes its name."""
+    _save_state(trainer, config)
     path = _model_path(config, trainer.step)
     with replacing(path) as temporary:
         torch.save(trainer.state_dict(), temporary)
