@@ -293,6 +293,7 @@ def kill_group(folder, after):
             process.wait()
 
 
+@pytest.mark.long  # tests/faults/test_kills.py kills one at random in every run
 def test_a_run_killed_at_random_moments_ends_in_the_same_archive(finished, tmp_path):
     folder = tmp_path / "killed"
     shutil.copytree(finished / "data", folder / "data")

@@ -94,6 +94,7 @@ def test_an_item_that_disappears_or_is_cut_off_fails_its_chunk_only(run, undistu
     assert_same(arrays(run), arrays(undisturbed))
 
 
+@pytest.mark.long
 def test_slow_reading_changes_nothing(run, undisturbed):
     run.finish(CDM_HOOK_SLOW_S="0.5")
     assert_same(arrays(run), arrays(undisturbed))
