@@ -54,10 +54,14 @@ def job_log(path: str) -> Iterator[Callable[[str], None]]:
 def signals_wait() -> Iterator[Callable[[], None]]:
     """Hold SIGTERM and SIGINT back; yields a function that lets through what has come.
 
-    For the main thread, around work that must not be left anywhere.
+    For the main thread, around work that must not be left anywhere. What is ignored stays so.
     """
     came: list[int] = []
-    before = {each: signal.signal(each, lambda number, _: came.append(number)) for each in SIGNALS}
+    before = {
+        each: signal.signal(each, lambda number, _: came.append(number))
+        for each in SIGNALS
+        if signal.getsignal(each) != signal.SIG_IGN
+    }
 
     def restore() -> None:
         for number, handler in before.items():

@@ -93,7 +93,15 @@ def test_what_to_go_on_from_is_saved_between_two_models(few_items, tmp_path, mon
     assert [path.name for path in tmp_path.glob("outputs/mine/ckpt/model*")] == ["model000004.pt"]
 
 
-def test_a_signal_waits_for_the_step_and_saves_it(few_items, monkeypatch):
+@pytest.fixture
+def interrupts():
+    """SIGINT raises KeyboardInterrupt, also where a shell started the tests in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_signal_waits_for_the_step_and_saves_it(few_items, interrupts, monkeypatch):
     def interrupted(self, batch, whole=Trainer.train_step):
         if self.step == 2:
             signal.raise_signal(signal.SIGINT)  # as if in the middle of it
