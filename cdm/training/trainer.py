@@ -226,6 +226,7 @@ class _GradientGraph:
         for p in loss.__self__.model.parameters():
             p.grad = None  # made anew inside, so that every replay writes it afresh
         self._graph = torch.cuda.CUDAGraph()
+        # as in cdm.cuda_sampler: no other thread's calls may end the capture
         with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             self._loss = loss(*self._inputs)
             self._loss.backward()
