@@ -100,9 +100,12 @@ def main():
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
             trainer = make_trainer(config, architecture, precision, form)
-            ms = milliseconds(lambda: trainer.train_step(batch), options.repeats)  # noqa: B023
-            peak = torch.cuda.max_memory_allocated() / 2**30
-            print(f"{form:24}{precision:6}{ms:9.2f}{peak:9.2f}", flush=True)
+            try:
+                ms = milliseconds(lambda: trainer.train_step(batch), options.repeats)  # noqa: B023
+                found = f"{ms:9.2f}{torch.cuda.max_memory_allocated() / 2**30:9.2f}"
+            except torch.OutOfMemoryError:
+                found = "  out of memory"
+            print(f"{form:24}{precision:6}{found}", flush=True)
     if options.profile:
         trainer = make_trainer(config, architecture, "bf16", "kernel by kernel")
         trainer.train_step(batch)

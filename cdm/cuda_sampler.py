@@ -75,7 +75,9 @@ class CudaSampler:
     def capture(self, keys, c_text, c_pc_xyz, c_pc_feat=None) -> None:
         """Capture the graph for inputs of these shapes; arguments as those of a call."""
         self._keys = keys.clone()
-        self._denoise = self.model.condition(c_text, c_pc_xyz, c_pc_feat)
+        # Copies, as later batches are written over what a backbone keeps of these.
+        own = [None if c is None else c.clone() for c in (c_text, c_pc_xyz, c_pc_feat)]
+        self._denoise = self.model.condition(*own)
         contact_dim = self.model.architecture.contact_dim
         self._x = c_pc_xyz.new_empty(*c_pc_xyz.shape[:2], contact_dim)
         self._previous = torch.empty_like(self._x) if self._looks_back else None
