@@ -91,6 +91,8 @@ class CudaSampler:
         # Items are read ahead in another thread, whose calls must not end the capture.
         with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             self._step()
+        # What every batch allocates, once now: memory that does not suffice is found out here.
+        self._denoise.rebind(c_text, c_pc_xyz, c_pc_feat)
 
     def _start(self):
         self._position.zero_()
