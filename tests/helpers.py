@@ -57,18 +57,18 @@ SMALL = {
 DEMO_ARCHITECTURE = Architecture(
     arch="PointMamba",
     contact_dim=6,
-    time_emb_dim=64,
+    time_emb_dim=96,
     text_feat_dim=128,
     point_feat_dim=3,
-    last_dim=64,
+    last_dim=96,
     sizes={
-        "trans_dim": 64,
-        "depth": 4,
+        "trans_dim": 96,
+        "depth": 6,
         "hidden_dim": 128,
-        "d_inner": 128,
+        "d_inner": 192,
         "d_state": 16,
         "d_conv": 4,
-        "dt_rank": 4,
+        "dt_rank": 6,
     },
 )
 REPO = Path(__file__).resolve().parent.parent
