@@ -102,7 +102,7 @@ def test_what_is_remembered_holds_for_these_shapes_configuration_and_source(
     save(tmp_path, state | {"module.text_model.x": torch.zeros(1)})
     inspect_checkpoint(path, CONFIG)
     assert len(inferred) == 1
-    inspect_checkpoint(path, demo_config(model={"time_emb_dim": 64}))
+    inspect_checkpoint(path, demo_config(model={"time_emb_dim": 96}))
     assert len(inferred) == 2
     monkeypatch.setattr(cdm.checkpoint, "SOURCES", cdm.checkpoint.SOURCES[1:])
     inspect_checkpoint(path, CONFIG)
@@ -157,7 +157,7 @@ def test_missing_unexpected_and_misshapen_keys_are_all_listed(tmp_path, state):
     message = str(error.value)
     assert "contact_model.layers.1.mamba.D is missing" in message
     assert "contact_model.extra (2,) is unexpected" in message
-    assert "contact_model.out_proj.bias is (7,), expected (64,)" in message
+    assert "contact_model.out_proj.bias is (7,), expected (96,)" in message
 
 
 def test_a_key_that_decides_a_size_is_named_when_it_is_missing(tmp_path, state):
@@ -167,14 +167,14 @@ def test_a_key_that_decides_a_size_is_named_when_it_is_missing(tmp_path, state):
 
 
 def test_sizes_that_contradict_the_configuration_are_named_key_by_key(tmp_path, state):
-    sizes = {"trans_dim": 256, "depth": 8, "last_dim": 64}
+    sizes = {"trans_dim": 256, "depth": 8, "last_dim": 96}
     config = demo_config(model={"arch_pointmamba": sizes, "time_emb_dim": 128})
     with pytest.raises(CheckpointError) as error:
         inspect_checkpoint(save(tmp_path, state), config)
     message = str(error.value)
-    assert "model.arch_pointmamba.trans_dim is 256, the weights have 64" in message
-    assert "model.arch_pointmamba.depth is 8, the weights have 4" in message
-    assert "model.time_emb_dim is 128, the weights have 64" in message
+    assert "model.arch_pointmamba.trans_dim is 256, the weights have 96" in message
+    assert "model.arch_pointmamba.depth is 8, the weights have 6" in message
+    assert "model.time_emb_dim is 128, the weights have 96" in message
     assert "last_dim" not in message
 
 

@@ -101,7 +101,7 @@ def test_a_finished_run_has_nothing_to_do(folder):
 
 def test_readers_find_what_the_readme_promises(finished):
     base = finished / "outputs/run"
-    assert "PointMamba (trans_dim 64" in (base / "checkpoint_info.txt").read_text()
+    assert "PointMamba (trans_dim 96" in (base / "checkpoint_info.txt").read_text()
     assert len((base / "plan/samples.tsv").read_text().splitlines()) == NUM_ITEMS + 1
     logs = sorted((base / "logs/generate_chunk").glob("*.log"))
     assert len(logs) == 3 and re.search(r"maps/s, ETA \d+:\d\d:\d\d", logs[0].read_text())
