@@ -7,6 +7,7 @@ replaying the graph, with no work for Python between the steps and no wait for t
 
 import torch
 
+from cdm.cuda_graph import capture
 from cdm.kernels import nvrtc
 from cdm.kernels.philox.gpu import sampling_step
 from cdm.sampler import Update
@@ -82,15 +83,7 @@ class CudaSampler:
         self._x = c_pc_xyz.new_empty(*c_pc_xyz.shape[:2], contact_dim)
         self._previous = torch.empty_like(self._x) if self._looks_back else None
         self._start()
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # libraries set themselves up outside the capture
-            self._step()
-        torch.cuda.current_stream().wait_stream(side)
-        self._graph = torch.cuda.CUDAGraph()
-        # Items are read ahead in another thread, whose calls must not end the capture.
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
-            self._step()
+        self._graph, _ = capture(self._step)
         # What every batch allocates, once now: memory that does not suffice is found out here.
         self._denoise.rebind(c_text, c_pc_xyz, c_pc_feat)
 

@@ -337,19 +337,8 @@ def test_lists_in_the_configuration_are_held_against_the_weights():
 
 # ---- on a GPU ----
 
-gpu = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
 
-
-def on_gpu(function):
-    for mark in gpu:
-        function = mark(function)
-    return function
-
-
-@on_gpu
+@pytest.mark.gpu
 @every_layout
 @pytest.mark.parametrize(("precision", "limit"), [("fp32", 1e-4), ("bf16", 3e-2)])
 @pytest.mark.parametrize("num_points", [65, 512])
@@ -365,7 +354,7 @@ def test_a_gpu_gives_the_cpus_numbers(arch, sizes, precision, limit, num_points)
     assert relative_error(out, exact) < limit
 
 
-@on_gpu
+@pytest.mark.gpu
 @every_backbone
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @torch.inference_mode()
@@ -396,7 +385,7 @@ def test_a_cuda_graph_matches_the_plain_loop_batch_after_batch(arch, precision):
     assert torch.equal(out, first)  # the third batch is the first one again
 
 
-@on_gpu
+@pytest.mark.gpu
 @every_backbone
 @torch.inference_mode()
 def test_a_map_does_not_depend_on_its_place_in_a_gpus_batch(arch):

@@ -8,8 +8,6 @@ from helpers import poison, relative_error
 from cdm.kernels.bidirectional_scan import bidirectional_scan, gpu, naive
 from cdm.kernels.selective_scan import selective_scan
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-
 # batch, length, d_inner, d_state, dt_rank: odd lengths, channels that fill no block, one token
 SHAPES = [
     (2, 64, 64, 16, 16),
@@ -73,7 +71,6 @@ def test_backends_that_cannot_run_say_so():
 
 
 @pytest.mark.gpu
-@needs_gpu
 @pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
@@ -87,7 +84,6 @@ def test_cuda_matches_the_reference(dtype, shape, steps, monkeypatch):
 
 
 @pytest.mark.gpu
-@needs_gpu
 @pytest.mark.parametrize("seed", range(20))
 def test_cuda_matches_the_reference_on_random_shapes(seed):
     generator = torch.Generator().manual_seed(seed)
@@ -104,7 +100,6 @@ def test_cuda_matches_the_reference_on_random_shapes(seed):
 
 
 @pytest.mark.gpu
-@needs_gpu
 @pytest.mark.parametrize("halves", [1, 2])
 @pytest.mark.parametrize("segments", [1, 2, 3, 7])
 @pytest.mark.parametrize("shape", [(1, 1003, 64, 16, 16), (2, 300, 40, 32, 32)], ids=str)
@@ -115,7 +110,6 @@ def test_cuts_into_warps_and_segments_change_nothing(shape, segments, halves, mo
 
 
 @pytest.mark.gpu
-@needs_gpu
 def test_small_batches_are_cut_finer():
     """132 multiprocessors or so: 32 maps of full size need no cut, one does."""
     halves, segments = gpu.split(64, 8192, 512, "cuda")
@@ -125,7 +119,6 @@ def test_small_batches_are_cut_finer():
 
 
 @pytest.mark.gpu
-@needs_gpu
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 def test_cuda_gives_the_same_bits_again_and_at_any_place_of_a_batch(dtype):
     inputs = make_inputs((4, 300, 64, 16, 16), dtype, device="cuda")

@@ -93,7 +93,6 @@ def test_both_directions_are_two_convolutions():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("shape", [(2, 37, 40), (1, 1, 8), (3, 16, 64), (2, 1000, 512)], ids=str)
 @pytest.mark.parametrize("width", [2, 4])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 3e-3)])
@@ -109,7 +108,6 @@ def test_cuda_matches_naive_in_both_directions(shape, width, dtype, tolerance, m
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize(("length", "width"), [(1, 4), (17, 2), (1000, 4)])
 def test_cuda_gradients_match_float64_autograd_of_naive(length, width, reverse):

@@ -15,10 +15,7 @@ from cdm.noise import normal, stream_key
 from cdm.sampler import SAMPLERS, UPDATES
 from cdm.serialization import gather_points
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
+pytestmark = pytest.mark.gpu
 CASES = [("ddpm", 0.0), ("ddim", 0.0), ("ddim", 0.5), ("dpmpp_2m", 0.0), ("dpmpp_2m_sde", 0.0)]
 
 

@@ -182,11 +182,7 @@ def test_computed_statistics_are_float64_means_and_stay_out_of_the_data_folder()
     assert not list(Path("data").glob("Mean_Std*"))
 
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-
-
 @pytest.mark.gpu
-@needs_gpu
 def test_a_gpu_gives_the_cpus_maps_within_rounding(usual):
     found = arrays(run(configure(exp_name="other", gpu=0)))
     np.testing.assert_allclose(found["sample"], usual["sample"], rtol=1e-4, atol=1e-4)
@@ -194,7 +190,6 @@ def test_a_gpu_gives_the_cpus_maps_within_rounding(usual):
 
 
 @pytest.mark.gpu
-@needs_gpu
 @pytest.mark.parametrize("chunk_size", [1, 5, 1000])
 def test_chunk_size_changes_no_bit_on_a_gpu(chunk_size):
     usual = arrays(run(configure(gpu=0, sampling={"batch_size": 4})))
@@ -203,7 +198,6 @@ def test_chunk_size_changes_no_bit_on_a_gpu(chunk_size):
 
 
 @pytest.mark.gpu
-@needs_gpu
 def test_precision_auto_is_bf16_on_a_gpu_and_fp32_on_the_cpu():
     for gpu, precision in ((0, "bf16"), (None, "fp32")):
         maps = run(configure(exp_name=precision, gpu=gpu, sampling={"precision": "auto"}))
@@ -211,7 +205,6 @@ def test_precision_auto_is_bf16_on_a_gpu_and_fp32_on_the_cpu():
 
 
 @pytest.mark.gpu
-@needs_gpu
 def test_a_gpu_out_of_memory_halves_the_batch_and_goes_on():
     """Beside an allocation that leaves room for a few maps only."""
     big = {"dataset": {"num_points": 4096}, "sampling": {"batch_size": 64, "precision": "fp32"}}

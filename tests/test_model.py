@@ -224,7 +224,6 @@ def test_time_table_is_close_to_the_reference(parity):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("case", POINT_MAMBA_CASES)
 @torch.no_grad()
 def test_cuda_matches_reference(parity, parity_index, case):

@@ -65,7 +65,6 @@ def test_blocks_of_points_are_the_whole(num_points, channels, neighbours, monkey
     assert_close("max", expected, found, 1e-12, 1e-12)
 
 
-on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 layouts = pytest.mark.parametrize(
     ("num_points", "channels", "neighbours"),
     [(1, 32, 8), (3, 64, 8), (37, 96, 5), (129, 128, 16), (512, 256, 16), (8, 512, 16)],
@@ -74,7 +73,6 @@ dtypes = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 
 
 @pytest.mark.gpu
-@on_gpu
 @layouts
 @dtypes
 @torch.no_grad()
@@ -89,7 +87,6 @@ def test_groups_on_cuda_match_naive(num_points, channels, neighbours, dtype, mon
 
 
 @pytest.mark.gpu
-@on_gpu
 @layouts
 @dtypes
 @torch.no_grad()

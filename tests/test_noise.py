@@ -155,6 +155,5 @@ def test_philox_siblings_match_the_reference():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_philox_siblings_match_the_reference_on_gpu():
     check_sibling("cuda")

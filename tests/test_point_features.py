@@ -196,7 +196,6 @@ def test_too_little_memory_for_the_scene_model_halves_the_batch(monkeypatch):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_gives_the_cpus_maps_with_the_scene_model():
     config = configure(32, model={"scene_model": SCENE_MODEL})
     usual = maps_of(config)

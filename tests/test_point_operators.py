@@ -12,13 +12,7 @@ from cdm.kernels.farthest_points import farthest_points
 from cdm.kernels.interpolation import NUM_NEIGHBOURS, interpolate, interpolation_weights, naive
 from cdm.kernels.nearest_neighbours import nearest_neighbours
 
-GPU = pytest.param(
-    "cuda",
-    marks=[
-        pytest.mark.gpu,
-        pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-    ],
-)
+GPU = pytest.param("cuda", marks=pytest.mark.gpu)
 devices = pytest.mark.parametrize("device", ["cpu", GPU])
 sizes = pytest.mark.parametrize("num_points", [1, 3, 5, 37, 129, 512])
 duplicates = pytest.mark.parametrize("duplicates", [False, True])
@@ -66,7 +60,6 @@ def test_nearest_neighbours_match_naive(num_points, duplicates, k, device, monke
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @duplicates
 @pytest.mark.parametrize("num_points", [8192, 20000])
 def test_whole_rooms_match_the_cpu(num_points, duplicates):

@@ -78,7 +78,6 @@ def test_bf16_stays_near_fp32(parity, case):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @cases
 @torch.no_grad()
 def test_cuda_matches_reference(parity, parity_index, case):

@@ -284,7 +284,6 @@ def test_trajectories_match_reference(parity, parity_index):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_trajectories_match_reference_on_gpu(parity, parity_index):
     check_trajectories(parity, parity_index, "cuda")
 

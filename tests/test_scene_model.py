@@ -79,7 +79,6 @@ def test_the_scene_model_wants_colours(parity):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @variants
 def test_cuda_matches_reference(parity, parity_index, variant):
     model, arrays = load_variant(parity, variant).cuda(), arrays_of(parity, variant)

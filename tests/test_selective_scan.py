@@ -220,7 +220,6 @@ def test_compiled_kernel_is_cached_and_works_without_a_cache(tmp_path):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("length", [1, 63, 200])
 @pytest.mark.parametrize("backend", ["chunked", "mamba_ssm", "auto"])
@@ -232,7 +231,6 @@ def test_cuda_backends_match_naive(backend, length, reverse):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize(("batch", "length", "d_inner"), [(2, 1, 64), (3, 7, 128), (2, 333, 192)])
 def test_cuda_gradients_match_float64_autograd_of_naive(batch, length, d_inner, reverse):

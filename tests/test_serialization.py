@@ -75,7 +75,6 @@ def test_equal_points_keep_their_order():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_hilbert_order_is_the_same_on_cuda():
     xyz = torch.randn(3, 8192, 3, generator=torch.Generator().manual_seed(0))
     xyz[:, 100:200] = xyz[:, :1]

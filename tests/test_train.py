@@ -206,7 +206,6 @@ def test_timesteps_are_uniform_or_as_noisy_as_asked(noisy_share):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_gpu_trains_like_the_cpu(precision):
     sizes = {"trans_dim": 32, "depth": 2, "last_dim": 8}

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from cdm.architecture import Architecture
 from cdm.backbones.base import map_tensors
 from cdm.config import Config
+from cdm.cuda_graph import capture
 from cdm.diffusion import GaussianDiffusion, create_diffusion
 from cdm.errors import CheckpointError
 from cdm.files import replacing
@@ -74,8 +75,9 @@ class Trainer:
         t = draw_timesteps(shape[0], num_steps, settings.noisy_share, generator)
         noise = torch.randn(shape, generator=generator, device=self.device)
         if self._gradients is None:
-            graphs = self.device != "cpu"
-            self._gradients = _GradientGraph(self.loss, batch, t, noise) if graphs else self._eager
+            self._gradients = self._eager
+            if self.device != "cpu":
+                self._gradients = _GradientGraph(self._eager, batch, t, noise)
         loss = self._gradients(batch, t, noise)
         if settings.grad_clip is not None:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.grad_clip)
@@ -212,29 +214,18 @@ class _GradientGraph:
     """Loss and gradients of a step as a CUDA graph: without it, Python is what a step waits for.
 
     Args:
-        loss: (batch, t, noise) to a scalar; later batches have the shapes of this one.
+        gradients: of (batch, t, noise), with new .grad of the weights; later batches have the
+            shapes of this one.
     """
 
-    def __init__(self, loss: Callable, *inputs):
+    def __init__(self, gradients: Callable, *inputs):
         self._inputs = map_tensors(torch.clone, tuple(inputs))
-        here, side = torch.cuda.current_stream(), torch.cuda.Stream()
-        side.wait_stream(here)
-        with torch.cuda.stream(side):  # kernels compile, libraries set themselves up
-            for _ in range(2):
-                loss(*self._inputs).backward()
-        here.wait_stream(side)
-        for p in loss.__self__.model.parameters():
-            p.grad = None  # made anew inside, so that every replay writes it afresh
-        self._graph = torch.cuda.CUDAGraph()
-        # as in cdm.cuda_sampler: no other thread's calls may end the capture
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
-            self._loss = loss(*self._inputs)
-            self._loss.backward()
+        self._graph, self._loss = capture(lambda: gradients(*self._inputs).detach())
 
     def __call__(self, *inputs) -> torch.Tensor:
         map_tensors(torch.Tensor.copy_, self._inputs, inputs)
         self._graph.replay()
-        return self._loss.detach().clone()
+        return self._loss.clone()
 
 
 def learning_rate(settings, step: int) -> float:
