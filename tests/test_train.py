@@ -224,7 +224,7 @@ def test_a_gpu_trains_like_the_cpu(precision):
         chosen = replace(config, training=replace(config.training, precision="fp32"))
         trainer = Trainer(chosen if cpu else config, architecture_to_train(config), device)
         gradients = trainer._eager if cpu else _GradientGraph(
-            trainer.loss, *map_tensors(torch.Tensor.cuda, inputs)
+            trainer._eager, *map_tensors(torch.Tensor.cuda, inputs)
         )  # fmt: skip
         for shift in (0.5, 0.0):  # a replay takes new inputs and old gradients do not stay
             moved = map_tensors(
