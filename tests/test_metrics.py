@@ -316,6 +316,21 @@ def test_bootstrap_intervals_cover_the_true_mean():
     assert 0.88 <= np.mean(covered) <= 0.99
 
 
+def test_a_share_that_all_items_have_is_not_known_exactly():
+    values = np.array([[1.0, 0, 1, 1]] * 50)
+    values[0, 3] = 0.5
+    ones, zeros, metres, some = bootstrap(values, shares=[0, 1, 3], confidence=0.9)
+    # The ends are the shares with which 50 items out of 50 have a probability of 5 %.
+    assert ones[:2] == (1, pytest.approx(0.05 ** (1 / 50))) and ones.high == 1
+    assert zeros[:3] == (0, 0, pytest.approx(1 - 0.05 ** (1 / 50)))
+    assert metres[:3] == (1, 1, 1)
+    assert some == bootstrap(values, confidence=0.9)[3]
+
+    rare = np.random.default_rng(0).random((50, 1000)) < 0.99
+    covered = [0.99 in interval for interval in bootstrap(rare, shares=range(1000), resamples=100)]
+    assert np.mean(covered) > 0.9  # without the rule 0.4: 50 of 50 is the most frequent outcome
+
+
 def test_bootstrap_knows_single_and_missing_values():
     one, none = bootstrap(np.array([[2.0, np.nan]]))
     assert one == Interval(2, 2, 2, 1)

@@ -24,7 +24,7 @@ class Interval(NamedTuple):
 
 
 def bootstrap(
-    values, medians=(), resamples: int = 1000, confidence: float = 0.95, seed: int = 0
+    values, medians=(), shares=(), resamples: int = 1000, confidence: float = 0.95, seed: int = 0
 ) -> list[Interval]:
     """An interval for each column, items drawn with replacement.
 
@@ -34,6 +34,10 @@ def bootstrap(
     Args:
         values: (num_items, num_columns); NaN where an item has no value.
         medians: columns whose statistic is the median; the others' is the mean.
+        shares: columns of values from 0 to 1. Where all items have 0, or all have 1, every draw is
+            the same, yet other items may differ: the interval then reaches to the share of items
+            that so many would all miss in (1 - confidence) / 2 of the cases (Clopper and Pearson
+            1934).
         resamples: draws.
         confidence: share of the draws' statistics inside an interval.
         seed: of `numpy.random.default_rng`.
@@ -61,7 +65,11 @@ def bootstrap(
     for j, value in enumerate(statistics(np.ones(num_items, np.int64))):
         known = draws[np.isfinite(draws[:, j]), j]
         low, high = np.percentile(known, [tail, 100 - tail]) if len(known) else (np.nan, np.nan)
-        intervals.append(Interval(float(value), float(low), float(high), int(there[:, j].sum())))
+        count = int(there[:, j].sum())
+        if j in shares and value in (0, 1):
+            unseen = 1 - (tail / 100) ** (1 / count)
+            low, high = (0, unseen) if value == 0 else (1 - unseen, 1)
+        intervals.append(Interval(float(value), float(low), float(high), count))
     return intervals
 
 

@@ -53,6 +53,11 @@ def statistic(name: str) -> str:
     return "median" if name.removeprefix(BEST) in MEDIANS else "mean"
 
 
+def is_share(name: str) -> bool:
+    """Whether a measure lies between 0 and 1."""
+    return describe(name)[0] == "" and name != "diversity"
+
+
 def higher_is_better(name: str) -> bool:
     """Whether more of it is a better map; of no meaning for diversity and chance."""
     bare = name.removeprefix(BEST).removeprefix(TARGET)

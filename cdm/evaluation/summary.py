@@ -9,7 +9,7 @@ import numpy as np
 
 from cdm.config import EvaluationConfig
 from cdm.evaluation.bootstrap import Interval, bootstrap
-from cdm.evaluation.measure import BEST, describe, higher_is_better, statistic
+from cdm.evaluation.measure import BEST, describe, higher_is_better, is_share, statistic
 
 ORDER = (  # as tables list them
     "found_target",
@@ -81,6 +81,7 @@ def intervals(values: np.ndarray, names: Sequence[str], config: EvaluationConfig
     found = bootstrap(
         values,
         medians=[j for j, name in enumerate(names) if statistic(name) == "median"],
+        shares=[j for j, name in enumerate(names) if is_share(name)],
         resamples=config.resamples,
         confidence=config.confidence,
         seed=config.seed,
