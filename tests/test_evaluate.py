@@ -11,7 +11,7 @@ from cdm.archive import ContactMaps
 from cdm.datasets import FileReader
 from cdm.errors import ArchiveError
 from cdm.evaluation.evaluate import evaluate, evaluation_key, measure_archive
-from cdm.evaluation.measure import MapMeasures, describe, read_truth
+from cdm.evaluation.measure import MapMeasures, describe, is_share, read_truth
 from cdm.evaluation.report import write_report
 from cdm.merge import merge
 from cdm.plan import open_dataset
@@ -62,6 +62,7 @@ def test_evaluation_is_the_mean_over_items_of_the_measures_of_each(tmp_path, mon
         expected = np.nanmedian(column) if measure["statistic"] == "median" else np.nanmean(column)
         assert measure["value"] == pytest.approx(expected), name
         assert measure["low"] <= measure["value"] <= measure["high"], name
+        assert not is_share(name) or 0 <= measure["low"] <= measure["high"] <= 1, name
     assert "found_target" in everything["measures"] and "target/CPLE" in everything["measures"]
     written = json.loads((tmp_path / "report/metrics.json").read_text())
     assert written["groups"] == summary["groups"]
@@ -132,3 +133,5 @@ def test_every_measure_is_described():
     for name in ("best/target/TKCO@10", "CPLE_joint_12", "dist_to_target_0.3", "diversity"):
         assert all(isinstance(word, str) for word in describe(name))
     assert describe("CPLE_pelvis")[0] == "m" and "best of" in describe("best/WDE@0.2")[1]
+    assert all(map(is_share, ("best/found_target", "dist_to_target_0.3", "target/IoU@0.1")))
+    assert not any(map(is_share, ("diversity", "CPLE", "dist_to_target_average")))
