@@ -18,7 +18,8 @@ PROFILE = (
     *("--cluster-generic-submit-cmd", f"{SCRIPTS}/submit.sh {{resources.gpu}}"),
     *("--cluster-generic-status-cmd", f"{SCRIPTS}/status.sh"),
     *("--cluster-generic-cancel-cmd", f"{SCRIPTS}/cancel.sh"),
-    *("--set-threads", "generate_chunk=1", "merge=1", "--jobs", "2", "--latency-wait", "5"),
+    *("--set-threads", "generate_chunk=1", "merge=1", "--jobs", "2"),
+    *("--seconds-between-status-checks", "1", "--latency-wait", "5"),
 )
 SETTINGS = {"num_points": 512, "diffusion": {"timestep_respacing": 50}}
 
