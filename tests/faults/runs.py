@@ -22,6 +22,7 @@ CONFIG = {
     "sampling": {"batch_size": 2},
     "workflow": {"chunk_size": 3},
 }
+SLOW = {"diffusion": {"timestep_respacing": 25}, "num_points": 512}  # seconds a chunk
 LOCAL = ("--cores", "2", "--resources", "gpu=1")
 
 

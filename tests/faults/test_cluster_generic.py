@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from helpers import REPO
-from runs import Run, arrays, assert_same
+from runs import SLOW, Run, arrays, assert_same
 from slurm_lab import wait_until
 
 pytest.importorskip(
@@ -21,13 +21,10 @@ PROFILE = (
     *("--set-threads", "generate_chunk=1", "merge=1", "--jobs", "2"),
     *("--seconds-between-status-checks", "1", "--latency-wait", "5"),
 )
-SETTINGS = {"num_points": 512, "diffusion": {"timestep_respacing": 50}}
 
 
-def test_a_job_killed_under_any_scheduler_is_submitted_again(tmp_path):
-    undisturbed = Run(tmp_path / "local", **SETTINGS)
-    undisturbed.finish()
-    run, jobs = Run(tmp_path / "run", **SETTINGS), tmp_path / "jobs"
+def test_a_job_killed_under_any_scheduler_is_submitted_again(tmp_path, slow_run):
+    run, jobs = Run(tmp_path / "run", **SLOW), tmp_path / "jobs"
     jobs.mkdir()
     process = run.start(*PROFILE, SCHEDULER_DIR=str(jobs))
     try:
@@ -46,5 +43,5 @@ def test_a_job_killed_under_any_scheduler_is_submitted_again(tmp_path):
     requests = [(job / "request").read_text() for job in jobs.iterdir()]
     assert sorted(requests) == ["gpus 0\n"] + ["gpus 1\n"] * 4  # merge, three chunks, one again
     run.check()
-    assert_same(arrays(run), arrays(undisturbed))
+    assert_same(arrays(run), arrays(slow_run))
     assert not run.leftovers()

@@ -8,21 +8,12 @@ import time
 
 import pytest
 from kill_run import jobs_of
-from runs import LOCAL, Run, arrays, assert_same
+from runs import LOCAL, SLOW, Run, arrays, assert_same
 from slurm_lab import wait_until
-
-SLOW = {"diffusion": {"timestep_respacing": 50}, "num_points": 512}  # seconds a chunk
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    run = Run(tmp_path_factory.mktemp("undisturbed") / "run", **SLOW)
-    run.finish()
-    return run
 
 
 @pytest.fixture
-def run(tmp_path, undisturbed):
+def run(tmp_path, slow_run):
     """A new run of the same job."""
     return Run(tmp_path / "run", **SLOW)
 
@@ -32,7 +23,7 @@ def chunks_finished(run, number):
 
 
 def test_losing_snakemakes_folder_in_the_middle_and_moving_the_run_loses_nothing(
-    run, undisturbed, tmp_path
+    run, slow_run, tmp_path
 ):
     process = run.start()
     wait_until(chunks_finished(run, 1), "a chunk to be finished")
@@ -45,13 +36,13 @@ def test_losing_snakemakes_folder_in_the_middle_and_moving_the_run_loses_nothing
     assert f"generate_chunk        {3 - len(kept)}" in re.sub(" +", " " * 8, output), output
     times = {path.name: path.stat().st_mtime_ns for path in run.records()}
     assert kept and times | kept == times
-    assert_same(arrays(run), arrays(undisturbed))
+    assert_same(arrays(run), arrays(slow_run))
     for path in run.outputs.rglob("*.json"):
         assert str(tmp_path) not in path.read_text(), f"{path} holds an absolute path"
 
 
 def test_a_second_snakemake_is_refused_and_even_without_its_lock_nothing_wrong_is_kept(
-    run, undisturbed
+    run, slow_run
 ):
     process = run.start()
     wait_until(lambda: list((run.folder / ".snakemake/locks").glob("*")), "a lock")
@@ -62,11 +53,11 @@ def test_a_second_snakemake_is_refused_and_even_without_its_lock_nothing_wrong_i
         each.wait()
     run.finish(*LOCAL, "--nolock")
     run.check()
-    assert_same(arrays(run), arrays(undisturbed))
+    assert_same(arrays(run), arrays(slow_run))
     assert not run.leftovers()
 
 
-def test_a_clock_that_goes_back_a_day_between_chunks_and_merge_changes_nothing(run, undisturbed):
+def test_a_clock_that_goes_back_a_day_between_chunks_and_merge_changes_nothing(run, slow_run):
     run.finish(*LOCAL, "--until", "generate_chunk")
     records = [(path, path.read_bytes()) for path in run.records()]
     for path in run.folder.rglob("*"):
@@ -76,10 +67,10 @@ def test_a_clock_that_goes_back_a_day_between_chunks_and_merge_changes_nothing(r
     run.finish("all", "export_npz", *LOCAL)
     assert "Nothing to be done" in run.finish("all", "export_npz", *LOCAL)
     assert [(path, path.read_bytes()) for path in run.records()] == records
-    assert_same(arrays(run), arrays(undisturbed))
+    assert_same(arrays(run), arrays(slow_run))
 
 
-def test_an_item_that_disappears_or_is_cut_off_fails_its_chunk_only(run, undisturbed):
+def test_an_item_that_disappears_or_is_cut_off_fails_its_chunk_only(run, slow_run):
     contacts = run.folder / "data/HUMANISE/contact_motion/contacts"
     saved = {name: (contacts / name).read_bytes() for name in ("00001.npz", "00004.npz")}
     done = run.snakemake(CDM_HOOK_UNLINK="00001.npz", CDM_HOOK_TRUNCATE="00004.npz")
@@ -91,16 +82,16 @@ def test_an_item_that_disappears_or_is_cut_off_fails_its_chunk_only(run, undistu
     for name, content in saved.items():
         (contacts / name).write_bytes(content)
     run.finish()
-    assert_same(arrays(run), arrays(undisturbed))
+    assert_same(arrays(run), arrays(slow_run))
 
 
 @pytest.mark.long
-def test_slow_reading_changes_nothing(run, undisturbed):
+def test_slow_reading_changes_nothing(run, slow_run):
     run.finish(CDM_HOOK_SLOW_S="0.5")
-    assert_same(arrays(run), arrays(undisturbed))
+    assert_same(arrays(run), arrays(slow_run))
 
 
-def test_a_preempted_chunk_job_stops_within_seconds_and_its_retry_finishes(run, undisturbed):
+def test_a_preempted_chunk_job_stops_within_seconds_and_its_retry_finishes(run, slow_run):
     process = run.start(*LOCAL, "--retries", "1")
     wait_until(lambda: "model: " in run.logs(), "sampling")
     (job,) = jobs_of(process.pid)
@@ -112,11 +103,11 @@ def test_a_preempted_chunk_job_stops_within_seconds_and_its_retry_finishes(run, 
     output = (run.folder / "run.log").read_text()
     assert output.count("stopped by SIGTERM") == 1 and "Traceback" not in output, output
     run.check()
-    assert_same(arrays(run), arrays(undisturbed))
+    assert_same(arrays(run), arrays(slow_run))
     assert not run.leftovers()
 
 
-def test_jobs_of_one_machine_never_share_a_gpu(run, undisturbed, tmp_path):
+def test_jobs_of_one_machine_never_share_a_gpu(run, slow_run, tmp_path):
     leases = tmp_path / "leases.txt"
     environment = {
         "CDM_HOOK_GPUS": "GPU-1,GPU-2",
@@ -124,7 +115,7 @@ def test_jobs_of_one_machine_never_share_a_gpu(run, undisturbed, tmp_path):
         "TMPDIR": str(tmp_path),
     }
     run.finish("--cores", "3", "--resources", "gpu=3", **environment)
-    assert_same(arrays(run), arrays(undisturbed))
+    assert_same(arrays(run), arrays(slow_run))
     assert run.logs().count("all 2 GPU(s) are taken by other jobs; waiting for one") == 1
     holders = {}
     events = sorted(line.split() for line in leases.read_text().splitlines())

@@ -22,7 +22,7 @@ PROFILE = (
 )
 SETTINGS = {
     "num_points": 512,
-    "diffusion": {"timestep_respacing": 150},
+    "diffusion": {"timestep_respacing": 75},
     "workflow": {"chunk_size": 2},
 }
 
