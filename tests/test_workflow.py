@@ -259,6 +259,7 @@ def test_measures_and_study_follow_the_maps_and_their_own_settings(folder):
     assert planned(folder, "report")[1] == {"merge", "evaluate", "report"}
 
 
+@pytest.mark.long
 def test_a_flipped_bit_in_a_chunk_is_named_by_the_merge_with_the_way_to_rebuild_it(folder):
     old = arrays(folder)
     shutil.rmtree(folder / "outputs/run/contact_maps.zarr")

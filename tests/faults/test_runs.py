@@ -41,6 +41,7 @@ def test_losing_snakemakes_folder_in_the_middle_and_moving_the_run_loses_nothing
         assert str(tmp_path) not in path.read_text(), f"{path} holds an absolute path"
 
 
+@pytest.mark.long
 def test_a_second_snakemake_is_refused_and_even_without_its_lock_nothing_wrong_is_kept(
     run, slow_run
 ):
@@ -91,6 +92,7 @@ def test_slow_reading_changes_nothing(run, slow_run):
     assert_same(arrays(run), arrays(slow_run))
 
 
+@pytest.mark.long
 def test_a_preempted_chunk_job_stops_within_seconds_and_its_retry_finishes(run, slow_run):
     process = run.start(*LOCAL, "--retries", "1")
     wait_until(lambda: "model: " in run.logs(), "sampling")
