@@ -23,7 +23,7 @@ from cdm.errors import BadItem
 from cdm.files import write_bytes
 
 NUM_POINTS, SEED = 1024, 0
-VAL, TEST, TRAIN = range(0, 12), range(24, 344), range(344, 20344)  # rows
+VAL, TEST, TRAIN = range(0, 12), range(24, 344), range(344, 20344)  # rows; between, of no phase
 NUM_WRITTEN = 64  # items of train that are written; statistics computed here are theirs
 BACKGROUND, TARGET = 0, 1  # labels of points: floor and walls, the target; piece i has i + 1
 BACKGROUND_SHARE = 0.4  # of the points; furniture shares the rest by the root of its area
