@@ -20,17 +20,17 @@ import torch
 import torch.nn.functional as F
 from denoising_step import milliseconds
 
-from cdm.architecture import Architecture
-from cdm.backbones import BACKBONES, load_backbone
-from cdm.cuda_sampler import CudaSampler
-from cdm.diffusion import create_diffusion
-from cdm.initial_weights import initial_state_dict
 from cdm.kernels import philox
 from cdm.kernels.selective_scan import resolve_backend
-from cdm.model import CDM
+from cdm.model.architecture import Architecture
+from cdm.model.backbones import BACKBONES, load_backbone
+from cdm.model.cdm import CDM
+from cdm.model.point_order import gather_points, hilbert_order
 from cdm.noise import stream_key
-from cdm.sampler import UPDATES
-from cdm.serialization import gather_points, hilbert_order
+from cdm.sampling.cuda_sampler import CudaSampler
+from cdm.sampling.diffusion import create_diffusion
+from cdm.sampling.samplers import UPDATES
+from cdm.training.initial_weights import initial_state_dict
 
 TEXT_FEAT_DIM, TIME_EMB_DIM, CONTACT_DIM = 512, 128, 6
 POINT_FEAT_DIM = {"MLP": 32}  # the reference's MLP cannot do without

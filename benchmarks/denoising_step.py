@@ -15,15 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cdm.architecture import Architecture
-from cdm.cuda_sampler import CudaSampler
-from cdm.diffusion import create_diffusion
-from cdm.initial_weights import initial_state_dict
 from cdm.kernels import philox
-from cdm.model import CDM
+from cdm.model.architecture import Architecture
+from cdm.model.cdm import CDM
+from cdm.model.point_order import gather_points, hilbert_order
 from cdm.noise import stream_key
-from cdm.sampler import UPDATES
-from cdm.serialization import gather_points, hilbert_order
+from cdm.sampling.cuda_sampler import CudaSampler
+from cdm.sampling.diffusion import create_diffusion
+from cdm.sampling.samplers import UPDATES
+from cdm.training.initial_weights import initial_state_dict
 
 TEXT_FEAT_DIM, TIME_EMB_DIM, CONTACT_DIM = 512, 128, 6
 
@@ -186,7 +186,7 @@ def main():
 
     torch.manual_seed(0)
     cdm = CDM(architecture(options.trans_dim, options.depth))
-    state = initial_state_dict(cdm.architecture)
+    state = initial_state_dict(cdm.model.architecture)
     cdm.load_state_dict({key: torch.from_numpy(value) for key, value in state.items()})
     cdm = cdm.cuda().eval()
     print(
@@ -225,8 +225,8 @@ def main():
 def _exact(cdm, inputs):
     """The first map in float64 on the CPU, by the plain composition."""
     with torch.inference_mode(False), torch.enable_grad():  # gradients keep it plain
-        double = CDM(cdm.architecture, scan_backend="chunked").double()
-        double.load_state_dict(cdm.state_dict())
+        double = CDM(cdm.model.architecture, scan_backend="chunked").double()
+        double.load_state_dict(cdm.model.state_dict())
         first = [x[:1].clone().cpu() for x in inputs]
         first = [x.double() if x.is_floating_point() else x for x in first]
         return double.requires_grad_(False)(*first).detach()

@@ -16,9 +16,9 @@ import torch
 from cdm.kernels.farthest_points import farthest_points
 from cdm.kernels.farthest_points.naive import farthest_points as loop_of_farthest_points
 from cdm.kernels.nearest_neighbours import nearest_neighbours
-from cdm.point_transformer import NEIGHBOURS, NUM_NEIGHBOURS, STRIDE, folded
-from cdm.scene_model import PointTransformerSeg
-from cdm.serialization import gather_points
+from cdm.model.point_order import gather_points
+from cdm.model.point_transformer import NEIGHBOURS, NUM_NEIGHBOURS, STRIDE, folded
+from cdm.model.scene_model import PointTransformerSeg
 
 
 def plain_neighbours(xyz, queries, k):

@@ -14,17 +14,17 @@ import numpy as np
 import torch
 from denoising_step import architecture
 
-from cdm.checkpoint import inspect_checkpoint
 from cdm.config import load_config
 from cdm.contact import to_distance
-from cdm.cuda_sampler import CudaSampler
-from cdm.diffusion import create_diffusion
-from cdm.initial_weights import initial_state_dict
 from cdm.kernels import philox
-from cdm.model import CDM
+from cdm.model.cdm import CDM
+from cdm.model.checkpoint import inspect_checkpoint
+from cdm.model.state_dict import load_state_dict
 from cdm.noise import stream_key
-from cdm.sampler import UPDATES
-from cdm.state_dict import load_state_dict
+from cdm.sampling.cuda_sampler import CudaSampler
+from cdm.sampling.diffusion import create_diffusion
+from cdm.sampling.samplers import UPDATES
+from cdm.training.initial_weights import initial_state_dict
 
 MEAN, STD, SIGMA = np.float32([[0.2]]), np.float32([[0.3]]), 0.8
 
@@ -33,7 +33,7 @@ def load(checkpoint: Path | None) -> CDM:
     """The model of a checkpoint, or an untrained one of full size."""
     if checkpoint is None:
         cdm = CDM(architecture(256, 8))
-        state = initial_state_dict(cdm.architecture)
+        state = initial_state_dict(cdm.model.architecture)
         cdm.load_state_dict({key: torch.from_numpy(value) for key, value in state.items()})
         return cdm.cuda().eval()
     import yaml

@@ -24,9 +24,9 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from cdm.archive import OK, ChunkRecord, Layout, record_path, write_chunk
+from cdm.archive.store import OK, ChunkRecord, Layout, record_path, write_chunk
 from cdm.files import seal, write_bytes
-from cdm.plan import read_plan, read_samples
+from cdm.run.plan import read_plan, read_samples
 
 REPO = Path(__file__).resolve().parent.parent
 CHUNK_SIZE, NUM_POINTS, NUM_JOINTS = 100, 4, 6
@@ -157,13 +157,14 @@ def main() -> None:
     python, cdm = sys.executable, [sys.executable, "-m", "cdm"]
     here = ["--configfile", "mine.yaml"]
     make_plan = (
-        "from cdm.settings import read_config; from cdm.plan import make_plan, save_plan; "
+        "from cdm.commands.config_files import read_config; "
+        "from cdm.run.plan import make_plan, save_plan; "
         "save_plan(*make_plan(read_config(['mine.yaml'], [])))"
     )
     snakemake = [python, "-m", "snakemake", *here, "--cores", "2", "--quiet", "all"]
     workflow = ["-s", REPO / "Snakefile"]
     merge = (
-        "from cdm.merge import merge; from cdm.plan import read_plan; "
+        "from cdm.run.merge import merge; from cdm.run.plan import read_plan; "
         f"merge(read_plan('{RUN}'), print, threads={args.cores})"
     )
     print("| what | seconds | CPU seconds | peak MB |\n| --- | --- | --- | --- |")

@@ -14,8 +14,8 @@ from dataclasses import replace
 
 import torch
 
-from cdm.mamba import Mamba
-from cdm.settings import DEMO_DEFAULTS, read_config
+from cdm.commands.config_files import DEMO_DEFAULTS, read_config
+from cdm.model.mamba import Mamba
 from cdm.training.items import TrainingBatch
 from cdm.training.train import architecture_to_train
 from cdm.training.trainer import Trainer

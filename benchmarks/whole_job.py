@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from denoising_step import architecture
 
-from cdm.initial_weights import write_checkpoint
+from cdm.training.initial_weights import write_checkpoint
 
 REPO = Path(__file__).resolve().parent.parent
 

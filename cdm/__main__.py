@@ -13,10 +13,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from cdm.commands.config_files import config_arguments, read_config
 from cdm.config import Config
 from cdm.errors import CDMError, ConfigError
-from cdm.plan import Plan, make_plan, read_plan
-from cdm.settings import config_arguments, read_config
+from cdm.run.plan import Plan, make_plan, read_plan
 
 OK, FOUND, REFUSED = 0, 1, 2
 WATCH_EVERY_S = 2.0
@@ -123,7 +123,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run_status(args: argparse.Namespace) -> int:
-    from cdm.status import describe_status, read_status
+    from cdm.commands.status import describe_status, read_status
 
     while True:
         plan, run = planned(args)
@@ -137,14 +137,14 @@ def run_status(args: argparse.Namespace) -> int:
 
 
 def run_verify(args: argparse.Namespace) -> int:
-    from cdm.verify import describe_report, verify
+    from cdm.commands.verify import describe_report, verify
 
     path = args.run or Path(configured(args).run_dir)
     report = verify(path, deep=args.deep, log=tell)
     if args.resample and report.problems:
         report.notes.append("no sample was generated again: see to the problems first")
     elif args.resample:
-        from cdm.resample import resample  # torch
+        from cdm.commands.resample import resample  # torch
 
         report.resampled = resample(report.archive, args.resample, log=tell)
         report.problems += report.resampled.problems
@@ -153,7 +153,7 @@ def run_verify(args: argparse.Namespace) -> int:
 
 
 def run_estimate(args: argparse.Namespace) -> int:
-    from cdm.estimate import describe_estimate, estimate  # torch
+    from cdm.commands.estimate import describe_estimate, estimate  # torch
 
     with at_home(args) as config:
         result = estimate(*make_plan(config), args.minutes_per_chunk, log=tell)
@@ -162,7 +162,7 @@ def run_estimate(args: argparse.Namespace) -> int:
 
 
 def run_clean(args: argparse.Namespace) -> int:
-    from cdm.clean import clean, describe_leftovers, find_leftovers
+    from cdm.commands.clean import clean, describe_leftovers, find_leftovers
 
     with at_home(args) as config:
         # The last plan's chunks stay as well as those of the configuration as it is now.
@@ -182,7 +182,7 @@ def run_clean(args: argparse.Namespace) -> int:
 
 
 def run_why(args: argparse.Namespace) -> int:
-    from cdm.why import describe_why, explain
+    from cdm.commands.why import describe_why, explain
 
     with at_home(args) as config:
         why = explain(*make_plan(config))

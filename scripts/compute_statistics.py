@@ -4,9 +4,9 @@ from pathlib import Path
 
 from cdm.config import load_config
 from cdm.datasets import FileReader
-from cdm.joblog import job_log
-from cdm.plan import load_plan, open_dataset
-from cdm.statistics import compute_statistics, save_statistics
+from cdm.datasets.statistics import compute_statistics, save_statistics
+from cdm.jobs.log import job_log
+from cdm.run.plan import load_plan, open_dataset
 
 with job_log(snakemake.log[0]) as log:
     plan = load_plan(load_config(snakemake.config))

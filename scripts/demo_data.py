@@ -5,7 +5,7 @@ from pathlib import Path
 from cdm.config import load_config
 from cdm.demo.scenes import write_demo
 from cdm.files import write_json
-from cdm.joblog import job_log
+from cdm.jobs.log import job_log
 
 with job_log(snakemake.log[0]) as log:
     config = load_config(snakemake.config)

@@ -2,9 +2,9 @@
 
 from cdm.config import load_config
 from cdm.files import not_from_the_future
-from cdm.joblog import job_log
-from cdm.plan import load_plan
-from cdm.progress import Clock, Heartbeat
+from cdm.jobs.log import job_log
+from cdm.jobs.progress import Clock, Heartbeat
+from cdm.run.plan import load_plan
 
 with job_log(snakemake.log[0]) as log:
     not_from_the_future(snakemake.input)
@@ -13,6 +13,6 @@ with job_log(snakemake.log[0]) as log:
     with Heartbeat(plan.config.run_dir, chunk.name) as heartbeat:
         clock = Clock()
         with clock("import"):  # torch: slow, so after the first signs of life
-            from cdm.generate import generate_chunk
+            from cdm.run.generate import generate_chunk
 
         generate_chunk(plan, chunk, log, snakemake.threads, heartbeat, clock)

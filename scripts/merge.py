@@ -2,10 +2,10 @@
 
 from cdm.config import load_config
 from cdm.files import not_from_the_future
-from cdm.joblog import job_log
-from cdm.merge import merge
-from cdm.plan import load_plan
-from cdm.progress import Heartbeat
+from cdm.jobs.log import job_log
+from cdm.jobs.progress import Heartbeat
+from cdm.run.merge import merge
+from cdm.run.plan import load_plan
 
 with job_log(snakemake.log[0]) as log:
     not_from_the_future(snakemake.input)

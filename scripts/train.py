@@ -1,7 +1,7 @@
 """Train a contact diffusion model, or go on with it."""
 
 from cdm.config import load_config
-from cdm.joblog import job_log
+from cdm.jobs.log import job_log
 from cdm.training.train import train
 
 with job_log(snakemake.log[0]) as log:

@@ -118,7 +118,7 @@ class Dataset(ABC):
         """Read, rotate and normalise one item.
 
         Args:
-            statistics: `cdm.statistics.Statistics` of the contact, or None to leave x out.
+            statistics: `cdm.datasets.statistics.Statistics` of the contact, or None to leave x out.
         Raises:
             BadItem: the item cannot be used; says why.
         """

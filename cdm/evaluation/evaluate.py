@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from cdm.archive import OK, ContactMaps
-from cdm.contents import digest
+from cdm.archive.store import OK, ContactMaps
 from cdm.datasets import FileReader, Sample
 from cdm.datasets.actions import action_of
 from cdm.errors import ArchiveError
@@ -30,8 +29,9 @@ from cdm.evaluation.summary import (
     text_table,
 )
 from cdm.files import write_bytes, write_json
-from cdm.plan import Plan, open_dataset, read_samples
-from cdm.progress import Log
+from cdm.jobs.progress import Log
+from cdm.run.contents import digest
+from cdm.run.plan import Plan, open_dataset, read_samples
 
 ALL, SET, ACTION = "all", "set", "action"
 OTHER = "other"  # captions that name none of the actions

@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 
-from cdm.archive import OK, ContactMaps
+from cdm.archive.store import OK, ContactMaps
 from cdm.datasets import Dataset, FileReader, Sample
 from cdm.datasets.base import contact_from_distance
 from cdm.evaluation.evaluate import ACTION, SET
@@ -19,8 +19,8 @@ from cdm.evaluation.plots import save
 from cdm.evaluation.study_tables import short_table, verdict
 from cdm.evaluation.summary import headlines, number
 from cdm.files import write_bytes
-from cdm.plan import Plan, open_dataset, read_samples
-from cdm.progress import Log
+from cdm.jobs.progress import Log
+from cdm.run.plan import Plan, open_dataset, read_samples
 
 NUM_EXAMPLES = 6
 STYLE = """

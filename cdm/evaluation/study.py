@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 
 from cdm.config import Config, EvaluationConfig
-from cdm.contents import digest
 from cdm.errors import ArchiveError
 from cdm.evaluation.bootstrap import Interval, bootstrap
 from cdm.evaluation.measure import MEASURES_VERSION, describe, higher_is_better, statistic
 from cdm.evaluation.metrics import energy_distance
 from cdm.evaluation.summary import by_item, intervals, sort_names
 from cdm.files import seal, unseal, write_bytes
-from cdm.plan import Plan
+from cdm.run.contents import digest
+from cdm.run.plan import Plan
 
 FULL_METHOD = "ddpm"
 ENERGY, DIVERSITY = "energy_distance", "diversity"

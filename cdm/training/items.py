@@ -15,8 +15,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from cdm.datasets import Dataset, FileReader, Sample
+from cdm.datasets.statistics import Moments, Statistics, checked_statistics
 from cdm.errors import BadItem, DataError
-from cdm.statistics import Moments, Statistics, checked_statistics
 
 READ_AT_ONCE = 16  # items a worker hands over together
 

@@ -16,17 +16,17 @@ from pathlib import Path
 
 import torch
 
-from cdm.architecture import Architecture
-from cdm.backbones import BACKBONES, load_backbone
 from cdm.config import Config
-from cdm.device import choose_device
+from cdm.datasets.statistics import find_statistics, save_statistics
 from cdm.errors import CDMError, ConfigError
 from cdm.files import replacing, write_bytes
-from cdm.generate import device_name
-from cdm.joblog import signals_wait
-from cdm.plan import open_dataset
-from cdm.statistics import find_statistics, save_statistics
-from cdm.text import HASHING_FEAT_DIM, TEXT_FEAT_DIMS, load_text_encoder
+from cdm.jobs.device import choose_device
+from cdm.jobs.log import signals_wait
+from cdm.model.architecture import Architecture
+from cdm.model.backbones import BACKBONES, load_backbone
+from cdm.model.text import HASHING_FEAT_DIM, TEXT_FEAT_DIMS, load_text_encoder
+from cdm.run.generate import device_name
+from cdm.run.plan import open_dataset
 from cdm.training.items import TrainingItems, read_training_items
 from cdm.training.trainer import Trainer
 

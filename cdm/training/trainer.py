@@ -10,16 +10,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from cdm.architecture import Architecture
-from cdm.backbones.base import map_tensors
 from cdm.config import Config
-from cdm.cuda_graph import capture
-from cdm.diffusion import GaussianDiffusion, create_diffusion
 from cdm.errors import CheckpointError
 from cdm.files import replacing
-from cdm.initial_weights import initial_state_dict
-from cdm.model import CDM, resolve_precision
-from cdm.state_dict import is_frozen
+from cdm.kernels.cuda_graph import capture
+from cdm.model.architecture import Architecture
+from cdm.model.backbones.base import map_tensors
+from cdm.model.cdm import CDM, resolve_precision
+from cdm.model.state_dict import is_frozen
+from cdm.sampling.diffusion import GaussianDiffusion, create_diffusion
+from cdm.training.initial_weights import initial_state_dict
 from cdm.training.items import TrainingBatch
 
 CURVE_POINTS = 1000  # of the loss curve, at most twice as many

@@ -1,11 +1,6 @@
-"""Modules of tests/ and of this folder can be imported by these tests."""
-
-import sys
-from pathlib import Path
+"""The undisturbed run that these tests hold theirs against."""
 
 import pytest
-
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 CALLS = ("fsync", "link", "mkdir", "rename", "replace", "rmdir", "unlink")
 _forkserver = multiprocessing.get_context("forkserver")  # children start without our threads
-_forkserver.set_forkserver_preload(["cdm.merge"])
+_forkserver.set_forkserver_preload(["cdm.run.merge"])
 
 
 def disk_calls(folder: Path, function, *arguments) -> list[tuple[str, str]]:

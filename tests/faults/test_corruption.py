@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_archive import LAYOUT, make_run, quiet, record_for, record_to_store, whole_arrays
+from archives import LAYOUT, make_run, quiet, record_for, record_to_store, whole_arrays
 
-from cdm.archive import checksum_files, verify_archive, verify_chunk, write_chunk
+from cdm.archive.store import checksum_files, verify_archive, verify_chunk, write_chunk
 from cdm.errors import ArchiveError
-from cdm.merge import merge
+from cdm.run.merge import merge
 
 FLIPS = 12  # of each file
 

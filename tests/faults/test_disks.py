@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from archives import LAYOUT, make_run, record_for, record_to_store, whole_arrays
 from runs import LOCAL, Run, arrays, assert_same
-from test_archive import LAYOUT, make_run, record_for, record_to_store, whole_arrays
 
-from cdm.archive import verify_chunk, write_chunk
+from cdm.archive.store import verify_chunk, write_chunk
 from cdm.errors import ArchiveError
 
 BIG = {"num_points": 2048, "diffusion": {"timestep_respacing": 2}}  # 370 kB a chunk

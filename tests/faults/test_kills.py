@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from archives import LAYOUT, make_run, quiet, record_for, record_to_store, whole_arrays
 from helpers import REPO
 from kill_run import kill_run
 from killing import disk_calls, killed_at_call
-from test_archive import LAYOUT, make_run, quiet, record_for, record_to_store, whole_arrays
 
-from cdm.archive import ContactMaps, verify_archive, verify_chunk, write_chunk
-from cdm.merge import merge
+from cdm.archive.store import ContactMaps, verify_archive, verify_chunk, write_chunk
+from cdm.run.merge import merge
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_killed_before_a_call_that_changes_the_disk(plan, tmp_path, monkeypatch,
 
 JOB = """
 import sys, time
-from cdm.joblog import job_log
+from cdm.jobs.log import job_log
 with job_log("job.log") as log:
     from pathlib import Path
     from cdm.files import replacing

@@ -11,11 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from archives import make_run
 from helpers import REPO
-from test_archive import make_run
 
 import cdm.files
-from cdm.archive import ContactMaps, verify_archive
+from cdm.archive.store import ContactMaps, verify_archive
 from cdm.errors import ArchiveError
 from cdm.files import replacing
 
@@ -33,7 +33,7 @@ with replacing(Path("store")) as temporary:
 MERGE = """
 import pickle, sys
 from pathlib import Path
-from cdm.merge import merge
+from cdm.run.merge import merge
 plans = pickle.loads(Path("plans").read_bytes())
 for round in range(20):
     merge(plans[int(sys.argv[1])], lambda line: None)

@@ -4,7 +4,7 @@
 //
 // Defined by the caller: FLOAT32 or not (bfloat16), WIDTH of the convolution, RUN.
 
-#include "half4.cuh"
+#include "float_or_bf16.cuh"
 
 constexpr int REACH = WIDTH - 1;
 

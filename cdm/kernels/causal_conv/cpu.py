@@ -5,8 +5,8 @@ from functools import cache
 import torch
 import torch.nn.functional as F
 
+from cdm.kernels.threads import map_threads
 from cdm.kernels.vector_math import VERSION, compile_kernel, silu
-from cdm.threads import map_threads
 
 
 def causal_conv_silu(x, weight, bias, reverse):

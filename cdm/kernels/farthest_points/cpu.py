@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from cdm.kernels.farthest_points.naive import NONE_YET
+from cdm.kernels.threads import map_threads
 from cdm.kernels.vector_math import VERSION, as_int, compile_kernel
-from cdm.threads import map_threads
 
 
 def farthest_points(xyz, num_samples):

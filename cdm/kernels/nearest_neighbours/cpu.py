@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from cdm.kernels.nearest_neighbours.naive import MISSING
+from cdm.kernels.threads import map_threads
 from cdm.kernels.vector_math import VERSION, compile_kernel
-from cdm.threads import map_threads
 
 BLOCK = 64  # points
 

@@ -6,7 +6,7 @@
 //
 // Defined by the caller: FLOAT32 or not (bfloat16), CHANNELS (a multiple of 32), K (neighbours).
 
-#include "half4.cuh"
+#include "float_or_bf16.cuh"
 
 constexpr int GROUPS = CHANNELS / 4, SHARED_GROUPS = GROUPS / 8;  // of four channels
 

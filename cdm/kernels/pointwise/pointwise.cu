@@ -3,7 +3,7 @@
 //
 // Defined by the caller: FLOAT32 or not (bfloat16), D_MODEL (a multiple of 4), CONTACT_DIM.
 
-#include "half4.cuh"
+#include "float_or_bf16.cuh"
 
 __device__ __forceinline__ float gelu(float x) { return 0.5f * x * (1 + erff(0.70710678f * x)); }
 

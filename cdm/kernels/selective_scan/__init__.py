@@ -3,7 +3,7 @@
 import torch
 
 from cdm.kernels import nvrtc
-from cdm.kernels.selective_scan import chunked, cuda_package, gpu, naive
+from cdm.kernels.selective_scan import chunked, gpu, mamba_ssm, naive
 
 BACKENDS = ("naive", "chunked", "numba", "cuda", "mamba_ssm")
 
@@ -74,7 +74,7 @@ def resolve_backend(device, dtype, needs_grad=False, fits_cuda=False) -> str:
     device = torch.device(device)
     if device.type == "cuda" and fits_cuda and not nvrtc.unavailable(device.index or 0):
         return "cuda"
-    if device.type == "cuda" and cuda_package.available():
+    if device.type == "cuda" and mamba_ssm.available():
         return "mamba_ssm"
     return "numba" if _fits_numba(device, dtype, needs_grad) else "chunked"
 
@@ -82,7 +82,7 @@ def resolve_backend(device, dtype, needs_grad=False, fits_cuda=False) -> str:
 _FORWARD_ONLY = {
     "naive": naive.selective_scan,
     "chunked": chunked.selective_scan,
-    "mamba_ssm": cuda_package.selective_scan,
+    "mamba_ssm": mamba_ssm.selective_scan,
 }
 
 

@@ -10,8 +10,8 @@ from functools import cache
 import numpy as np
 import torch
 
+from cdm.kernels.threads import map_threads
 from cdm.kernels.vector_math import LOG2_E, VERSION, compile_kernel, exp2, silu, softplus
-from cdm.threads import map_threads
 
 WIDTH = 16  # channels a block
 TILE = 64  # steps a block takes at a time: its states then stay in the L1 cache

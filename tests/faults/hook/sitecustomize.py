@@ -89,7 +89,7 @@ if rule:
         append(os.environ["CDM_HOOK_ENVIRONMENT"], rule, job, devices)
     patches = {}
     if "CDM_HOOK_GPUS" in os.environ:
-        patches["cdm.device"] = fake_gpus
+        patches["cdm.jobs.device"] = fake_gpus
     if os.environ.keys() & {"CDM_HOOK_SLOW_S", "CDM_HOOK_UNLINK", "CDM_HOOK_TRUNCATE"}:
         patches["cdm.datasets.files"] = faulty_reads
     if patches:

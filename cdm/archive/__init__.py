@@ -1,0 +1,3 @@
+from cdm.archive.store import ContactMaps
+
+__all__ = ["ContactMaps"]

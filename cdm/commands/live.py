@@ -1,0 +1,125 @@
+"""One bar for the whole job on a terminal, plain lines where there is none (no torch).
+
+The bar keeps the terminal's last line to itself and lets everything else scroll above it, as apt
+does. It is drawn from the same files that `python -m cdm status` reads, so that it also shows jobs
+that run on a cluster.
+"""
+
+import atexit
+import os
+import threading
+import time
+from pathlib import Path
+from typing import TextIO
+
+from cdm.commands.status import count, progress_line
+from cdm.run.plan import Plan
+
+DRAW_EVERY_S = 1.0
+LINE_EVERY_S = 60.0
+
+
+class LiveProgress:
+    """Shows how far a run is, from `start` to `stop`, in a thread of its own.
+
+    Args:
+        plan: of the run that now begins.
+        stream: the terminal, or whatever the messages of the run go to.
+    """
+
+    def __init__(self, plan: Plan, stream: TextIO):
+        self.plan, self.stream = plan, stream
+        self.line = BottomLine(stream) if is_terminal(stream) else None
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="live progress", daemon=True)
+
+    def start(self) -> None:
+        """Begin to show."""
+        atexit.register(self.stop)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Give the terminal back; may be called again."""
+        self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _watch(self) -> None:
+        meter, told = Meter(self.plan), time.monotonic()
+        while not self._ended.wait(max(DRAW_EVERY_S, 20 * meter.cost_s)):
+            meter.measure()
+            if self.line:
+                self.line.draw(meter.text(self.line.width))
+            elif time.monotonic() - told >= LINE_EVERY_S:
+                told = time.monotonic()
+                print(meter.text(), file=self.stream, flush=True)
+        if self.line:
+            self.line.close()
+
+
+class Meter:
+    """Counts again and again; its rate is that of the job since it first looked."""
+
+    def __init__(self, plan: Plan, run: str | Path | None = None):
+        self.plan, self.run = plan, run or plan.config.run_dir
+        self.cost_s = 0.0
+        self.measure()
+        self.first, self.began = self.counts.maps_done, time.monotonic()
+
+    def measure(self) -> None:
+        """Look again."""
+        started = time.monotonic()
+        self.counts = count(self.plan, self.run)
+        self.cost_s = time.monotonic() - started
+
+    @property
+    def rate(self) -> float:
+        """Maps per second since the first look; what the jobs say until there is a difference."""
+        gained, seconds = self.counts.maps_done - self.first, time.monotonic() - self.began
+        return gained / seconds if gained > 0 and seconds > 0 else self.counts.rate
+
+    def text(self, width: int = 0) -> str:
+        """One line, with a bar where a width is given."""
+        name, chunks = self.plan.config.exp_name, len(self.plan.chunks)
+        return progress_line(name, self.counts, self.rate, chunks, width)
+
+
+class BottomLine:
+    """The last line of a terminal, kept out of what scrolls.
+
+    Uses the scroll region of ECMA-48 terminals (DECSTBM); each change is one write, so that the
+    output of other processes cannot come in between.
+    """
+
+    def __init__(self, stream: TextIO):
+        self.stream, self.size = stream, None
+
+    @property
+    def width(self) -> int:
+        """Columns that may be used."""
+        return os.get_terminal_size(self.stream.fileno()).columns
+
+    def draw(self, text: str) -> None:
+        """Show a line of text in place of the one before."""
+        size = os.get_terminal_size(self.stream.fileno())
+        keep = ""
+        if size != self.size:  # at first, and when the window was resized
+            # Go one line down so that nothing stands in the last line, then take it out.
+            keep = f"\n\0337\033[1;{size.lines - 1}r\0338\033[1A"
+            self.size = size
+        self._write(f"{keep}\0337\033[{size.lines};1H\033[2K{text[: size.columns]}\0338")
+
+    def close(self) -> None:
+        """Give the line back, empty."""
+        if self.size:
+            self._write(f"\0337\033[1;{self.size.lines}r\033[{self.size.lines};1H\033[2K\0338")
+            self.size = None
+
+    def _write(self, text: str) -> None:
+        self.stream.write(text)
+        self.stream.flush()
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Whether a bar can be drawn there."""
+    return stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"

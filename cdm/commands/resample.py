@@ -1,0 +1,144 @@
+"""Generate samples of a finished archive again, and compare."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cdm.archive.store import OK, ContactMaps
+from cdm.datasets import FileReader, Sample
+from cdm.errors import ArchiveError
+from cdm.jobs.device import choose_device
+from cdm.jobs.progress import Log, Progress
+from cdm.run.generate import device_name, encode_texts, load_model
+from cdm.run.plan import Plan, open_dataset, read_plan, read_samples
+from cdm.sampling.map_sampler import MapSampler, batches
+
+# Largest difference in the normalised output that another device, batch size or version of torch
+# may make; on the same ones the bits must be the same. Stored float16 adds its own rounding.
+TOLERANCE = {"fp32": 1e-3, "bf16": 0.1}
+FLOAT16 = 2e-3
+
+
+@dataclass
+class Resampled:
+    """What generating samples again gave.
+
+    Attributes:
+        device: that they were generated on.
+        num_samples, num_maps: generated again.
+        num_equal: maps that are the same to the last bit.
+        largest: largest difference of the others, in normalised units.
+        tolerance: what is permitted; 0 where device and versions are those of the archive.
+        problems: samples that differ by more.
+    """
+
+    device: str
+    tolerance: float
+    num_samples: int = 0
+    num_maps: int = 0
+    num_equal: int = 0
+    largest: float = 0.0
+    problems: list[str] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """For people."""
+        wanted = "the same bits" if self.tolerance == 0 else f"at most {self.tolerance:g}"
+        return [
+            f"generated again on {self.device}: {self.num_maps} maps of {self.num_samples} "
+            f"samples, {self.num_equal} equal to the last bit, largest difference "
+            f"{self.largest:.3g} (expected {wanted})"
+        ]
+
+
+def resample(archive: Path, num_samples: int, log: Log) -> Resampled:
+    """Generate samples again, spread evenly over the archive, and compare `sample`.
+
+    Args:
+        archive: `contact_maps.zarr`, beside the plan it was made by.
+        num_samples: how many, at most.
+        log: told how far it is.
+    Raises:
+        ArchiveError: there is no plan of it beside it.
+        CDMError: checkpoint, encoder or data are not where they were.
+    """
+    maps, plan = ContactMaps(archive), read_plan(archive.parent)
+    if maps.attributes.get("plan") != plan.fingerprint:
+        raise ArchiveError(
+            f"{archive}: of plan {maps.attributes.get('plan')}, but {archive.parent}/plan is "
+            f"{plan.fingerprint}; finish that run before its samples can be generated again"
+        )
+    device = choose_device(plan.config.gpu, log)
+    rows = _pick(maps, num_samples)
+    chosen = dict(zip(rows, _samples(plan, rows), strict=True))
+    config = plan.config
+    dataset = open_dataset(config, plan.architecture.point_feat_dim)
+    reader = FileReader(config.data_dir)
+    model = load_model(plan, device)
+    features = encode_texts(plan, [sample.text for sample in chosen.values()], device)
+    sampler = MapSampler(model, config, features, device, log)
+    work = (
+        (row, k, (sample, item, k))
+        for row, sample in chosen.items()
+        for item in [dataset.load(sample, reader)]
+        for k in range(config.sampling.k_samples)
+    )
+
+    found = Resampled(device_name(device), _tolerance(maps, plan, device), num_samples=len(rows))
+    progress = Progress(len(rows) * config.sampling.k_samples, "resample", log)
+    with torch.inference_mode():
+        for batch in batches(work, config.sampling.batch_size):
+            made = sampler.sample([entry for _, _, entry in batch], progress)
+            for (row, k, _), x_0 in zip(batch, made, strict=True):
+                _compare(found, maps, row, k, x_0)
+    return found
+
+
+def _compare(found: Resampled, maps: ContactMaps, row: int, k: int, x_0: np.ndarray) -> None:
+    kept = maps.group["sample"][row, k]
+    found.num_maps += 1
+    if np.array_equal(kept, x_0.astype(kept.dtype)):
+        found.num_equal += 1
+        return
+    difference = float(np.nan_to_num(np.abs(x_0 - kept.astype(np.float32)), nan=np.inf).max())
+    found.largest = max(found.largest, difference)
+    if difference > found.tolerance:
+        found.problems.append(
+            f"{maps.path}: {maps.keys[row]} map {k}: generated again it differs by up to "
+            f"{difference:.3g}, expected at most {found.tolerance:g}"
+        )
+
+
+def _pick(maps: ContactMaps, num_samples: int) -> list[int]:
+    """Rows with a map, spread evenly."""
+    rows = np.flatnonzero(maps.group["status"][:] == OK)
+    if not len(rows):
+        raise ArchiveError(f"{maps.path}: every sample was skipped, there is none to generate")
+    places = np.linspace(0, len(rows) - 1, min(num_samples, len(rows)))
+    return sorted({int(rows[int(place)]) for place in places})
+
+
+def _samples(plan: Plan, rows: list[int]) -> list[Sample]:
+    """The samples of these rows, from samples.tsv."""
+    size = plan.config.workflow.chunk_size
+    chunks = {row // size: read_samples(plan, plan.chunks[row // size]) for row in rows}
+    return [chunks[row // size][row % size] for row in rows]
+
+
+def _tolerance(maps: ContactMaps, plan: Plan, device: str) -> float:
+    """0 where the archive was made on this kind of device by these versions."""
+    here = {"torch": torch.__version__, "numpy": np.__version__}
+    there = maps.attributes.get("versions", {})
+    same_versions = all(there.get(name) == version for name, version in here.items())
+    kinds = {_kind(name) for name in maps.attributes.get("devices", [])}
+    if same_versions and kinds == {_kind(device_name(device))}:
+        return 0.0
+    return TOLERANCE[maps.attributes["precision"]] + (
+        FLOAT16 if plan.config.workflow.dtype == "float16" else 0.0
+    )
+
+
+def _kind(name: str) -> str:
+    """A device's name without what cannot change a map: the CPU's number of threads."""
+    return "CPU" if name.startswith("CPU") else name

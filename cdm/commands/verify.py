@@ -1,0 +1,338 @@
+"""Whether an archive is what its run promised (no torch).
+
+Every file is held against the sha256 that the merge recorded; structure and counts against the
+layout and the plan. A deep look also reads every map: its crc32c, NaN where and only where a sample
+was skipped, and distances that are those of the model's output.
+"""
+
+import csv
+import itertools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from cdm.archive.store import (
+    COLUMN_ROWS,
+    OK,
+    SKIPPED,
+    Layout,
+    merge_again,
+    read_archive_record,
+    record_path,
+    verify_chunk,
+    verify_file,
+)
+from cdm.contact import denormalise
+from cdm.errors import ArchiveError
+from cdm.run.plan import read_plan
+
+LISTED = 10  # problems of a kind before "and N more"
+THREADS, LARGE_FILE = 8, 1_000_000  # bytes
+KEYS = ("set", "index", "caption_idx", "text", "scene_id")  # columns that samples.tsv has too
+TOLERANCE = {"float32": 1e-5, "float16": 2e-3}  # of contacts, or of distances relative above 1 m
+CLIP_MIN = 1e-6  # smallest contact a distance is made of
+
+Log = Callable[[str], None]
+
+
+@dataclass
+class Report:
+    """What was looked at, and what is wrong with it.
+
+    Attributes:
+        archive: its path, or that of the single chunk.
+        problems: empty if all is well.
+        notes: what could not be looked at.
+        num_samples, num_skipped: rows, and rows without a map.
+        num_files, num_bytes: held against their sha256.
+        num_maps_read: maps that were read and looked at.
+        resampled: `cdm.commands.resample.Resampled`, if samples were generated again.
+    """
+
+    archive: Path
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    num_samples: int = 0
+    num_skipped: int = 0
+    num_files: int = 0
+    num_bytes: int = 0
+    num_maps_read: int = 0
+    resampled: Any = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON types, for `--json`."""
+        resampled = vars(self.resampled) if self.resampled else None
+        ok = not self.problems
+        return {**vars(self), "archive": str(self.archive), "resampled": resampled, "ok": ok}
+
+    def add(self, problems: Sequence[str]) -> None:
+        """Note problems of one kind, the first few in full."""
+        self.problems += problems[:LISTED]
+        if len(problems) > LISTED:
+            self.problems.append(f"... and {len(problems) - LISTED} more of this kind")
+
+
+def verify(path: str | Path, deep: bool = False, log: Log = lambda line: None) -> Report:
+    """Check a merged archive, or one chunk.
+
+    Args:
+        path: `contact_maps.zarr`, the folder of its run, or a chunk's store.
+        deep: read every map as well.
+        log: told how far the reading is.
+    Raises:
+        ArchiveError: there is nothing to check.
+    """
+    path = Path(path)
+    if not (path / "zarr.json").exists() and (path / "contact_maps.zarr").exists():
+        path = path / "contact_maps.zarr"
+    report = Report(path)
+    if record_path(path).exists() and path.suffix == ".zarr":
+        _verify_one_chunk(path, report)
+        return report
+    try:
+        group = zarr.open_group(path, mode="r")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArchiveError(
+            f"{path}: no archive here ({type(error).__name__}: {error}); expected "
+            "outputs/EXP_NAME/contact_maps.zarr, or the folder it lies in"
+        ) from None
+
+    record = _find_record(path, group, report)
+    deep = deep or record is None
+    if record:
+        _verify_files(path, record["files"], report)
+    layout = _verify_structure(path, group, record, report)
+    if layout is not None:
+        statuses = _verify_columns(path, group, layout, record, report)
+        if deep and statuses is not None:
+            _verify_maps(path, group, layout, statuses, report, log)
+    if report.problems:
+        name = path.with_name(f"{path.stem}-{group.attrs.get('plan')}.json")
+        report.notes.append(
+            f"{merge_again(name)}; the merge names every damaged chunk and how to rebuild it"
+        )
+    if layout is not None:
+        _verify_plan(path, group, record, report)
+    return report
+
+
+def _verify_one_chunk(store: Path, report: Report) -> None:
+    try:
+        record = verify_chunk(record_path(store))
+    except ArchiveError as error:
+        report.problems.append(str(error))
+        return
+    report.num_samples, report.num_skipped = record.layout.num_samples, len(record.skipped)
+    report.num_files = len(record.files)
+    report.num_bytes = sum(size for size, _ in record.files.values())
+
+
+def _find_record(path: Path, group: zarr.Group, report: Report) -> dict[str, Any] | None:
+    """The record of this very archive."""
+    record = path.with_name(f"{path.stem}-{group.attrs.get('plan')}.json")
+    if not record.exists():
+        report.notes.append(
+            f"{record}: no such file, so there are no checksums of whole files: every map is read"
+        )
+        return None
+    try:
+        return read_archive_record(record)
+    except ArchiveError as error:
+        report.problems.append(str(error))
+        return None
+
+
+def _verify_files(path: Path, files: dict[str, list], report: Report) -> None:
+    """Size and sha256 of every file, and none that does not belong there."""
+
+    def look(entry: tuple[str, list]) -> str | None:
+        return verify_file(f"{path}/{entry[0]}", entry[1])
+
+    report.num_files = len(files)
+    report.num_bytes = sum(size for size, _ in files.values())
+    with ThreadPoolExecutor(THREADS) as pool:
+        # For small files, threads cost more than they gain.
+        each = pool.map if report.num_bytes > LARGE_FILE * len(files) else map
+        report.add([problem for problem in each(look, files.items()) if problem])
+    arrays = {name.split("/")[0] for name in files if "/" in name}
+    strange = (
+        f"{folder}/{name}"
+        for array in sorted(arrays)
+        for folder, _, names in os.walk(path / array)
+        for name in names
+        if f"{folder}/{name}".removeprefix(f"{path}/") not in files
+    )
+    report.add([f"{file}: the merge did not write this file" for file in strange])
+
+
+def _verify_structure(path: Path, group: zarr.Group, record, report: Report) -> Layout | None:
+    """Arrays, shapes, dtypes and shards; the layout they agree on."""
+    try:
+        shape, shards = group["sample"].shape, group["sample"].shards
+        found = Layout(shape[0], shards[0], *shape[1:], str(group["sample"].dtype))
+    except (KeyError, TypeError, ValueError, OSError, IndexError) as error:
+        report.problems.append(
+            f"{path}/sample: cannot be opened as a sharded array ({type(error).__name__}: {error})"
+        )
+        return None
+    layout = Layout(**record["layout"]) if record else found
+    report.num_samples = layout.num_samples
+    problems = []
+    for name, (row, dtype, _) in layout.arrays().items():
+        expected = (layout.num_samples, *row), (1, *row), (layout.chunk_size, *row), dtype
+        problems += _compare(path, group, name, expected)
+    for name in (*KEYS, "status"):
+        problems += _compare(path, group, name, ((layout.num_samples,), None, None, None))
+    report.problems += problems
+    return None if problems else layout
+
+
+def _compare(path: Path, group: zarr.Group, name: str, expected: tuple) -> list[str]:
+    try:
+        array = group[name]
+        found = (array.shape, array.chunks, array.shards, str(array.dtype))
+    except (KeyError, TypeError, ValueError, OSError) as error:
+        return [f"{path / name}: cannot be opened as an array ({type(error).__name__}: {error})"]
+    words = ("shape", "chunks", "shards", "dtype")
+    return [
+        f"{path / name}: {word} {have}, expected {want}"
+        for word, have, want in zip(words, found, expected, strict=True)
+        if want is not None and have != want
+    ]
+
+
+def _verify_columns(path: Path, group: zarr.Group, layout: Layout, record, report: Report):
+    """Read every column; the statuses, held against the record, or None if they are damaged."""
+    damaged = set()
+    for name in (*KEYS, "status"):
+        try:
+            for start in range(0, layout.num_samples, COLUMN_ROWS):
+                group[name][start : start + COLUMN_ROWS]
+        except Exception as error:  # a damaged column raises whatever its codec raises
+            report.problems.append(f"{path / name}: cannot be read ({error})")
+            damaged.add(name)
+    if "status" in damaged:
+        return None
+    statuses = group["status"][:]
+    report.num_skipped = int(np.count_nonzero(statuses != OK))
+    strange = sorted({str(status) for status in statuses} - {OK, SKIPPED})
+    if strange:
+        report.problems.append(f"{path}/status: holds {strange}, expected {OK} or {SKIPPED}")
+    if record and (record["num_samples"], record["num_skipped"]) != (
+        layout.num_samples,
+        report.num_skipped,
+    ):
+        report.problems.append(
+            f"{path}: {layout.num_samples} samples, {report.num_skipped} skipped; its record has "
+            f"{record['num_samples']} and {record['num_skipped']}"
+        )
+    return statuses
+
+
+def _verify_plan(path: Path, group: zarr.Group, record, report: Report) -> None:
+    """The archive's rows against those of the run's plan."""
+    folder = path.parent / "plan"
+    if not (folder / "plan.json").exists():
+        report.notes.append(f"no plan in {folder}: rows were not held against it")
+        return
+    try:
+        plan = read_plan(path.parent)
+    except ArchiveError as error:
+        report.problems.append(str(error))
+        return
+    if plan.fingerprint != group.attrs.get("plan"):
+        report.problems.append(
+            f"{path}: of plan {group.attrs.get('plan')}, but the last plan made here is "
+            f"{plan.fingerprint} ({plan.num_samples} samples); finish that run, or see "
+            "`python -m cdm why`"
+        )
+        return
+    if record and record["chunks"] != [chunk.name for chunk in plan.chunks]:
+        report.problems.append(f"{path}: its record lists other chunks than {folder}/plan.json")
+    try:
+        wrong = list(itertools.islice(_other_rows(group, folder / "samples.tsv"), LISTED))
+    except Exception as error:  # as above
+        wrong = [f"rows cannot be held against samples.tsv ({type(error).__name__}: {error})"]
+    report.problems += [f"{path}: {problem}" for problem in wrong]
+
+
+def _other_rows(group: zarr.Group, table: Path) -> Iterator[str]:
+    """Rows of the archive that are not those of samples.tsv, block by block."""
+    num_samples = group["sample"].shape[0]
+    with open(table, encoding="utf-8", newline="") as file:
+        rows = csv.reader(file, delimiter="\t")
+        places = [header.index(name) for header in [next(rows)] for name in KEYS]
+        for start in range(0, num_samples, COLUMN_ROWS):
+            block = slice(start, start + COLUMN_ROWS)
+            columns = [list(map(str, group[name][block].tolist())) for name in KEYS]
+            for number, found in enumerate(zip(*columns, strict=True), start):
+                row = next(rows, None)
+                planned = row and tuple(row[place] for place in places)
+                if found != planned:
+                    yield f"row {number} is {found}, the plan has {planned}"
+        if next(rows, None):
+            yield f"{num_samples} rows, the plan has more"
+
+
+def _verify_maps(
+    path: Path, group: zarr.Group, layout: Layout, statuses: np.ndarray, report: Report, log: Log
+) -> None:
+    """Read every map, one shard at a time."""
+    statistics = group.attrs["statistics"]
+    mean, std = (np.asarray(statistics[key], np.float32) for key in ("mean", "std"))
+    sigma = statistics["sigma"]
+    use_raw_dist = group.attrs["config"]["dataset"]["use_raw_dist"]
+    problems = []
+    for start in range(0, layout.num_samples, layout.chunk_size):
+        stop = min(start + layout.chunk_size, layout.num_samples)
+        ok = statuses[start:stop] == OK
+        arrays = {}
+        for name in layout.arrays():
+            try:
+                values = arrays[name] = group[name][start:stop]
+            except Exception as error:  # a damaged shard raises whatever its codec raises
+                problems.append(f"{path / name}: rows {start} to {stop - 1}: {error}")
+                continue
+            axes = tuple(range(1, values.ndim))
+            rows = np.arange(start, stop)
+            for row in rows[ok & ~np.isfinite(values).all(axes)]:
+                problems.append(f"{path / name}: row {row} holds NaN or infinity, its status is ok")
+            for row in rows[~ok & ~np.isnan(values).all(axes)]:
+                problems.append(f"{path / name}: row {row} holds numbers, its status is skipped")
+        if len(arrays) == len(layout.arrays()) and ok.any():
+            sample = arrays["sample"][ok].astype(np.float32)
+            said = denormalise(sample, mean, std, use_raw_dist)
+            kept = arrays["distance"][ok].astype(np.float32)
+            if not use_raw_dist:  # as contact: the root in the distance blows up the last bit
+                said, kept = np.maximum(said, CLIP_MIN), np.exp(-0.5 * (kept / sigma) ** 2)
+            far = np.nan_to_num(np.abs(said - kept) / np.maximum(1, said), nan=np.inf).max()
+            if far > TOLERANCE[layout.dtype]:
+                problems.append(
+                    f"{path}: rows {start} to {stop - 1}: 'distance' is not that of 'sample', "
+                    f"contacts differ by up to {far:.3g}"
+                )
+        report.num_maps_read += int(ok.sum()) * layout.k_samples
+        if (start // layout.chunk_size) % 100 == 99:
+            log(f"{stop}/{layout.num_samples} samples read")
+    report.add(problems)
+
+
+def describe_report(report: Report) -> str:
+    """The report as text."""
+    lines = [f"problem: {problem}" for problem in report.problems]
+    lines += [f"note: {note}" for note in report.notes]
+    counts = f"{report.num_samples} samples, {report.num_skipped} skipped"
+    if report.num_files:
+        counts += f"; {report.num_files} files, {report.num_bytes / 1e6:.1f} MB by sha256"
+    if report.num_maps_read:
+        counts += f"; {report.num_maps_read} maps read"
+    if report.resampled:
+        lines += report.resampled.lines()
+    verdict = f"{len(report.problems)} problem(s)" if report.problems else "all is well"
+    return "\n".join([*lines, f"{report.archive}: {verdict} ({counts})"]) + "\n"

@@ -1,0 +1,208 @@
+"""Draws the maps of every cell of the study, with one model in one process, and measures them."""
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cdm.datasets import FileReader, Item, Sample
+from cdm.errors import BadItem, DataError
+from cdm.evaluation.measure import MEASURES_VERSION, MapMeasures, truth_of
+from cdm.evaluation.study import (
+    Cell,
+    CellResult,
+    read_cell,
+    study_cells,
+    summarise_study,
+    write_cell,
+)
+from cdm.evaluation.study_tables import verdict, write_summary
+from cdm.jobs.device import choose_device
+from cdm.jobs.progress import Log, Progress
+from cdm.kernels.threads import ahead
+from cdm.noise import normal, stream_key
+from cdm.run.contents import digest
+from cdm.run.generate import device_name, encode_texts, load_model, planned_statistics
+from cdm.run.plan import Plan, open_dataset
+from cdm.sampling.map_sampler import MapSampler, batches
+
+BEHIND = 2  # groups of items that wait to be measured, at most
+
+
+def compare_samplers(plan: Plan, record: Path, log: Log, threads: int = 1) -> dict[str, Any]:
+    """Draw and measure every cell that is not finished, and sum all of them up.
+
+    Args:
+        plan: of the run whose checkpoint and items are used.
+        record: `compare_samplers/summary-{key}.json`, written last; the tables lie beside it, the
+            finished cells in `cells/{key}/` below.
+        log: gets one line of text at a time.
+        threads: CPU threads.
+    Returns:
+        The content of summary.json.
+    """
+    torch.set_num_threads(threads)
+    study = Study(plan, log)
+    results = []
+    cells = study_cells(plan.config)
+    for number, cell in enumerate(cells, start=1):
+        path = record.parent / "cells" / study.key / f"{cell.name}.json"
+        result = read_cell(path)
+        if result is None:
+            result = study.draw(cell, f"{cell.name} ({number}/{len(cells)})")
+            write_cell(path, result)
+        else:
+            log(f"{cell.name} ({number}/{len(cells)}): finished before")
+        results.append(result)
+    summary = summarise_study(results, plan.config)
+    write_summary(summary, record)
+    for line in verdict(summary):
+        log(line)
+    log(f"tables and figure -> {record.parent}")
+    return summary
+
+
+class Study:
+    """The model, the items, and what does not change from cell to cell.
+
+    Memory holds one group of items at a time, and of each cell its numbers per item.
+
+    Attributes:
+        key: names the finished cells: of everything that decides their numbers.
+    """
+
+    def __init__(self, plan: Plan, log: Log):
+        self.plan, self.config, self.log = plan, plan.config, log
+        self.k_samples = plan.config.compare.k_samples
+        self.dataset = open_dataset(plan.config, plan.architecture.point_feat_dim)
+        self.reader = FileReader(plan.config.data_dir)
+        statistics = planned_statistics(plan)
+        self.measures = MapMeasures(plan.config, statistics.numbers(), chance=False)
+        self.samples = self._choose()
+        device = choose_device(plan.config.gpu, log)
+        self.features = encode_texts(plan, [sample.text for sample in self.samples], device)
+        self.model, self.device = load_model(plan, device), device
+        self.directions = self._directions()
+        self.key = self._key(statistics.numbers())
+        log(
+            f"{len(self.samples)} samples, {self.k_samples} maps each, on {device_name(device)}; "
+            f"cells {self.key}"
+        )
+
+    def draw(self, cell: Cell, name: str) -> CellResult:
+        """Draw and measure the maps of one cell.
+
+        The full chain has the noise of maps 0 to k - 1, every other cell that of k to 2 k - 1.
+        """
+        config = cell.configure(self.config)
+        sampler = MapSampler(self.model, config, self.features, self.device, self.log)
+        full = cell == study_cells(self.config)[0]
+        numbers = range(self.k_samples) if full else range(self.k_samples, 2 * self.k_samples)
+        progress = Progress(len(self.samples) * self.k_samples, name, self.log)
+        seconds, entries, behind = 0.0, [], deque()
+
+        def gather(group: list[Item]):
+            maps = [(item.sample, item, k) for item in group for k in numbers]
+            return group, sampler.gather(maps)
+
+        # Items are read ahead of the device, and maps are measured behind it, in threads.
+        group_size = max(1, config.sampling.batch_size // self.k_samples)
+        with torch.inference_mode(), ThreadPoolExecutor(1) as pool:
+            for number, (group, batch) in enumerate(
+                ahead(map(gather, batches(self._items(), group_size)))
+            ):
+                if number == 0:
+                    sampler.warm_up(batch)
+                started = time.perf_counter()
+                x = sampler.start(batch, progress)()
+                seconds += time.perf_counter() - started
+                behind.append(pool.submit(self._measure, group, x))
+                if len(behind) > BEHIND:
+                    entries += behind.popleft().result()
+            for waiting in behind:
+                entries += waiting.result()
+        rows = [values for values, _ in entries]
+        names = dict.fromkeys(name for row in rows for name in row)
+        return CellResult(
+            cell=cell,
+            items=[(sample.set, sample.index) for sample in self.samples],
+            values={name: np.array([row.get(name, np.nan) for row in rows]) for name in names},
+            projections=np.stack([projection for _, projection in entries]),
+            seconds_per_map=seconds / (len(self.samples) * self.k_samples),
+            device=device_name(self.device),
+        )
+
+    def _measure(self, group: list[Item], x: np.ndarray) -> list[tuple[dict, np.ndarray]]:
+        """Values and projections of each item of a group; x (len(group) * k, points, joints)."""
+        entries = []
+        for item, maps in zip(
+            group, x.reshape(len(group), self.k_samples, *x.shape[1:]), strict=True
+        ):
+            if not np.isfinite(maps).all():
+                raise BadItem(
+                    f"{item.sample.set}/{item.sample.index}: the model gave NaN or infinity; look "
+                    "at its points and at the checkpoint"
+                )
+            values = self.measures(maps, truth_of(item, self.dataset, self.reader))
+            flat = self.measures.contact(maps).reshape(self.k_samples, -1)
+            entries.append((values, flat @ self.directions))
+        return entries
+
+    def _items(self) -> Iterator[Item]:
+        for sample in self.samples:
+            yield self.dataset.load(sample, self.reader)
+
+    def _choose(self) -> list[Sample]:
+        """Samples evenly over the split; all of their files are read once, and must be sound."""
+        samples = self.dataset.samples()
+        most = self.config.compare.max_items
+        if most is not None and most < len(samples):
+            samples = [samples[i] for i in np.arange(most) * len(samples) // most]
+        chosen = []
+        for sample in samples:
+            try:
+                truth_of(self.dataset.load(sample, self.reader), self.dataset, self.reader)
+                chosen.append(sample)
+            except BadItem as problem:
+                if self.config.dataset.on_bad_item == "fail":
+                    raise
+                self.log(f"skipped: {problem}")
+        if not chosen:
+            raise DataError(f"{self.config.data_dir}: no item that can be used")
+        return chosen
+
+    def _directions(self) -> np.ndarray:
+        """(num_points * contact_dim, projections) normal directions, drawn by our own generator.
+
+        Scaled so that the distance of two projected maps is about their RMS difference (Johnson
+        and Lindenstrauss 1984).
+        """
+        config = self.config
+        seed, count = config.evaluation.seed, config.compare.projections
+        keys = [stream_key(seed, "projection", "", i) for i in range(count)]
+        shape = config.dataset.num_points, self.plan.architecture.contact_dim
+        directions = normal(keys, 0, *shape).reshape(count, -1)
+        return np.ascontiguousarray(directions.T) / np.float32(np.sqrt(directions.size))
+
+    def _key(self, statistics: dict) -> str:
+        own = ("sampling", "diffusion", "chunk_size", "dtype", "statistics")
+        drawn = ("resamples", "confidence")
+        config = self.config
+        return digest(
+            [
+                {key: value for key, value in self.plan.settings.items() if key not in own},
+                [config.diffusion.steps, config.diffusion.noise_schedule],
+                statistics,
+                {k: v for k, v in asdict(config.evaluation).items() if k not in drawn},
+                [self.k_samples, config.compare.projections],
+                [self.model.precision, MEASURES_VERSION],
+                [[s.set, s.index, s.caption_idx, s.text] for s in self.samples],
+                sorted((name, found["sha256"]) for name, found in self.reader.contents.items()),
+            ]
+        )

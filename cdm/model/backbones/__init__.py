@@ -1,0 +1,21 @@
+"""Contact backbones by the name that configurations and the reference use (no torch).
+
+A backbone is a file here, with a class of its name, and a line below; it is imported when it is
+first asked for.
+"""
+
+from importlib import import_module
+
+BACKBONES = {
+    "PointMamba": "cdm.model.backbones.point_mamba",
+    "HybridMamba": "cdm.model.backbones.hybrid_mamba",
+    "Perceiver": "cdm.model.backbones.perceiver",
+    "MLP": "cdm.model.backbones.mlp",
+    "PointTrans": "cdm.model.backbones.point_trans",
+    "PointTransV2": "cdm.model.backbones.point_trans_v2",
+}
+
+
+def load_backbone(arch: str) -> type:
+    """The subclass of `cdm.model.backbones.base.Backbone` that has this name; imports torch."""
+    return getattr(import_module(BACKBONES[arch]), arch)

@@ -1,0 +1,299 @@
+"""HybridMamba: Mamba scans along two space-filling curves, and a bottleneck of latent tokens.
+
+The condition (text and time) enters every block as a scale and a shift behind Mamba (FiLM, Perez
+et al. 2018), without a "1 +". The same blocks scan the points along the Hilbert curve and along
+the Z-order curve, both at once, as one batch of twice the size. Both orders, the text's share of
+the condition and the share of the embedding that does not see x_t are computed once per sample.
+"""
+
+from typing import ClassVar, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from cdm.errors import CheckpointError
+from cdm.model.architecture import Columns
+from cdm.model.backbones.base import Backbone
+from cdm.model.backbones.hybrid_mamba_cuda import CudaHybridMamba
+from cdm.model.backbones.point_mamba import read_mamba_sizes
+from cdm.model.mamba import BidirectionalBlock
+from cdm.model.point_order import gather_points, hilbert_order, z_order
+
+
+class HybridMambaState(NamedTuple):
+    """Conditions of a batch of samples, in Hilbert order."""
+
+    order: torch.Tensor  # (batch, num_points) int64
+    inverse: torch.Tensor  # (batch, num_points) int64
+    to_z: torch.Tensor  # (batch, num_points) int64: places along Hilbert's curve in Z-order
+    from_z: torch.Tensor  # (batch, num_points) int64, its inverse
+    share: torch.Tensor  # (batch, num_points, trans_dim): xyz, features and bias
+    cond: torch.Tensor  # (batch, trans_dim): text and bias
+
+
+class HybridMamba(Backbone):
+    """The point columns are [x, xyz, point_feat]; text and time are the condition.
+
+    The flags use_multi_scan and use_perceiver, of the second curve and of the bottleneck, are read
+    off the keys.
+    """
+
+    signature = r"contact_model\.(mamba_encoder|mamba_layers)\."
+    section = "arch_hybridmamba"
+    scans = True
+    defaults: ClassVar = {  # the reference has none: PointMamba's width
+        "last_dim": 256, "trans_dim": 256, "depth": 4, "d_inner": 512, "d_state": 16,
+        "d_conv": 4, "dt_rank": 16, "use_multi_scan": True, "use_perceiver": True,
+        "num_latents": 128, "num_heads": 8,
+    }  # fmt: skip
+
+    @classmethod
+    def read_sizes(cls, facts):
+        multi, bottleneck = facts.has("mamba_encoder."), facts.has("perceiver.")
+        layers = "mamba_encoder.layers." if multi else "mamba_layers."
+        sizes = {
+            "trans_dim": facts.dim("embedding.2.weight", 0),
+            "depth": facts.count(layers),
+            **read_mamba_sizes(facts, f"{layers}0.mamba."),
+            "use_multi_scan": multi,
+            "use_perceiver": bottleneck,
+        }
+        if bottleneck:
+            sizes["num_latents"] = facts.dim("perceiver.latent_tokens", 1)
+            sizes["num_heads"] = heads = facts.model.arch_hybridmamba.num_heads
+            if heads is None or sizes["trans_dim"] % heads:
+                raise CheckpointError(
+                    "weights do not tell how many attention heads the bottleneck has, and "
+                    f"{heads} does not divide its {sizes['trans_dim']} channels: set "
+                    "model.arch_hybridmamba.num_heads to what the model was trained with"
+                )
+        return sizes
+
+    @classmethod
+    def read_columns(cls, facts, sizes):
+        text = facts.dim("cond_proj.0.weight", 1) - facts.time_emb_dim
+        where = "embedding.0.weight"
+        point_feat = facts.dim(where, 1) - facts.contact_dim - 3
+        return Columns(text, point_feat, text + point_feat, where)
+
+    def __init__(self, architecture, scan_backend="auto"):
+        super().__init__()
+        a, s = architecture, architecture.sizes
+        d_model = s["trans_dim"]
+        self.columns = [a.contact_dim, 3, a.point_feat_dim]
+        self.cond_columns = [a.text_feat_dim, a.time_emb_dim]
+        self.embedding = nn.Sequential(
+            nn.Linear(sum(self.columns), d_model),
+            nn.GELU(),
+            nn.Linear(d_model, d_model),
+            nn.LayerNorm(d_model),
+        )
+        self.cond_proj = nn.Sequential(
+            nn.Linear(sum(self.cond_columns), d_model), nn.GELU(), nn.Linear(d_model, d_model)
+        )
+        block_sizes = {key: s[key] for key in ("d_inner", "d_state", "d_conv", "dt_rank")}
+        layers = nn.ModuleList(
+            FilmBlock(d_model, backend=scan_backend, **block_sizes) for _ in range(s["depth"])
+        )
+        if s["use_multi_scan"]:
+            self.mamba_encoder = nn.Module()
+            self.mamba_encoder.layers = layers
+            self.mamba_encoder.scan_fusion = nn.Sequential(
+                nn.Linear(2 * d_model, 2 * d_model),
+                nn.GELU(),
+                nn.Linear(2 * d_model, d_model),
+                nn.LayerNorm(d_model),
+            )
+        else:
+            self.mamba_layers = layers
+        self.perceiver = None
+        if s["use_perceiver"]:
+            self.perceiver = Bottleneck(d_model, s["num_latents"], s["num_heads"])
+        self.out_proj = nn.Sequential(nn.LayerNorm(d_model), nn.Linear(d_model, a.last_dim))
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The Mamba blocks, which both scans share."""
+        return self.mamba_encoder.layers if self.multi_scan else self.mamba_layers
+
+    @property
+    def multi_scan(self) -> bool:
+        """Whether there is a second scan."""
+        return hasattr(self, "mamba_encoder")
+
+    def plain(self, x_t, time_emb, c_text, c_pc_xyz, c_pc_feat=None):
+        columns = [x_t, c_pc_xyz, *([] if c_pc_feat is None else [c_pc_feat])]
+        s = self.embedding(torch.cat(columns, dim=-1))
+        cond = self.cond_proj(torch.cat([c_text, time_emb], dim=-1))
+
+        def scan(order, inverse):
+            along = gather_points(s, order)
+            for block in self.blocks:
+                along = block.two_passes(along, cond)
+            return gather_points(along, inverse)
+
+        _, *hilbert = hilbert_order(c_pc_xyz)
+        points = scan(*hilbert)
+        if self.multi_scan:
+            _, *z = z_order(c_pc_xyz)
+            points = self.mamba_encoder.scan_fusion(torch.cat([points, scan(*z)], dim=-1))
+        if self.perceiver is not None:
+            points = self.perceiver.plain(points)
+        return self.out_proj(points)
+
+    def prepare(self, c_text, c_pc_xyz, c_pc_feat=None):
+        _, order, inverse = hilbert_order(c_pc_xyz)
+        _, z, from_z = z_order(c_pc_xyz)
+        _, xyz, feat = self.embedding[0].weight.split(self.columns, dim=1)
+        share = F.linear(gather_points(c_pc_xyz, order), xyz, self.embedding[0].bias)
+        if c_pc_feat is not None:
+            share = share + F.linear(gather_points(c_pc_feat, order), feat)
+        text, _ = self.cond_proj[0].weight.split(self.cond_columns, dim=1)
+        return HybridMambaState(
+            order,
+            inverse,
+            to_z=inverse.gather(1, z),
+            from_z=from_z.gather(1, order),
+            share=share,
+            cond=F.linear(c_text, text, self.cond_proj[0].bias),
+        )
+
+    def step_share(self, time_emb):
+        return F.linear(time_emb, self.cond_proj[0].weight[:, self.cond_columns[0] :])
+
+    def films(self, step_share_t, state):
+        """Scale and shift of every block, (batch, trans_dim) each."""
+        _, gelu, linear = self.cond_proj
+        cond = linear(gelu(state.cond + step_share_t))
+        return [block.film(cond) for block in self.blocks]
+
+    def embed(self, x_t, state):
+        """The embedding of the points, along Hilbert's curve."""
+        _, gelu, linear, norm = self.embedding
+        first = F.linear(x_t, self.embedding[0].weight[:, : self.columns[0]]) + state.share
+        return norm(linear(gelu(first)).to(first.dtype))  # never bf16
+
+    def features(self, x_t, step_share_t, state):
+        s = self.embed(x_t, state)
+        films = self.films(step_share_t, state)
+        if self.multi_scan:
+            s = torch.cat([s, gather_points(s, state.to_z)])
+            films = [[f.repeat(2, 1) for f in film] for film in films]
+        for block, film in zip(self.blocks, films, strict=True):
+            s = block(s, film)
+        return self.finish(s, state)
+
+    def finish(self, s, state):
+        """From the scans' results, (scans * batch, num_points, trans_dim), to the features."""
+        if self.multi_scan:
+            along, along_z = s.chunk(2)
+            both = torch.cat([along, gather_points(along_z, state.from_z)], dim=-1)
+            s = self.mamba_encoder.scan_fusion(both)
+        if self.perceiver is not None:
+            s = self.perceiver(s)
+        return self.out_proj[0](s)
+
+    def fused(self, dtype):
+        if CudaHybridMamba.unavailable(self) is not None:
+            return None
+        return CudaHybridMamba(self, dtype)
+
+    @property
+    def last_linear(self):
+        return self.out_proj[1].weight, self.out_proj[1].bias
+
+
+class Film(nn.Module):
+    """Scale and shift of features, linear in a condition."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.gamma_proj = nn.Linear(dim, dim)
+        self.beta_proj = nn.Linear(dim, dim)
+
+    def forward(self, cond):
+        return self.gamma_proj(cond), self.beta_proj(cond)
+
+
+class FilmBlock(BidirectionalBlock):
+    """s + g(s) + flip(g(flip(s))) with g = gamma * Mamba(LayerNorm(.)) + beta."""
+
+    def __init__(self, d_model, **sizes):
+        super().__init__(d_model, **sizes)
+        self.film = Film(d_model)
+
+    def forward(self, s, film):
+        """(batch, length, d_model) to the same shape; film: gamma and beta, (batch, d_model)."""
+        gamma, beta = (f[:, None] for f in film)
+        return s + gamma * self.mix(s) + 2 * beta
+
+    def two_passes(self, s, cond):
+        """As the formula says: the reference of `forward`."""
+        gamma, beta = (f[:, None] for f in self.film(cond))
+
+        def g(s):
+            return gamma * self.mamba(self.norm(s)) + beta
+
+        return s + g(s) + g(s.flip(1)).flip(1)
+
+
+class Bottleneck(nn.Module):
+    """Points read by a few latent tokens, and reading them; added through a gate."""
+
+    def __init__(self, dim, num_latents, num_heads):
+        super().__init__()
+        self.latent_tokens = nn.Parameter(0.02 * torch.randn(1, num_latents, dim))
+        self.point_to_latent_proj = nn.Linear(dim, dim)
+        self.encode_norm_q = nn.LayerNorm(dim)
+        self.encode_norm_kv = nn.LayerNorm(dim)
+        self.encode_cross_attn = nn.MultiheadAttention(dim, num_heads, batch_first=True)
+        self.self_attn_layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(
+                dim, num_heads, 4 * dim, 0.0, F.gelu, batch_first=True, norm_first=True
+            )
+            for _ in range(2)
+        )
+        self.decode_norm_q = nn.LayerNorm(dim)
+        self.decode_norm_kv = nn.LayerNorm(dim)
+        self.decode_cross_attn = nn.MultiheadAttention(dim, num_heads, batch_first=True)
+        self.gate = nn.Sequential(nn.Linear(2 * dim, dim), nn.Sigmoid())
+
+    def plain(self, points):
+        """(batch, num_points, dim) to the same shape, with torch's attention modules."""
+        queries = self.encode_norm_q(self.latent_tokens).expand(len(points), -1, -1)
+        keys = self.encode_norm_kv(self.point_to_latent_proj(points))
+        latents, _ = self.encode_cross_attn(queries, keys, keys, need_weights=False)
+        for layer in self.self_attn_layers:
+            latents = layer(latents)
+        keys = self.decode_norm_kv(latents)
+        queries = self.decode_norm_q(points)
+        attended, _ = self.decode_cross_attn(queries, keys, keys, need_weights=False)
+        return points + self.gate(torch.cat([points, attended], dim=-1)) * attended
+
+    def forward(self, points):
+        """`plain`, without its modules' other ways to run."""
+        queries = self.encode_norm_q(self.latent_tokens).expand(len(points), -1, -1)
+        keys = self.encode_norm_kv(self.point_to_latent_proj(points))
+        latents = _attend(self.encode_cross_attn, queries, keys)
+        for layer in self.self_attn_layers:
+            normed = layer.norm1(latents)
+            latents = latents + _attend(layer.self_attn, normed, normed)
+            latents = latents + layer.linear2(F.gelu(layer.linear1(layer.norm2(latents))))
+        attended = _attend(
+            self.decode_cross_attn, self.decode_norm_q(points), self.decode_norm_kv(latents)
+        )
+        return points + self.gate(torch.cat([points, attended], dim=-1)) * attended
+
+
+def _attend(attention, queries, keys):
+    """torch's multi-head attention with the keys as values, as plain matrix products."""
+    heads = attention.num_heads
+    dim = queries.shape[-1]
+    q_weight, kv_weight = attention.in_proj_weight.split([dim, 2 * dim])
+    q_bias, kv_bias = attention.in_proj_bias.split([dim, 2 * dim])
+    q = F.linear(queries, q_weight, q_bias)
+    k, v = F.linear(keys, kv_weight, kv_bias).chunk(2, dim=-1)
+    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+    attended = F.scaled_dot_product_attention(q, k, v)
+    return attention.out_proj(attended.transpose(1, 2).flatten(2))

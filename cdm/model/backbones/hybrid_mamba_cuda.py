@@ -1,0 +1,62 @@
+"""HybridMamba on CUDA devices: its blocks run as PointMamba's do, both scans in one batch.
+
+FiLM costs no pass over the points: the scale goes into out_proj, which then is a weight of each
+sample, and the shift is added by the same matrix product.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from cdm.kernels.pointwise.gpu import Pointwise
+from cdm.model.backbones.base import head_product
+from cdm.model.backbones.point_mamba_cuda import mix, no_kernels, pack
+from cdm.model.point_order import gather_points
+
+
+class CudaHybridMamba:
+    """A HybridMamba's weights packed for one precision.
+
+    Args:
+        backbone: `HybridMamba` on its CUDA device.
+        dtype: of the matrix products, torch.float32 or torch.bfloat16.
+    """
+
+    def __init__(self, backbone, dtype):
+        self.backbone, self.dtype = backbone, dtype
+        norm = backbone.embedding[3]
+        self.x_weight = backbone.embedding[0].weight[:, : backbone.columns[0]].t().contiguous()
+        self.second = [
+            p.to(dtype) for p in (backbone.embedding[2].weight, backbone.embedding[2].bias)
+        ]
+        self.norm = norm.weight.float(), norm.bias.float()
+        self.blocks = [pack(block, dtype) for block in backbone.blocks]
+        self.pointwise = Pointwise(
+            norm.weight.device, dtype, norm.weight.numel(), backbone.columns[0]
+        )
+
+    @staticmethod
+    def unavailable(backbone) -> str | None:
+        """Why a backbone cannot run this way where it is, or None if it can."""
+        return no_kernels(backbone.blocks[0])
+
+    def __call__(self, x_t, step_share_t, state, head):
+        """`output` of `Backbone.fused`."""
+        backbone = self.backbone
+        films = backbone.films(step_share_t, state)
+        no_step = x_t.new_zeros(step_share_t.shape)  # the embedding does not see t
+        h = self.pointwise.embed(x_t, self.x_weight, state.share, no_step)
+        y = F.linear(h, *self.second)
+        if backbone.multi_scan:
+            y = torch.cat([y, gather_points(y, state.to_z)])
+            films = [[f.repeat(2, 1) for f in film] for film in films]
+        stream, s = self.pointwise.embedding_norm(y, self.norm, self.blocks[0].norm)
+        for i, (block, (gamma, beta)) in enumerate(zip(self.blocks, films, strict=True)):
+            if i > 0:
+                stream, s = self.pointwise.residual_norm(stream, y, block.norm)
+            out_proj = gamma[:, None] * block.out_proj.t()  # (batch, d_inner, d_model)
+            y = torch.baddbmm(
+                (2 * beta).to(self.dtype)[:, None], mix(block, s), out_proj.to(self.dtype)
+            )
+        with torch.autocast("cuda", torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+            features = backbone.finish(stream + y, state)
+        return head_product(features, head[0]) + head[1]

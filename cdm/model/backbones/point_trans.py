@@ -1,0 +1,112 @@
+"""PointTrans: a Point Transformer U-Net; text and time join at its coarsest level."""
+
+from typing import ClassVar, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from cdm.model.architecture import Columns
+from cdm.model.backbones.base import Backbone
+from cdm.model.point_transformer import BatchNorm, Level, PointTransformerUNet, folded, read_unet
+
+
+class PointTransState(NamedTuple):
+    """Conditions of a batch of samples."""
+
+    share: torch.Tensor  # (batch, num_points, planes[0]): xyz and features in the first layer
+    levels: tuple[Level, ...]
+    text: tuple[torch.Tensor, ...]  # (batch, planes[i]) of each context layer, finest first
+
+
+class Context(nn.Sequential):
+    """Text and time joined to the features of a level, which keep their width."""
+
+    def __init__(self, dim, text_feat_dim, time_emb_dim):
+        width = dim + text_feat_dim + time_emb_dim
+        super().__init__(nn.Linear(width, dim), BatchNorm(dim), nn.ReLU(), nn.Linear(dim, dim))
+        self.columns = [dim, text_feat_dim, time_emb_dim]
+
+    def _weights(self):
+        """The first Linear's weight by columns: features, text, time."""
+        return self[0].weight.split(self.columns, dim=1)
+
+    def text_share(self, c_text):
+        """The text's share of the first Linear, and its bias."""
+        return F.linear(c_text, self._weights()[1], self[0].bias)
+
+    def time_share(self, time_emb):
+        """The time's share of the first Linear."""
+        return F.linear(time_emb, self._weights()[2])
+
+    def forward(self, x, text_share, time_share):
+        _, norm, relu, last = self
+        feature = self._weights()[0]
+        first = F.linear(x.to(feature.dtype), feature) + (text_share + time_share)[:, None]
+        return last(relu(norm(first)))
+
+
+class PointTrans(Backbone, PointTransformerUNet):
+    """The first Linear sees the columns [xyz, x, point_feat] of every point."""
+
+    signature = r"contact_model\.ctx\."
+    section = "arch_pointtrans"
+    defaults: ClassVar = {"last_dim": 64, "planes": [64, 128, 256, 512], "blocks": [2, 2, 2, 2]}
+    context_names = ("ctx",)  # of the coarsest levels, finest first
+
+    @classmethod
+    def read_sizes(cls, facts):
+        _, planes, blocks = read_unet(facts.shapes, "contact_model.")
+        return {"planes": planes, "blocks": blocks}
+
+    @classmethod
+    def read_columns(cls, facts, sizes):
+        context = f"{cls.context_names[-1]}.0.weight"
+        text = facts.dim(context, 1) - sizes["planes"][-1] - facts.time_emb_dim
+        where = "enc1.0.linear.weight"
+        point_feat = facts.dim(where, 1) - 3 - facts.contact_dim
+        return Columns(text, point_feat, text + point_feat, f"{context} and {where}")
+
+    def __init__(self, architecture, scan_backend="auto"):
+        a, sizes = architecture, architecture.sizes
+        super().__init__(3 + a.contact_dim + a.point_feat_dim, sizes["planes"], sizes["blocks"])
+        self.contact_dim = a.contact_dim
+        joined = sizes["planes"][-len(self.context_names) :]
+        for name, dim in zip(self.context_names, joined, strict=True):
+            self.add_module(name, Context(dim, a.text_feat_dim, a.time_emb_dim))
+
+    def contexts(self):
+        """Context layers of the coarsest levels, finest first."""
+        return [getattr(self, name) for name in self.context_names]
+
+    def prepare(self, c_text, c_pc_xyz, c_pc_feat=None):
+        share = self.first(c_pc_xyz, 0)
+        if c_pc_feat is not None:
+            share = share + self.first(c_pc_feat, 3 + self.contact_dim)
+        text = tuple(context.text_share(c_text) for context in self.contexts())
+        return PointTransState(share, self.geometry(c_pc_xyz), text)
+
+    def step_share(self, time_emb):
+        return tuple(context.time_share(time_emb) for context in self.contexts())
+
+    def features(self, x_t, step_share_t, state):
+        features = self.encode(state.share + self.first(x_t, 3), state.levels)
+        features[-1] = self.mix(features[-1])
+        first = len(features) - len(self.context_names)
+        for i, context in enumerate(self.contexts()):
+            shares = state.text[i], step_share_t[i]
+            features[first + i] = context(features[first + i], *shares)
+        return self.decode(features, state.levels)
+
+    def mix(self, x):
+        """What happens to the coarsest features before the context joins."""
+        return x
+
+    def fused(self, dtype):
+        return folded(self, dtype if dtype != torch.float32 else None).output
+
+    @property
+    def last_linear(self):
+        """None in the reference, so the identity."""
+        weight = self.dec1[1].linear3.weight
+        return torch.eye(len(weight)).to(weight), weight.new_zeros(len(weight))

@@ -1,0 +1,40 @@
+"""PointTransV2: PointTrans with text and time at three levels, and attention at the coarsest."""
+
+from typing import ClassVar
+
+from torch import nn
+
+from cdm.model.backbones.point_trans import PointTrans
+
+NUM_HEADS = 8
+
+
+class PointTransV2(PointTrans):
+    """Before its context joins, the coarsest level's points attend to each other."""
+
+    signature = r"contact_model\.ctx4\."
+    defaults: ClassVar = PointTrans.defaults | {
+        "attention_layers": 1,
+        "attention_hidden_dim": 1024,
+    }
+    context_names = ("ctx2", "ctx3", "ctx4")
+
+    @classmethod
+    def read_sizes(cls, facts):
+        layers = "self_attn_layers.layers."
+        return super().read_sizes(facts) | {
+            "attention_layers": facts.count(layers),
+            "attention_hidden_dim": facts.dim(f"{layers}0.linear1.weight", 0),
+        }
+
+    def __init__(self, architecture, scan_backend="auto"):
+        super().__init__(architecture, scan_backend)
+        sizes = architecture.sizes
+        layer = nn.TransformerEncoderLayer(
+            sizes["planes"][-1], NUM_HEADS, sizes["attention_hidden_dim"], batch_first=True
+        )
+        layers = sizes["attention_layers"]
+        self.self_attn_layers = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+
+    def mix(self, x):
+        return self.self_attn_layers(x.to(self.ctx4[0].weight.dtype))

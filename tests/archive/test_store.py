@@ -1,0 +1,248 @@
+"""Chunks and the merged archive: whole or not there, and every flipped bit is found."""
+
+import errno
+import json
+import os
+import pickletools
+import shutil
+import subprocess
+import sys
+import zipfile
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import zarr
+from archives import (
+    LAYOUT,
+    MEAN,
+    SKIPPED_ROW,
+    STD,
+    make_run,
+    quiet,
+    record_to_store,
+    whole_arrays,
+)
+from helpers import REPO
+
+from cdm.archive.export import export_npz, export_pred_contact
+from cdm.archive.store import (
+    ContactMaps,
+    read_record,
+    record_path,
+    verify_chunk,
+)
+from cdm.errors import ArchiveError
+from cdm.files import replacing
+from cdm.run.merge import merge
+
+
+@pytest.fixture
+def plan(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return make_run()
+
+
+def test_merged_archive_equals_its_chunks_joined(plan):
+    summary = merge(plan, quiet)
+    group = zarr.open_group(plan.archive, mode="r")
+    for name, values in whole_arrays().items():
+        np.testing.assert_array_equal(group[name][:], values, err_msg=name)
+    assert group["text"][:].tolist() == [f"sít {i}" for i in range(7)]
+    assert group["status"][:].tolist().count("skipped") == 1
+    assert (summary["num_samples"], summary["num_skipped"]) == (7, 1)
+    assert summary["skipped"][0]["reason"] == "NaN"
+
+
+def test_merging_links_the_shards_and_copies_nothing(plan):
+    merge(plan, quiet)
+    store = record_to_store(plan.chunk_record(plan.chunks[1]))
+    assert os.path.samefile(store / "sample/c.0.0.0.0", f"{plan.archive}/sample/c.1.0.0.0")
+
+
+def test_without_hard_links_merging_copies_and_says_so(plan, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", refuse)
+    lines = []
+    merge(plan, lines.append)
+    assert any("no hard links" in line for line in lines)
+    np.testing.assert_array_equal(
+        ContactMaps(plan.archive).group["sample"][:], whole_arrays()["sample"]
+    )
+
+
+def test_reader_finds_samples_by_set_index_and_caption(plan):
+    merge(plan, quiet)
+    maps, arrays = ContactMaps(plan.archive), whole_arrays()
+    assert len(maps) == 7 and maps.keys[3] == ("HUMANISE", "3", 0)
+    np.testing.assert_array_equal(maps.distance("HUMANISE", 3), arrays["distance"][3])
+    np.testing.assert_array_equal(maps.sample("HUMANISE", "3", 0), arrays["sample"][3])
+    expected = np.clip(arrays["sample"][3] * np.float32(STD) + np.float32(MEAN), 1e-20, 1)
+    np.testing.assert_allclose(maps.contact("HUMANISE", 3), expected, rtol=1e-6)
+    assert np.isnan(maps.distance("HUMANISE", SKIPPED_ROW)).all()
+    with pytest.raises(ArchiveError, match="no sample"):
+        maps.distance("PROX", 3)
+
+
+def test_plain_xarray_reads_the_archive(plan):
+    xarray = pytest.importorskip("xarray")
+    merge(plan, quiet)
+    data = xarray.open_zarr(plan.archive, consolidated=False)
+    assert data["distance"].dims == ("index", "k_sample", "point", "joint")
+    np.testing.assert_array_equal(data["distance"].values, whole_arrays()["distance"])
+
+
+def test_no_archive_says_which_path_and_how_to_make_one(tmp_path):
+    with pytest.raises(ArchiveError, match=r"no archive here.*snakemake --cores"):
+        ContactMaps(tmp_path / "contact_maps.zarr")
+
+
+def test_every_flipped_bit_of_a_shard_is_found(plan):
+    path = plan.chunk_record(plan.chunks[0])
+    shard = record_to_store(path) / "distance/c.0.0.0.0"
+    content = shard.read_bytes()
+    shard.chmod(0o644)
+    for position in np.linspace(0, len(content) - 1, 40).astype(int):
+        flipped = bytearray(content)
+        flipped[position] ^= 1 << (position % 8)
+        shard.write_bytes(flipped)
+        with pytest.raises(ArchiveError, match=r"distance/c.0.0.0.0: corrupt.*to rebuild"):
+            verify_chunk(record_to_store(path).with_suffix(".json"))
+    shard.write_bytes(content)
+    verify_chunk(record_to_store(path).with_suffix(".json"))
+
+
+def damage_missing_store(plan, record, store):
+    shutil.rmtree(store)
+
+
+def damage_missing_record(plan, record, store):
+    record.unlink()
+
+
+def damage_truncated_record(plan, record, store):
+    record.write_bytes(record.read_bytes()[:100])
+
+
+def damage_missing_shard(plan, record, store):
+    (store / "points/c.0.0.0").unlink()
+
+
+def damage_other_chunk(plan, record, store):
+    other = record_to_store(plan.chunk_record(plan.chunks[0]))
+    shutil.copy(other.with_suffix(".json"), record)
+
+
+def damage_other_base(plan, record, store):
+    record.write_text(record.read_text().replace('"base": "', '"base": "f'))
+
+
+def damage_other_statistics(plan, record, store):
+    record.write_text(record.read_text().replace("0.4", "0.45"))
+
+
+@pytest.mark.parametrize(
+    "damage", [value for name, value in sorted(globals().items()) if name.startswith("damage_")]
+)
+def test_merge_refuses_and_names_a_damaged_chunk_and_keeps_the_old_archive(plan, damage):
+    merge(plan, quiet)
+    before = ContactMaps(plan.archive).group["sample"][:]
+    store = record_to_store(plan.chunk_record(plan.chunks[1]))
+    damage(plan, store.with_suffix(".json"), store)
+    with pytest.raises(ArchiveError) as error:
+        merge(plan, quiet)
+    message = str(error.value)
+    assert "1 of 3 chunks cannot be merged" in message
+    assert plan.chunks[1].name in message and "to rebuild this chunk: rm -rf" in message
+    np.testing.assert_array_equal(ContactMaps(plan.archive).group["sample"][:], before)
+
+
+def test_a_merge_of_another_plan_removes_the_record_of_the_one_before(plan):
+    merge(plan, quiet)
+    smaller = replace(plan, chunks=plan.chunks[:2])
+    merge(smaller, quiet)
+    assert not os.path.exists(plan.archive_record)
+    assert os.path.exists(smaller.archive_record)
+    assert len(ContactMaps(plan.archive)) == 6
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
+def test_a_disk_that_refuses_leaves_nothing_and_says_what_to_do(tmp_path, code):
+    target = tmp_path / "file.json"
+    target.write_text("old")
+    with pytest.raises(ArchiveError, match="Finished chunks are kept"):
+        with replacing(target) as temporary:
+            temporary.write_text("half")
+            raise OSError(code, os.strerror(code))
+    assert [path.name for path in tmp_path.iterdir()] == ["file.json"]
+    assert target.read_text() == "old"
+
+
+def test_leftovers_of_a_killed_attempt_are_removed_by_the_next(tmp_path):
+    (tmp_path / ".chunk.zarr.12345678.tmp").mkdir()
+    with replacing(tmp_path / "chunk.zarr") as temporary:
+        temporary.mkdir()
+    assert [path.name for path in tmp_path.iterdir()] == ["chunk.zarr"]
+
+
+def test_a_record_reads_back_as_it_was_written(plan):
+    path = record_path(record_to_store(plan.chunk_record(plan.chunks[2])))
+    record = read_record(path)
+    assert record.layout == replace(LAYOUT, num_samples=1)
+    assert json.loads(path.read_bytes())["name"] == record.name
+
+
+def test_reading_merging_and_measuring_need_no_torch():
+    modules = (
+        "cdm.run.merge, cdm.archive.export, cdm.run.plan, cdm.evaluation.report, "
+        "cdm.evaluation.study_tables"
+    )
+    code = f"import sys, {modules}; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True)
+    assert done.stdout.strip() == "False", done.stderr
+
+
+def test_float16_archives_keep_their_type(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plan = make_run(replace(LAYOUT, dtype="float16"))
+    merge(plan, quiet)
+    group = ContactMaps(plan.archive).group
+    assert group["distance"].dtype == np.float16 and group["points"].dtype == np.float16
+
+
+def test_exported_npz_holds_the_old_scripts_keys_and_fields(plan, tmp_path):
+    merge(plan, quiet)
+    target = tmp_path / "generated_contact_maps.npz"
+    assert export_npz(plan.archive, target, quiet) == 6
+    found = np.load(target, allow_pickle=True)
+    assert set(found) == {"sample_list", "k_samples_list", "total_batches", "dataset_size"}
+    assert (int(found["total_batches"]), int(found["dataset_size"])) == (3, 6)
+    arrays, usable = whole_arrays(), [0, 1, 2, 3, 5, 6]
+    for position, index in enumerate(usable):
+        item, items = found["sample_list"][position], found["k_samples_list"][position]
+        assert item["info_index"] == index and item["c_text"] == f"sít {index}"
+        np.testing.assert_array_equal(item["sample"], arrays["sample"][index, 0])
+        np.testing.assert_array_equal(items["sample"], arrays["sample"][index])
+        np.testing.assert_array_equal(item["c_pc_xyz"], arrays["points"][index])
+
+
+def test_exported_npz_can_be_read_by_numpy_1(plan, tmp_path):
+    merge(plan, quiet)
+    export_npz(plan.archive, tmp_path / "maps.npz", quiet)
+    with zipfile.ZipFile(tmp_path / "maps.npz") as file:
+        content = file.read("sample_list.npy")
+    header = 10 + int.from_bytes(content[8:10], "little")
+    names = [arg for op, arg, _ in pickletools.genops(content[header:]) if op.name == "GLOBAL"]
+    assert names and not any("numpy._core" in name for name in names)
+
+
+def test_exported_pred_contact_is_what_stage_2_reads(plan, tmp_path):
+    merge(plan, quiet)
+    count = export_pred_contact(plan.archive, tmp_path / "out", tmp_path / "done.json", quiet)
+    files = sorted(path.name for path in (tmp_path / "out/HUMANISE/pred_contact").iterdir())
+    assert count == 6 and files == [f"{i:05}.npy" for i in (0, 1, 2, 3, 5, 6)]
+    distance = np.load(tmp_path / "out/HUMANISE/pred_contact/00003.npy")
+    assert distance.dtype == np.float32 and distance.shape == (2, 16, 2)
+    np.testing.assert_array_equal(distance, whole_arrays()["distance"][3])

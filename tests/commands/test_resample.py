@@ -1,0 +1,89 @@
+"""`cdm verify --resample` and `cdm estimate`, with the real model on the CPU."""
+
+import json
+from pathlib import Path
+
+import pytest
+import zarr
+from helpers import plan_run
+
+from cdm.__main__ import main
+from cdm.commands import resample as module
+from cdm.run.generate import generate_chunk
+from cdm.run.merge import merge
+
+RUN = Path("outputs/run")
+ARCHIVE = RUN / "contact_maps.zarr"
+
+
+@pytest.fixture
+def generated(tmp_path, monkeypatch):
+    """A merged run of real maps: 4 samples, 2 maps each, 2 steps."""
+    monkeypatch.chdir(tmp_path)
+    plan, _ = plan_run(tmp_path, num_items=4, sampling={"k_samples": 2})
+    for chunk in plan.chunks:
+        generate_chunk(plan, chunk, lambda line: None)
+    merge(plan, lambda line: None)
+    return plan
+
+
+def verify_json(capsys, expected, *arguments):
+    assert main(["verify", str(RUN), "--json", *arguments]) == expected
+    return json.loads(capsys.readouterr().out)
+
+
+def spoil(by):
+    """Change sample 2 in the archive, and take the record away that would tell."""
+    for path in [*RUN.glob("contact_maps-*.json"), *ARCHIVE.rglob("*")]:
+        path.chmod(0o755)
+    next(RUN.glob("contact_maps-*.json")).unlink()
+    group = zarr.open_group(ARCHIVE, mode="r+")
+    sample = group["sample"][2]
+    sample[1, 5, 3] += by
+    group["sample"][2] = sample
+
+
+def test_samples_generated_again_are_the_same_to_the_last_bit(generated, capsys):
+    found = verify_json(capsys, 0, "--resample", "3")["resampled"]
+    assert (found["num_samples"], found["num_maps"], found["num_equal"]) == (3, 6, 6)
+    assert found["tolerance"] == 0 and found["largest"] == 0
+    assert verify_json(capsys, 0, "--resample", "99")["resampled"]["num_samples"] == 4
+
+
+def test_a_map_that_differs_is_named(generated, capsys, monkeypatch):
+    monkeypatch.setattr("cdm.commands.verify.TOLERANCE", {"float32": 1})
+    spoil(by=1e-4)
+    found = verify_json(capsys, 1, "--resample", "4")
+    assert found["resampled"]["num_equal"] == 7
+    assert "'2', " in found["problems"][0] and "map 1" in found["problems"][0]
+
+
+def test_other_versions_are_given_the_stated_tolerance(generated, capsys, monkeypatch):
+    monkeypatch.setattr("cdm.commands.verify.TOLERANCE", {"float32": 1})
+    monkeypatch.setattr(module.torch, "__version__", "0.0")
+    spoil(by=0.5 * module.TOLERANCE["fp32"])
+    found = verify_json(capsys, 0, "--resample", "4")["resampled"]
+    assert found["tolerance"] == module.TOLERANCE["fp32"] and found["largest"] > 0
+    spoil_more = 2 * module.TOLERANCE["fp32"]
+    group = zarr.open_group(ARCHIVE, mode="r+")
+    group["sample"][2] = group["sample"][2] + spoil_more
+    assert verify_json(capsys, 1, "--resample", "4")["problems"]
+
+
+def test_the_estimate_times_two_real_batches(generated, capsys):
+    assert main(["estimate", str(RUN), "--minutes-per-chunk", "2", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["num_maps"], found["batch_size"], found["num_steps"]) == (8, 2, 2)
+    assert found["first_batch_s"] > 0 and found["second_batch_s"] > 0
+    shards = sum(path.stat().st_size for array in ARCHIVE.iterdir() for path in array.glob("c.*.*"))
+    assert found["archive_bytes"] == pytest.approx(shards, rel=0.6)  # padding of the last shard
+    batches = found["device_hours"] * 3600 - 2 * found["start_s"]
+    assert batches >= 4 * found["second_batch_s"]
+    assert main(["estimate", str(RUN)]) == 0
+    assert "--config 'workflow={chunk_size:" in capsys.readouterr().out
+
+
+def test_the_demos_estimate_says_how_to_get_its_data(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["estimate"]) == 2
+    assert "snakemake --cores 1 demo_data" in capsys.readouterr().err

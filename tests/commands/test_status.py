@@ -1,0 +1,139 @@
+"""`cdm status`: what a run is doing, from files alone."""
+
+import json
+import time
+
+import pytest
+from helpers import plan_run, write_dummy_chunk
+
+from cdm.__main__ import main
+from cdm.archive.store import store_path
+from cdm.commands.status import count, progress_line, read_status
+from cdm.jobs.progress import STALE_S, Heartbeat, heartbeat_path
+
+RUN = "outputs/run"
+
+
+@pytest.fixture
+def plan(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return plan_run(tmp_path, num_items=12)[0]
+
+
+def write_log(tmp_path, chunk, *lines):
+    path = tmp_path / RUN / "logs/generate_chunk" / f"{chunk.name}.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"12:00:0{i} {line}\n" for i, line in enumerate(lines)))
+    return path
+
+
+def status_json(capsys, expected=0):
+    assert main(["status", RUN, "--json"]) == expected
+    return json.loads(capsys.readouterr().out)
+
+
+def test_status_tells_done_running_failed_and_waiting_chunks(tmp_path, plan, capsys):
+    done, running, failed, _ = plan.chunks
+    write_dummy_chunk(plan, done)
+    log = write_log(tmp_path, failed, "model: PointMamba", "error: x.npz: damaged;\nrebuild it")
+    with Heartbeat(RUN, running.name) as heartbeat:
+        heartbeat.report(1.5, 3, 0.5)
+        heartbeat._write()
+        found = status_json(capsys, expected=1)
+    assert found["chunks"] == {"total": 4, "done": 1, "running": 1, "failed": 1, "waiting": 1}
+    assert found["maps"] == {"done": 4.5, "total": 12}
+    assert found["failed"] == [
+        {
+            "chunk": failed.name,
+            "error": "x.npz: damaged;\nrebuild it",
+            "log": str(log.relative_to(tmp_path)),
+        }
+    ]
+    assert [job["name"] for job in found["running"]] == [running.name]
+    assert found["maps_per_second"] == 0.5 and found["eta_seconds"] == pytest.approx(15)
+    assert found["seconds_per_map"] == 2.0 and found["gpu_busy"] is None
+
+
+def test_a_retried_chunk_is_not_failed_any_more(tmp_path, plan, capsys):
+    write_log(tmp_path, plan.chunks[0], "error: out of luck")
+    assert status_json(capsys, expected=1)["chunks"]["failed"] == 1
+    write_dummy_chunk(plan, plan.chunks[0])
+    assert status_json(capsys)["chunks"]["failed"] == 0
+
+
+def test_a_defect_is_told_by_the_last_line_of_its_traceback(tmp_path, plan, capsys):
+    lines = ("Traceback (most recent call last):", '  File "x.py"', "KeyError: 'y'")
+    write_log(tmp_path, plan.chunks[0], "started").write_text("\n".join(lines) + "\n")
+    assert status_json(capsys, expected=1)["failed"][0]["error"] == "KeyError: 'y'"
+
+
+def test_a_stale_heartbeat_is_a_chunk_that_was_cut_off_and_waits(plan, capsys):
+    chunk = plan.chunks[1]
+    with Heartbeat(RUN, chunk.name):
+        content = json.loads(heartbeat_path(RUN, chunk.name).read_bytes())
+    content |= {"host": "node7", "updated": time.time() - STALE_S - 5}
+    heartbeat_path(RUN, chunk.name).write_text(json.dumps(content))
+    found = status_json(capsys)
+    assert found["chunks"]["running"] == 0 and found["chunks"]["waiting"] == 4
+    assert found["cut_off"][0]["host"] == "node7" and found["cut_off"][0]["age_s"] > STALE_S
+
+
+def test_skipped_samples_and_their_reasons_are_listed(plan, capsys):
+    write_dummy_chunk(plan, plan.chunks[1], skipped={2: 'caption with "reason": inside'})
+    skipped = status_json(capsys)["skipped"]
+    assert [(s["set"], s["index"], s["reason"]) for s in skipped] == [
+        ("HUMANISE", "5", 'caption with "reason": inside')
+    ]
+    main(["status", RUN])
+    assert "HUMANISE/5 caption" in capsys.readouterr().out
+
+
+def test_a_truncated_record_is_told_and_a_record_without_store_is_not_done(plan, capsys):
+    damaged = write_dummy_chunk(plan, plan.chunks[0])
+    damaged.write_bytes(damaged.read_bytes()[:-40])
+    orphan = write_dummy_chunk(plan, plan.chunks[1])
+    store_path(orphan).rename("elsewhere")
+    found = status_json(capsys, expected=1)
+    assert found["chunks"]["done"] == 1
+    assert len(found["damaged"]) == 1 and damaged.name in found["damaged"][0]
+
+
+def test_the_gpu_busy_share_is_the_mean_of_what_records_say(plan, capsys):
+    import orjson
+
+    from cdm.files import seal
+
+    for chunk, share in zip(plan.chunks[:2], (0.9, 0.8), strict=True):
+        path = write_dummy_chunk(plan, chunk)
+        content = orjson.loads(path.read_bytes())
+        content.pop("sha256")
+        content["gpu_busy"] = share
+        path.write_bytes(seal(content))
+    assert status_json(capsys)["gpu_busy"] == pytest.approx(0.85)
+    main(["status", RUN])
+    assert "GPU busy   85 %" in capsys.readouterr().out
+
+
+def test_one_line_on_the_whole_job_fits_its_width(plan):
+    write_dummy_chunk(plan, plan.chunks[0])
+    counts = count(plan, RUN)
+    plain = progress_line("run", counts, 0.5, 4)
+    assert plain == "run  3/12 maps  25 %  0.5 maps/s  ETA 0:00:18  chunks 1/4, 0 running"
+    for width in (40, 80, 100, 200):
+        assert len(progress_line("run", counts, 0.5, 4, width)) <= width
+    assert "█" in progress_line("run", counts, 0.5, 4, 100)
+
+
+def test_all_done_is_a_hundred_percent_and_nothing_less_is(plan):
+    for chunk in plan.chunks:
+        write_dummy_chunk(plan, chunk)
+    status = read_status(plan, RUN)
+    assert "100 %" in progress_line("run", status.counts, 0, 4)
+    status.counts.maps_done -= 0.001
+    assert "99.9 %" in progress_line("run", status.counts, 0, 4)
+
+
+def test_a_folder_without_a_plan_is_told_in_one_line(tmp_path, capsys):
+    assert main(["status", str(tmp_path)]) == 2
+    told = capsys.readouterr().err
+    assert "plan.json: no such file" in told and told.count("\n") == 1

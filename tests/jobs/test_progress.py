@@ -1,0 +1,73 @@
+"""Heartbeats and progress lines: what others see of a running job."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+from cdm.jobs import progress
+from cdm.jobs.progress import Heartbeat, Progress, heartbeat_path, read_beats
+
+
+def test_a_heartbeat_is_renewed_while_its_job_lives_and_gone_afterwards(tmp_path, monkeypatch):
+    monkeypatch.setattr(progress, "BEAT_EVERY_S", 0.02)
+    with Heartbeat(tmp_path, "00001-ab") as heartbeat:
+        heartbeat.report(1.5, 6, 0.25)
+        first = read_beats(tmp_path)["00001-ab"]
+        deadline = time.monotonic() + 5
+        while (beat := read_beats(tmp_path)["00001-ab"]).maps != 1.5:
+            assert time.monotonic() < deadline
+        assert beat.updated > first.updated and beat.is_alive
+        assert (beat.pid, beat.total, beat.rate) == (os.getpid(), 6, 0.25)
+    assert read_beats(tmp_path) == {}
+    assert list((tmp_path / "running").iterdir()) == []
+
+
+def test_a_killed_jobs_heartbeat_is_dead_at_once_on_its_own_machine(tmp_path):
+    code = (
+        "import os, sys; from cdm.jobs.progress import Heartbeat; "
+        "Heartbeat(sys.argv[1], 'x').__enter__(); os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", code, tmp_path], check=False)
+    beat = read_beats(tmp_path)["x"]
+    assert beat.age_s < progress.STALE_S and not beat.is_alive
+
+
+def test_a_heartbeat_of_another_machine_is_trusted_until_it_is_stale(tmp_path):
+    with Heartbeat(tmp_path, "x"):
+        path = heartbeat_path(tmp_path, "x")
+        content = json.loads(path.read_bytes()) | {"host": "elsewhere", "pid": 2**22 + 1}
+    path.write_text(json.dumps(content))
+    assert read_beats(tmp_path)["x"].is_alive
+    path.write_text(json.dumps(content | {"updated": time.time() - progress.STALE_S - 1}))
+    assert not read_beats(tmp_path)["x"].is_alive
+
+
+def test_a_folder_that_refuses_the_heartbeat_does_not_stop_the_job(tmp_path):
+    (tmp_path / "running").write_text("in the way")
+    with Heartbeat(tmp_path, "x") as heartbeat:
+        heartbeat.report(1, 2, 1)
+    assert (tmp_path / "running").read_text() == "in the way"
+
+
+def test_a_half_written_heartbeat_is_passed_over(tmp_path):
+    heartbeat_path(tmp_path, "x").parent.mkdir()
+    heartbeat_path(tmp_path, "x").write_text('{"name": "x", "ho')
+    assert read_beats(tmp_path) == {}
+
+
+def test_progress_tells_few_lines_and_always_the_last(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
+    lines = []
+    bar = Progress(100, "chunk x", lines.append)
+    for _ in range(50):
+        bar.start_batch(num_steps=10, size=2)
+        for _ in range(10):
+            now[0] += 1
+            bar.step()
+        bar.done(2)
+    assert lines[0] == "chunk x: 1/100 maps, 0.2 maps/s, ETA 0:08:15"
+    assert lines[-1] == "chunk x: 100/100 maps, 0.2 maps/s, ETA 0:00:00"
+    assert 9 <= len(lines) <= 12

@@ -1,0 +1,388 @@
+"""Frozen text encoders: real loading code over small random weights, the real CLIP vocabulary."""
+
+import gzip
+import html
+import importlib.util
+import itertools
+import json
+import socket
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import ftfy
+import pytest
+import regex
+import torch
+import transformers
+
+from cdm.errors import CheckpointError, ConfigError
+from cdm.model.text import (
+    BATCH_SIZE,
+    CONTEXT_LENGTH,
+    TEXT_FEAT_DIMS,
+    clean,
+    clip_token_ids,
+    find_text_weights,
+    load_clip_tokenizer,
+    load_text_encoder,
+)
+
+CAPTIONS = [
+    "a photo of a cat",
+    "  Sit   on\tthe SOFA\nthen stand up. ",
+    "the person\u2019s \u201cleft\u201d hand doesn\u2019t touch it \u2013 they\u2019ve left",
+    "cups &amp;amp; plates &lt;on&gt; the table &quot;now&quot;",
+    "walk to the o\ufb03ce \ufb01rst",
+    "\uff53\uff49\uff54 \uff24\uff2f\uff37\uff2e",
+    "caf\u00e9, na\u00efve; \u65e5\u672c\u8a9e 123 4x4 \U0001f600!",
+    "we're they'll I'd you'm it's 's''s !!! ... (#1)",
+    "cafe&#769; and cafe\u0301, a&nbsp;b, &#xFF21; \u0130",
+    "",
+    "   ",
+    "antidisestablishmentarianism pneumonoultramicroscopic",
+    "walk to the chair and sit down " * 20,
+]
+
+
+# ---- CLIP's byte-pair encoding, written from the description of the original tokenizer ----
+
+
+def vocabulary_file() -> Path:
+    spec = importlib.util.find_spec("open_clip")  # finds it without importing it
+    path = spec and Path(spec.submodule_search_locations[0]) / "bpe_simple_vocab_16e6.txt.gz"
+    if not path or not path.exists():
+        pytest.skip("needs CLIP's vocabulary: pip install --no-deps open-clip-torch")
+    return path
+
+
+@cache
+def vocabulary():
+    """(token -> id, list of merges, byte -> printable character) as the original builds them."""
+    lines = gzip.open(vocabulary_file(), "rt", encoding="utf-8").read().split("\n")
+    merges = [tuple(line.split()) for line in lines[1 : 49152 - 256 - 2 + 1]]
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    rest = [b for b in range(256) if b not in printable]
+    chars = {b: chr(b) for b in printable} | {b: chr(256 + i) for i, b in enumerate(rest)}
+    tokens = [chars[b] for b in printable + rest]
+    tokens += [token + "</w>" for token in tokens]
+    tokens += ["".join(pair) for pair in merges] + ["<|startoftext|>", "<|endoftext|>"]
+    return {token: i for i, token in enumerate(tokens)}, merges, chars
+
+
+def bpe_ids(caption: str) -> list[int]:
+    """Ids of a cleaned caption, without start and end: merge the best-ranked pair, repeatedly."""
+    ids, merges, chars = vocabulary()
+    rank = {pair: i for i, pair in enumerate(merges)}
+    words = regex.findall(
+        r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+", caption, regex.IGNORECASE
+    )
+    out = []
+    for word in words:
+        parts = [chars[b] for b in word.encode()]
+        parts[-1] += "</w>"
+        while len(parts) > 1:
+            best = min(itertools.pairwise(parts), key=lambda p: rank.get(p, 1e9))
+            if best not in rank:
+                break
+            merged, i = [], 0
+            while i < len(parts):
+                pair = tuple(parts[i : i + 2]) == best
+                merged.append("".join(best) if pair else parts[i])
+                i += 2 if pair else 1
+            parts = merged
+        out += [ids[part] for part in parts]
+    return out
+
+
+def expected_ids(caption: str, length: int) -> list[int]:
+    text = html.unescape(html.unescape(ftfy.fix_text(caption))).strip()
+    text = regex.sub(r"\s+", " ", text).strip().lower()
+    ids = [49406, *bpe_ids(text), 49407]
+    if len(ids) > length:
+        ids = [*ids[: length - 1], 49407]
+    return ids + [0] * (CONTEXT_LENGTH - len(ids))
+
+
+# ---- small random weights, saved and loaded by transformers' own classes ----
+
+
+def write_clip_tokenizer(folder):
+    ids, merges, _ = vocabulary()
+    (folder / "vocab.json").write_text(json.dumps(ids))
+    lines = ["#version: 0.2", *map(" ".join, merges), ""]
+    (folder / "merges.txt").write_text("\n".join(lines), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def clip_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clip")
+    torch.manual_seed(0)
+    config = transformers.CLIPTextConfig(
+        vocab_size=49408, hidden_size=32, intermediate_size=64, projection_dim=24,
+        num_hidden_layers=2, num_attention_heads=4, hidden_act="quick_gelu",
+        bos_token_id=49406, eos_token_id=49407,
+    )  # fmt: skip
+    transformers.CLIPTextModelWithProjection(config).save_pretrained(folder)
+    write_clip_tokenizer(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bert_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bert")
+    words = "[PAD] [UNK] [CLS] [SEP] [MASK] a person walks to the table and sits down ##s ."
+    (folder / "vocab.txt").write_text("\n".join(words.split()) + "\n")
+    torch.manual_seed(1)
+    config = transformers.BertConfig(
+        vocab_size=len(words.split()), hidden_size=20, num_hidden_layers=2,
+        num_attention_heads=4, intermediate_size=40, max_position_embeddings=48,
+    )  # fmt: skip
+    transformers.BertModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("a text encoder reached for the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """An empty hub cache."""
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    return tmp_path / "hub"
+
+
+@pytest.fixture(scope="module")
+def tokenizer(clip_folder):
+    return load_clip_tokenizer(clip_folder)
+
+
+# ---- tokens ----
+
+
+def test_clean_does_what_openai_clip_does():
+    assert clean(CAPTIONS[1]) == "sit on the sofa then stand up."
+    assert clean(CAPTIONS[2]) == "the person's \"left\" hand doesn't touch it \u2013 they've left"
+    assert clean(CAPTIONS[3]) == 'cups & plates <on> the table "now"'
+    assert clean(CAPTIONS[4]) == "walk to the office first"
+    assert clean(CAPTIONS[5]) == "sit down"
+    assert clean(" ") == ""
+
+
+def test_clip_token_ids_of_a_known_caption(tokenizer):
+    ids = clip_token_ids(tokenizer, "A photo of a  cat", None)
+    assert ids == [49406, 320, 1125, 539, 320, 2368, 49407] + [0] * 70
+
+
+@pytest.mark.parametrize("max_length", [None, 75, 20, 5, 1])
+@pytest.mark.parametrize("caption", CAPTIONS)
+def test_clip_token_ids_match_the_original_algorithm(tokenizer, caption, max_length):
+    length = CONTEXT_LENGTH if max_length is None else max_length + 2
+    ids = clip_token_ids(tokenizer, caption, max_length)
+    assert ids == expected_ids(caption, length)
+    assert len(ids) == CONTEXT_LENGTH and 49407 in ids[:length]
+
+
+def test_clip_max_length_has_limits(tokenizer):
+    for max_length in (0, -1, 76):
+        with pytest.raises(ConfigError, match="expected 1 to 75, or null"):
+            clip_token_ids(tokenizer, "sit", max_length)
+
+
+# ---- CLIP ----
+
+
+def by_hand(folder, caption, length):
+    """The caption alone through the same weights, pooled at the end token."""
+    model = transformers.CLIPTextModelWithProjection.from_pretrained(str(folder)).eval()
+    ids = torch.tensor([expected_ids(caption, length)])
+    with torch.no_grad():
+        hidden = model(input_ids=ids).last_hidden_state[0, ids[0].tolist().index(49407)]
+        return model.text_projection(hidden)
+
+
+@pytest.mark.parametrize("max_length", [None, 20, 4])
+def test_clip_encoder_matches_a_hand_made_composition(clip_folder, max_length):
+    encode = load_text_encoder("ViT-B/32", max_length, 24, clip_folder)
+    out = encode(CAPTIONS)
+    assert out.shape == (len(CAPTIONS), 24) and out.dtype == torch.float32
+    assert not out.requires_grad
+    length = CONTEXT_LENGTH if max_length is None else max_length + 2
+    for row, caption in zip(out, CAPTIONS, strict=True):
+        torch.testing.assert_close(row, by_hand(clip_folder, caption, length), rtol=1e-4, atol=1e-5)
+
+
+def test_clip_pooled_output_agrees_with_transformers(clip_folder, tokenizer):
+    model = transformers.CLIPTextModelWithProjection.from_pretrained(str(clip_folder)).eval()
+    ids = torch.tensor([clip_token_ids(tokenizer, caption, 20) for caption in CAPTIONS])
+    with torch.no_grad():
+        expected = model(input_ids=ids).text_embeds
+    out = load_text_encoder("ViT-B/32", 20, 24, clip_folder)(CAPTIONS)
+    torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("eos_token_id", [2, 49407, 1])
+def test_clip_pools_at_the_end_token_whatever_the_config_says(clip_folder, tmp_path, eos_token_id):
+    for file in clip_folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"eos_token_id": eos_token_id}))
+    out = load_text_encoder("ViT-B/32", 20, 24, tmp_path)(CAPTIONS)
+    assert torch.equal(out, load_text_encoder("ViT-B/32", 20, 24, clip_folder)(CAPTIONS))
+
+
+def check_batch_independence(encode, captions):
+    """Bit for bit the same vector alone, in any slot, and across a batch boundary."""
+    many = [f"{captions[i % len(captions)]} {i}" for i in range(BATCH_SIZE + 5)]
+    out = encode(many)
+    assert torch.equal(encode(many[::-1]).flip(0), out)
+    for i in (0, 7, BATCH_SIZE - 1, BATCH_SIZE, BATCH_SIZE + 4):
+        assert torch.equal(encode([many[i]])[0], out[i]), f"caption {i} depends on its batch"
+    repeated = encode([many[3], many[1], many[3]])
+    assert torch.equal(repeated, out[[3, 1, 3]])
+
+
+def test_clip_vectors_do_not_depend_on_the_batch(clip_folder):
+    check_batch_independence(load_text_encoder("ViT-B/32", 20, 24, clip_folder), CAPTIONS)
+
+
+def test_bert_vectors_do_not_depend_on_the_batch(bert_folder):
+    check_batch_independence(load_text_encoder("bert-base-uncased", 20, 20, bert_folder), CAPTIONS)
+
+
+def test_each_distinct_caption_is_encoded_once(clip_folder, monkeypatch):
+    from cdm.model import text
+
+    seen = []
+    monkeypatch.setattr(text, "clip_token_ids", lambda t, c, m: seen.append(c) or [0] * 77)
+    load_text_encoder("ViT-B/32", 20, 24, clip_folder)(["sit", "stand", "sit", "sit"])
+    assert [caption for caption in seen if caption] == ["sit", "stand"]
+
+
+def test_no_captions_give_an_empty_tensor(clip_folder):
+    assert load_text_encoder("ViT-B/32", 20, 24, clip_folder)([]).shape == (0, 24)
+    assert load_text_encoder("hashing", None, 8)([]).shape == (0, 8)
+
+
+@pytest.mark.gpu
+def test_clip_on_gpu_matches_cpu(clip_folder):
+    on_gpu = load_text_encoder("ViT-B/32", 20, 24, clip_folder, device="cuda")
+    out = on_gpu(CAPTIONS)
+    assert out.device.type == "cuda"
+    expected = load_text_encoder("ViT-B/32", 20, 24, clip_folder)(CAPTIONS)
+    torch.testing.assert_close(out.cpu(), expected, rtol=1e-3, atol=1e-4)
+    check_batch_independence(on_gpu, CAPTIONS)
+
+
+# ---- BERT ----
+
+
+@pytest.mark.parametrize("max_length", [None, 20, 2])
+def test_bert_encoder_matches_a_caption_alone_without_padding(bert_folder, max_length):
+    captions = ["a person walks to the table and sits down.", "", "Sits  DOWN", "a table " * 40]
+    out = load_text_encoder("bert-base-uncased", max_length, 20, bert_folder)(captions)
+    assert out.shape == (4, 20) and out.dtype == torch.float32
+
+    model = transformers.BertModel.from_pretrained(str(bert_folder)).eval()
+    tokens = transformers.BertTokenizerFast.from_pretrained(str(bert_folder))
+    for row, caption in zip(out, captions, strict=True):
+        length = 48 if max_length is None else max_length + 2
+        ids = tokens(caption, truncation=True, max_length=length, return_tensors="pt").input_ids
+        with torch.no_grad():
+            torch.testing.assert_close(row, model(ids).pooler_output[0], rtol=1e-4, atol=1e-5)
+
+
+# ---- hashing ----
+
+
+def test_hashing_is_deterministic_of_one_length_and_case_blind():
+    encode = load_text_encoder("hashing", None, 64)
+    out = encode(["Sit on the sofa", "sit on the SOFA!", "the sofa on sit", "", "..."])
+    assert out.shape == (5, 64) and out.dtype == torch.float32
+    assert torch.equal(out[0], out[1]) and not torch.equal(out[0], out[2])
+    torch.testing.assert_close(out[:3].norm(dim=1), torch.full((3,), 8.0))
+    assert (out[3:] == 0).all()
+    one_word = load_text_encoder("hashing", None, 7)(["walk", "walk walk"])
+    assert one_word[0].abs().sum() == one_word[0].abs().max() > 2.6
+    assert find_text_weights("hashing") == []
+
+
+# ---- weights: where they are, and what is said when they are not ----
+
+
+def test_find_text_weights_names_the_files_that_decide_the_numbers(clip_folder, bert_folder):
+    names = [path.name for path in find_text_weights("ViT-B/32", clip_folder)]
+    assert names == ["config.json", "model.safetensors", "vocab.json", "merges.txt"]
+    names = [path.name for path in find_text_weights("bert-base-uncased", str(bert_folder))]
+    assert names == ["config.json", "model.safetensors", "vocab.txt"]
+
+
+def test_find_text_weights_reads_the_hub_cache(hub, clip_folder):
+    root = hub / "models--openai--clip-vit-base-patch32"
+    for commit in ("old", "wanted", "newest"):
+        (root / "snapshots" / commit).mkdir(parents=True)
+    for file in clip_folder.iterdir():
+        for commit in ("wanted", "newest"):
+            (root / "snapshots" / commit / file.name).symlink_to(file)
+    (root / "refs").mkdir()
+    (root / "refs/main").write_text("wanted")
+    paths = find_text_weights("ViT-B/32")
+    assert {path.parent.name for path in paths} == {"wanted"}
+    (root / "refs/main").write_text("old")  # an unfinished download
+    assert find_text_weights("ViT-B/32")[0].exists()
+    assert load_text_encoder("ViT-B/32", 20, 24)(["sit"]).shape == (1, 24)
+
+
+def test_missing_weights_say_where_and_what_to_type(hub, tmp_path):
+    with pytest.raises(CheckpointError) as error:
+        find_text_weights("ViT-L/14@336px")
+    for part in (
+        str(hub / "models--openai--clip-vit-large-patch14-336"),
+        "hf download openai/clip-vit-large-patch14-336",
+        "path: /path/to/folder",
+    ):
+        assert part in str(error.value)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"missing model\.safetensors or"):
+        find_text_weights("ViT-B/32", tmp_path)
+    with pytest.raises(CheckpointError, match="no such folder"):
+        find_text_weights("bert-base-uncased", tmp_path / "nowhere")
+
+
+def test_unknown_encoder_lists_the_known_ones():
+    with pytest.raises(ConfigError, match="ViT-B/32, ViT-L/14@336px, bert-base-uncased, hashing"):
+        find_text_weights("ViT-B/16")
+    assert TEXT_FEAT_DIMS == {"ViT-B/32": 512, "ViT-L/14@336px": 768, "bert-base-uncased": 768}
+
+
+def test_contradicting_width_names_both(clip_folder):
+    with pytest.raises(CheckpointError, match=r"width 24.*text_feat_dim 512"):
+        load_text_encoder("ViT-B/32", 20, 512, clip_folder)
+
+
+def test_weights_of_another_model_are_refused(clip_folder, bert_folder, tmp_path):
+    for file in clip_folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "model.safetensors").write_bytes((bert_folder / "model.safetensors").read_bytes())
+    with pytest.raises(CheckpointError, match="not the weights of a CLIPTextModelWithProjection"):
+        load_text_encoder("ViT-B/32", 20, 24, tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"truncated")
+    with pytest.raises(CheckpointError, match="cannot be loaded"):
+        load_text_encoder("ViT-B/32", 20, 24, tmp_path)
+
+
+def test_finding_weights_imports_neither_torch_nor_transformers():
+    code = (
+        "import sys; from cdm.model.text import find_text_weights; find_text_weights('hashing');"
+        "assert not {'torch', 'transformers', 'ftfy'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])

@@ -1,0 +1,75 @@
+"""A small run of finished chunks, made without a model, and what it consists of."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from helpers import demo_config
+
+from cdm.archive.store import ChunkRecord, Layout, write_chunk
+from cdm.contact import to_distance
+from cdm.run.plan import Chunk, Plan
+
+MEAN, STD, SIGMA = [[0.2, 0.3]], [[0.4, 0.5]], 0.8
+LAYOUT = Layout(7, chunk_size=3, k_samples=2, num_points=16, contact_dim=2, dtype="float32")
+SKIPPED_ROW = 4
+
+
+def whole_arrays(layout=LAYOUT):
+    rng = np.random.default_rng(0)
+    arrays = layout.empty()
+    arrays["sample"][:] = rng.normal(size=arrays["sample"].shape)
+    sample = arrays["sample"].astype(np.float32)
+    arrays["distance"][:] = to_distance(sample, np.float32(MEAN), np.float32(STD), SIGMA)
+    for name in ("points", "scene_trans", "aug_trans"):
+        arrays[name][:] = rng.normal(size=arrays[name].shape)
+    for values in arrays.values():
+        values[SKIPPED_ROW] = np.nan
+    return arrays
+
+
+def row(index):
+    status = {"status": "skipped", "reason": "NaN"} if index == SKIPPED_ROW else {"status": "ok"}
+    where = {"set": "HUMANISE", "index": str(index), "caption_idx": 0}
+    return where | {"text": f"sít {index}", "scene_id": "s"} | status
+
+
+def record_for(chunk, layout):
+    return ChunkRecord(
+        name=chunk.name,
+        base=chunk.base,
+        layout=replace(layout, num_samples=chunk.stop - chunk.start),
+        samples=[row(i) for i in range(chunk.start, chunk.stop)],
+        contents={},
+        provenance={
+            "config": {"dataset": {"use_raw_dist": False}, "sampling": {"batch_size": 2}},
+            "statistics": {"mean": MEAN, "std": STD, "sigma": SIGMA},
+            "device": "CPU",
+            "precision": "fp32",
+        },
+        seconds={},
+    )
+
+
+def make_run(layout=LAYOUT):
+    """Three finished chunks of 3, 3 and 1 samples under outputs/run, and their plan."""
+    size, total = layout.chunk_size, layout.num_samples
+    chunks = tuple(
+        Chunk(n, start, min(start + size, total), f"{n:016x}", f"{n:016x}", 0)
+        for n, start in enumerate(range(0, total, size))
+    )
+    plan = Plan(demo_config(exp_name="run"), None, {}, None, {}, {}, chunks)
+    arrays = whole_arrays(layout)
+    for chunk in chunks:
+        part = {name: values[chunk.start : chunk.stop] for name, values in arrays.items()}
+        store = record_to_store(plan.chunk_record(chunk))
+        write_chunk(store, part, record_for(chunk, layout))
+    return plan
+
+
+def record_to_store(path):
+    return Path(path).with_suffix(".zarr")
+
+
+def quiet(line):
+    pass

@@ -1,0 +1,428 @@
+"""The workflow as people run it: snakemake on the command line, stopped, changed and resumed."""
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+
+import numpy as np
+import pytest
+import yaml
+from helpers import DEMO_MODEL, REPO, write_contacts, write_dataset, write_split
+
+from cdm.archive import ContactMaps
+
+NUM_ITEMS, NUM_POINTS, CHUNK_SIZE = 7, 32, 3
+CONFIG = {
+    "exp_name": "run",
+    "exp_dir": "demo",
+    "gpu": None,
+    "dataset": {"data_dir": "data", "sets": ["HUMANISE"], "num_points": NUM_POINTS},
+    "model": DEMO_MODEL,
+    "diffusion": {"timestep_respacing": 2},
+    "sampling": {"batch_size": 2},
+    "workflow": {"chunk_size": CHUNK_SIZE},
+}
+COMMAND = ("--cores", "2", "--resources", "gpu=1")
+
+
+def snakemake(folder, *arguments, snakefile=REPO / "Snakefile", **options):
+    """Run snakemake in a folder; the finished process, with all output in `stdout`."""
+    command = ["snakemake", *arguments, "-s", snakefile, "--configfile", "mine.yaml", *COMMAND]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.run(map(str, command), cwd=folder, **pipes, **options)
+
+
+def run(folder, *arguments, **options):
+    done = snakemake(folder, *arguments, **options)
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def unlock(folder):
+    """What the README says to type after a kill."""
+    command = ["snakemake", "-s", REPO / "Snakefile", "--configfile", "mine.yaml", "--unlock"]
+    subprocess.run(map(str, command), cwd=folder, check=True, capture_output=True)
+
+
+def planned(folder, *arguments, **options):
+    """Chunk numbers that a dry run would make, and the other rules it would run."""
+    output = run(folder, "-n", *arguments, **options)
+    chunks = re.findall(r"output: outputs/\w+/chunks/(\d+)-\w+\.json", output)
+    rules = set(re.findall(r"^(?:local)?rule (\w+):", output, re.MULTILINE))
+    return sorted(map(int, chunks)), rules - {"all", "generate_chunk"}
+
+
+def configure(folder, **changes):
+    (folder / "mine.yaml").write_text(yaml.safe_dump({**CONFIG, **changes}))
+
+
+def arrays(folder, name="run"):
+    group = ContactMaps(folder / f"outputs/{name}/contact_maps.zarr").group
+    return {key: group[key][:] for key in sorted(group.array_keys())}
+
+
+def assert_same(a, b):
+    assert sorted(a) == sorted(b)
+    for name, values in a.items():
+        np.testing.assert_array_equal(values, b[name], err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A folder with a dataset and a finished run."""
+    folder = tmp_path_factory.mktemp("finished")
+    write_dataset(folder / "data", NUM_ITEMS, NUM_POINTS)
+    configure(folder)
+    output = run(folder)
+    assert "contact_maps.zarr" in output
+    return folder
+
+
+@pytest.fixture
+def folder(finished, tmp_path):
+    """A copy of it that a test may change; times and hard links as they were."""
+    copy = tmp_path / "copy"
+    subprocess.run(["cp", "-a", finished, copy], check=True)
+    return copy
+
+
+def contacts(folder, index):
+    return folder / f"data/HUMANISE/contact_motion/contacts/{index:05}.npz"
+
+
+def test_a_finished_run_has_nothing_to_do(folder):
+    assert "Nothing to be done" in run(folder)
+    assert len(ContactMaps(folder / "outputs/run/contact_maps.zarr")) == NUM_ITEMS
+
+
+def test_readers_find_what_the_readme_promises(finished):
+    base = finished / "outputs/run"
+    assert "PointMamba (trans_dim 96" in (base / "checkpoint_info.txt").read_text()
+    assert len((base / "plan/samples.tsv").read_text().splitlines()) == NUM_ITEMS + 1
+    logs = sorted((base / "logs/generate_chunk").glob("*.log"))
+    assert len(logs) == 3 and re.search(r"maps/s, ETA \d+:\d\d:\d\d", logs[0].read_text())
+    assert (
+        json.loads((base / "plan/plan.json").read_bytes())["architecture"]["arch"] == "PointMamba"
+    )
+
+
+def test_a_touched_file_reruns_nothing(folder):
+    for path in (folder / "data").rglob("*"):
+        os.utime(path)
+    assert planned(folder) == ([], set())
+
+
+def test_a_copied_data_folder_reruns_nothing(folder):
+    shutil.copytree(folder / "data", folder / "elsewhere")
+    shutil.rmtree(folder / "data")
+    configure(folder, dataset=CONFIG["dataset"] | {"data_dir": "elsewhere"})
+    assert planned(folder) == ([], set())
+
+
+def test_an_edited_item_reruns_exactly_its_chunk_and_undoing_it_none(folder):
+    before = contacts(folder, 4).read_bytes()
+    write_contacts(contacts(folder, 4), NUM_POINTS, seed=99)
+    assert planned(folder) == ([1], {"merge"})
+    old = arrays(folder)
+    run(folder)
+    new = arrays(folder)
+    changed = [
+        i for i in range(NUM_ITEMS) if not np.array_equal(old["sample"][i], new["sample"][i])
+    ]
+    assert changed == [4]
+    contacts(folder, 4).write_bytes(before)
+    assert planned(folder) == ([], {"merge"})
+    run(folder)
+    assert_same(arrays(folder), old)
+
+
+def test_an_edited_caption_reruns_exactly_its_chunk(folder):
+    table = folder / "data/HUMANISE/contact_motion/anno.csv"
+    table.write_text(table.read_text().replace("sit on chair 5", "lie on bed 5"))
+    assert planned(folder) == ([1], {"merge"})
+
+
+def test_a_grown_split_runs_the_new_items_and_the_chunk_they_fill(folder):
+    for index in (7, 8, 9):
+        write_contacts(contacts(folder, index), NUM_POINTS, index)
+    with open(folder / "data/HUMANISE/contact_motion/anno.csv", "a") as table:
+        table.writelines(f"scene{i:04},0,0,0,walk to chair {i},x\n" for i in (7, 8, 9))
+    write_split(folder / "data", range(10))
+    assert planned(folder) == ([2, 3], {"merge"})
+    run(folder)
+    assert len(ContactMaps(folder / "outputs/run/contact_maps.zarr")) == 10
+
+
+def test_a_shrunk_split_runs_no_chunk_that_stayed_whole(folder):
+    write_split(folder / "data", range(6))
+    assert planned(folder) == ([], {"merge"})
+    write_split(folder / "data", range(5))
+    assert planned(folder) == ([1], {"merge"})
+    write_split(folder / "data", range(NUM_ITEMS))
+    assert planned(folder) == ([], set())
+
+
+def test_unrelated_settings_rerun_nothing(folder):
+    configure(
+        folder,
+        sampling={"batch_size": 5},
+        workflow={"chunk_size": CHUNK_SIZE, "threads": 2},
+        dataset=CONFIG["dataset"] | {"on_bad_item": "skip"},
+        gpu="auto",
+    )
+    assert planned(folder) == ([], set())
+
+
+def test_changed_settings_make_new_chunks_and_going_back_finds_the_old(folder):
+    old = arrays(folder)
+    configure(folder, seed=1)
+    assert planned(folder) == ([0, 1, 2], {"merge"})
+    run(folder)
+    assert not np.array_equal(arrays(folder)["sample"], old["sample"])
+    configure(folder)
+    assert planned(folder) == ([], {"merge"})
+    run(folder)
+    assert_same(arrays(folder), old)
+
+
+def test_settings_from_the_command_line_count_like_those_of_a_file(folder):
+    assert planned(folder, "--config", "seed=1") == ([0, 1, 2], {"merge"})
+    assert planned(folder, "--config", "sampling={k_samples: 2}") == ([0, 1, 2], {"merge"})
+    assert planned(folder, "--config", "gpu=auto", "sampling={batch_size: 1}") == ([], set())
+
+
+@pytest.mark.parametrize("arguments", [[], ["--cores", "2"]], ids=str)
+def test_a_dry_run_needs_neither_cores_nor_resources(folder, arguments):
+    command = ["snakemake", "-n", *arguments, "-s", REPO / "Snakefile", "--configfile", "mine.yaml"]
+    command += ["--config", "seed=1"]
+    done = subprocess.run(map(str, command), cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"^generate_chunk +3$", done.stdout, re.MULTILINE), done.stdout
+
+
+def test_losing_snakemakes_memory_loses_nothing(folder):
+    shutil.rmtree(folder / ".snakemake")
+    assert planned(folder) == ([], set())
+    configure(folder, seed=1)
+    shutil.rmtree(folder / ".snakemake", ignore_errors=True)
+    assert planned(folder) == ([0, 1, 2], {"merge"})
+
+
+def test_a_moved_run_folder_reruns_nothing(folder, tmp_path):
+    moved = folder.rename(tmp_path / "moved")
+    assert planned(moved) == ([], set())
+
+
+def test_an_edited_comment_in_a_script_reruns_nothing(folder, tmp_path):
+    workflow = tmp_path / "workflow"
+    workflow.mkdir()
+    for name in ("Snakefile", "rules", "scripts", "config", "profiles", "envs", "cdm"):
+        subprocess.run(["cp", "-a", REPO / name, workflow], check=True)
+    snakefile = workflow / "Snakefile"
+    shutil.rmtree(folder / "outputs/run/chunks")
+    run(folder, snakefile=snakefile)
+    for name in ("scripts/generate_chunk.py", "scripts/merge.py", "cdm/run/generate.py"):
+        path = workflow / name
+        path.write_text(path.read_text() + "\n# a remark\n")
+    assert planned(folder, snakefile=snakefile) == ([], set())
+
+
+def test_exports_follow_the_archive(folder):
+    run(folder, "export_npz", "export_pred_contact")
+    base = folder / "outputs/run"
+    found = np.load(base / "generated_contact_maps.npz", allow_pickle=True)
+    assert int(found["dataset_size"]) == NUM_ITEMS
+    assert len(list((base / "HUMANISE/pred_contact").glob("*.npy"))) == NUM_ITEMS
+    assert planned(folder, "export_npz", "export_pred_contact") == ([], set())
+    configure(folder, seed=1)
+    assert planned(folder, "export_npz")[1] == {"merge", "export_npz"}
+
+
+def test_measures_and_study_follow_the_maps_and_their_own_settings(folder):
+    few = {"diffusion": {"steps": 4, "timestep_respacing": 2}}
+    study = {"compare": {"methods": ["dpmpp_2m"], "steps": [2], "k_samples": 2, "max_items": 2}}
+    configure(folder, **few, **study)
+    run(folder, "report", "compare_samplers")
+    base = folder / "outputs/run"
+    assert "found" not in (base / "report/metrics.txt").read_text().splitlines()[5]  # no masks
+    assert "IoU@0.2" in (base / "report/report.html").read_text()
+    assert "ddpm with 4 steps" in (base / "compare_samplers/summary.txt").read_text()
+    assert planned(folder, "report", "compare_samplers") == ([], set())
+    configure(folder, **few, **study, evaluation={"top_k": [5]})
+    again = {"evaluate", "report", "compare_samplers"}
+    assert planned(folder, "report", "compare_samplers") == ([], again)
+    configure(folder, **few, **study, seed=1)
+    assert planned(folder, "report")[1] == {"merge", "evaluate", "report"}
+
+
+@pytest.mark.long
+def test_a_flipped_bit_in_a_chunk_is_named_by_the_merge_with_the_way_to_rebuild_it(folder):
+    old = arrays(folder)
+    shutil.rmtree(folder / "outputs/run/contact_maps.zarr")
+    shard = next((folder / "outputs/run/chunks").glob("00001-*.zarr")) / "sample/c.0.0.0.0"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 3] ^= 4
+    shard.chmod(0o644)
+    shard.write_bytes(content)
+    done = snakemake(folder)
+    assert done.returncode != 0
+    found = re.search(
+        r"(\S+sample/c.0.0.0.0): corrupt .*to rebuild this chunk: (.*?), then", done.stdout
+    )
+    assert found and "Traceback" not in done.stdout, done.stdout
+    subprocess.run(found[2], shell=True, cwd=folder, check=True)
+    assert planned(folder) == ([1], {"merge"})
+    run(folder)
+    assert_same(arrays(folder), old)
+
+
+def kill_group(folder, after):
+    """Start a run in a group of its own and kill the whole group after some seconds."""
+    command = ["snakemake", "-s", REPO / "Snakefile", "--configfile", "mine.yaml", *COMMAND]
+    with open(folder / "killed.log", "ab") as log:
+        process = subprocess.Popen(
+            list(map(str, command)), cwd=folder, stdout=log, stderr=log, start_new_session=True
+        )
+        try:
+            process.wait(after)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+@pytest.mark.long  # tests/faults/test_kills.py kills one at random in every run
+def test_a_run_killed_at_random_moments_ends_in_the_same_archive(finished, tmp_path):
+    folder = tmp_path / "killed"
+    shutil.copytree(finished / "data", folder / "data")
+    configure(folder)
+    pick = random.Random(4)
+    for _ in range(3):
+        kill_group(folder, after=pick.uniform(3, 9))
+        unlock(folder)
+    run(folder)
+    assert_same(arrays(folder), arrays(finished))
+    assert not list((folder / "outputs/run").rglob("*.tmp"))
+
+
+def test_after_a_kill_snakemake_says_how_to_unlock(finished, tmp_path):
+    folder = tmp_path / "killed"
+    shutil.copytree(finished / "data", folder / "data")
+    configure(folder)
+    for _ in range(8):
+        kill_group(folder, after=5)
+        if list((folder / ".snakemake/locks").glob("*")):
+            break
+    done = snakemake(folder)
+    assert done.returncode != 0 and "--unlock" in done.stdout
+    unlock(folder)
+    run(folder)
+    assert_same(arrays(folder), arrays(finished))
+
+
+# --- bad input: one readable message, no traceback, in seconds ---
+
+
+def config_with(section, **changes):
+    return lambda folder: configure(folder, **{section: {**CONFIG[section], **changes}})
+
+
+def no_checkpoint(folder):
+    (folder / "exp").mkdir()
+    configure(folder, exp_dir="exp")
+
+
+def bad_split(folder):
+    write_split(folder / "data", [3, 900, 901])
+
+
+def empty_split(folder):
+    write_split(folder / "data", [])
+
+
+def missing_column(folder):
+    table = folder / "data/HUMANISE/contact_motion/anno.csv"
+    table.write_text(table.read_text().replace("utterance", "caption"))
+
+
+def missing_file(folder):
+    contacts(folder, 2).unlink()
+
+
+def no_encoder(folder):
+    text_model = {"version": "ViT-B/32", "path": "clip"}
+    configure(folder, model=DEMO_MODEL | {"text_model": text_model}, exp_dir="exp")
+    save_clip_checkpoint(folder / "exp/ckpt/model000001.pt")
+
+
+def save_clip_checkpoint(path):
+    """The demo's weights with a text share as wide as CLIP's."""
+    import torch
+
+    from cdm.model.checkpoint import find_checkpoint
+
+    state = torch.load(find_checkpoint("demo"), weights_only=True)
+    key = "contact_model.embedding.net.0.weight"
+    state[key] = torch.zeros(len(state[key]), state[key].shape[1] - 128 + 512)
+    path.parent.mkdir(parents=True)
+    torch.save(state, path)
+
+
+BAD_INPUT = {
+    "no checkpoint": (no_checkpoint, r"no checkpoint: looked for exp/ckpt/model\*\.pt"),
+    "nothing trained": (
+        lambda folder: configure(folder, exp_dir=None),
+        r"has no ckpt/model\*\.pt yet.*snakemake train",
+    ),
+    "contradiction": (config_with("sampling", eta=0.5), r"ddpm, which has no eta"),
+    "wrong data_dir": (config_with("dataset", data_dir="dta"), r"dta: no such folder \(looked for"),
+    "unknown key": (config_with("sampling", batchsize=4), r"did you mean 'sampling\.batch_size'"),
+    "id out of range": (bad_split, r"train\.txt.*900"),
+    "empty selection": (empty_split, r"train\.txt"),
+    "missing column": (missing_column, r"columns utterance are missing"),
+    "missing file": (missing_file, r"1 of 7 files .* are missing"),
+    "no statistics of custom": (
+        config_with("dataset", name="ContactMapCustomDataset"),
+        r"custom/anno\.csv: no such file",
+    ),
+    "no encoder": (no_encoder, r"no weights of the text encoder ViT-B/32"),
+    "respacing": (
+        lambda folder: configure(folder, diffusion={"timestep_respacing": 501}),
+        r"501",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_INPUT)
+def test_bad_input_is_told_in_the_plan_without_a_traceback(folder, name):
+    spoil, message = BAD_INPUT[name]
+    spoil(folder)
+    done = snakemake(folder, "-n")
+    assert done.returncode != 0
+    assert re.search(message, done.stdout, re.DOTALL), done.stdout
+    assert "Traceback" not in done.stdout, done.stdout
+
+
+def test_a_bad_item_fails_its_chunk_only_and_is_told_without_a_traceback(folder):
+    write_contacts(contacts(folder, 4), NUM_POINTS - 1, 4)
+    shutil.rmtree(folder / "outputs")
+    done = snakemake(folder)
+    assert done.returncode != 0 and "Traceback" not in done.stdout, done.stdout
+    assert f"({NUM_POINTS - 1}, 6)" in done.stdout and "on_bad_item to skip" in done.stdout
+    assert "2 of 3 chunks are finished" in done.stdout
+    assert len(list((folder / "outputs/run/chunks").glob("*.json"))) == 2
+
+
+def test_without_a_checkpoint_one_can_be_trained(tmp_path):
+    configure(tmp_path, exp_dir=None)
+    assert planned(tmp_path, "train") == ([], {"train"})
+
+
+def test_a_dry_run_of_the_demo_needs_no_files(tmp_path):
+    (tmp_path / "mine.yaml").write_text("{}")
+    chunks, rules = planned(tmp_path)
+    assert chunks and rules == {"demo_data", "merge"}
+    assert not (tmp_path / "outputs").exists()
