@@ -245,8 +245,8 @@ class Config:
         return f"outputs/{self.exp_name}"
 
     @property
-    def experiment(self) -> str:
-        """Folder of the checkpoint, or "demo"; without exp_dir it is the one the run trains."""
+    def checkpoint_dir(self) -> str:
+        """Folder that holds ckpt/, or "demo"; without exp_dir it is the run's own folder."""
         return self.run_dir if self.exp_dir is None else self.exp_dir
 
     @property

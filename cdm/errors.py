@@ -1,8 +1,20 @@
 """Errors a user meets: where, what was found, what was expected, what to type next.
 
 Rules and scripts print the message of a `CDMError` without a traceback; anything else that
-escapes is a defect of ours and keeps its traceback.
+escapes is a defect of this program and keeps its traceback.
 """
+
+from collections.abc import Iterable
+
+
+def listed(entries: Iterable, most: int, separator: str = "\n  ") -> str:
+    """The first `most` entries joined by the separator, then how many more there are.
+
+    A message about 40,000 files stays readable: "a, b, ... and 39998 more".
+    """
+    entries = list(entries)
+    more = [f"... and {len(entries) - most} more"] if len(entries) > most else []
+    return separator.join([*map(str, entries[:most]), *more])
 
 
 class CDMError(Exception):

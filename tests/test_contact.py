@@ -1,9 +1,9 @@
-"""Denormalisation and distances against the reference's map generation and evaluator."""
+"""Denormalisation and distances against afford-motion's map generation and evaluator."""
 
 import numpy as np
 import pytest
 
-from cdm.contact import contact_to_distance, denormalise, to_distance
+from cdm.contact import contact_from_distance, contact_to_distance, denormalise, to_distance
 
 
 @pytest.fixture(scope="module")
@@ -11,16 +11,15 @@ def golden(parity):
     return np.load(parity / "11_postprocess/denormalise.npz")
 
 
-def test_denormalised_maps_match_reference(golden, parity_index):
+def test_denormalised_maps_match_afford_motion(golden, parity_index):
     tolerance = parity_index["tolerances"]["denormalised_distance"]
     for tag in sorted({key.split(".")[0] for key in golden.files}):
         g = {key.split(".", 1)[1]: golden[key] for key in golden.files if key.startswith(f"{tag}.")}
         raw, sigma = tag.startswith("raw"), float(g["sigma"])
 
         contact = denormalise(g["x"], g["mean"], g["std"], use_raw_dist=raw)
-        plain = denormalise(g["x"], g["mean"], g["std"], use_raw_dist=raw, clip=False)
         distance = to_distance(g["x"], g["mean"], g["std"], sigma, use_raw_dist=raw)
-        checks = {"contact": contact, "contact_noclip": plain, "dist_gen_clip1e-6": distance}
+        checks = {"contact": contact, "dist_gen_clip1e-6": distance}
         if not raw:
             checks["dist_eval_clip1e-20"] = contact_to_distance(contact, sigma, clip_min=1e-20)
         for name, out in checks.items():
@@ -37,10 +36,16 @@ def test_distance_stays_between_zero_and_its_cap():
 
 def test_distance_inverts_the_contact_function():
     d = np.linspace(0, 2, 50, dtype=np.float32)
-    contact = np.exp(-0.5 * d**2 / 0.5**2)
+    contact = contact_from_distance(d, False, 0.5)
     np.testing.assert_allclose(contact_to_distance(contact, 0.5), d, atol=1e-3)
 
 
 def test_nan_stays_nan():
     x = np.array([[np.nan, 0.0]], np.float32)
     assert np.isnan(to_distance(x, np.zeros(2), np.ones(2), 0.8)).tolist() == [[True, False]]
+
+
+def test_raw_distances_stay_distances():
+    distance = np.array([[0.25, 3.0]])
+    raw = contact_from_distance(distance, use_raw_dist=True, sigma=0.8)
+    assert raw.dtype == np.float32 and raw.tolist() == [[0.25, 3.0]]

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from cdm.contact import contact_from_distance
 from cdm.datasets.files import FileReader, load_npy
-from cdm.errors import DataError
+from cdm.errors import DataError, listed
 from cdm.noise import choice, stream_key, uniform
 
 NUM_JOINTS = 22  # columns of every `dist`
@@ -31,6 +32,10 @@ class Sample:
     text: str
     scene_id: str = ""
     scene_trans: tuple[float, float, float] = (0.0, 0.0, 0.0)  # metres
+
+    def __str__(self) -> str:
+        """As messages name it: `HUMANISE/12 caption 0`."""
+        return f"{self.set}/{self.index} caption {self.caption_idx}"
 
 
 @dataclass(frozen=True)
@@ -188,13 +193,6 @@ def select_joints(dist: np.ndarray, data_repr: str, joints) -> np.ndarray:
     raise ValueError(f"unknown data_repr '{data_repr}'")
 
 
-def contact_from_distance(distance: np.ndarray, use_raw_dist: bool, sigma: float) -> np.ndarray:
-    """exp(-d^2 / 2 sigma^2), or the distance itself; float32, shaped like distance (metres)."""
-    if use_raw_dist:
-        return distance.astype(np.float32)
-    return np.exp(-0.5 * distance**2 / sigma**2).astype(np.float32)
-
-
 def gravity_rotation(angle: float, gravity_dim: int) -> np.ndarray:
     """(4, 4) float64 right-handed rotation by angle (radians) about axis gravity_dim."""
     i, j = (gravity_dim + 1) % 3, (gravity_dim + 2) % 3
@@ -246,10 +244,9 @@ def stat_files(dataset: Dataset, relpaths) -> dict[str, tuple[int, int] | None]:
         stats = dict(zip(names, chain.from_iterable(found), strict=True))
     missing = [name for name, found in stats.items() if found is None]
     if missing and dataset.config.on_bad_item == "fail":
-        listed = "".join(f"\n  {folder}/{name}" for name in missing[:5])
-        more = f"\n  ... and {len(missing) - 5} more" if len(missing) > 5 else ""
+        paths = listed((f"{folder}/{name}" for name in missing), 5)
         raise DataError(
-            f"{len(missing)} of {len(names)} files the samples need are missing:{listed}{more}\n"
+            f"{len(missing)} of {len(names)} files the samples need are missing:\n  {paths}\n"
             f"Check dataset.data_dir ({folder}), restore the files, take the items out of their "
             "split file, or set dataset.on_bad_item: skip"
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cdm.datasets.base import contact_from_distance
+from cdm.contact import contact_from_distance
 from cdm.demo.scenes import TARGET, Scene, distances, make_scene
 
 ITEM, PELVIS, LEFT_FOOT, RIGHT_WRIST = 52, 0, 10, 21

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from cdm.config import Config, DatasetConfig
-from cdm.contact import contact_to_distance, denormalise
+from cdm.contact import contact_from_distance, contact_to_distance, denormalise
 from cdm.datasets import Dataset, FileReader, Item, Sample
-from cdm.datasets.base import NUM_JOINTS, contact_from_distance
+from cdm.datasets.base import NUM_JOINTS
 from cdm.evaluation import metrics
 
 # Raised whenever the values that given maps have change.

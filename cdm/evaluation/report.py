@@ -11,8 +11,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from cdm.archive.store import OK, ContactMaps
+from cdm.contact import contact_from_distance
 from cdm.datasets import Dataset, FileReader, Sample
-from cdm.datasets.base import contact_from_distance
 from cdm.evaluation.evaluate import ACTION, SET
 from cdm.evaluation.measure import BEST, MapMeasures, Truth, truth_of
 from cdm.evaluation.plots import save

@@ -182,9 +182,9 @@ def make_plan(config: Config) -> tuple[Plan, list[Sample]]:
 
 def _find_checkpoint(config: Config) -> Path:
     try:
-        return find_checkpoint(config.experiment)
+        return find_checkpoint(config.checkpoint_dir)
     except CheckpointError:
-        if Path(config.experiment) != Path(config.run_dir):
+        if Path(config.checkpoint_dir) != Path(config.run_dir):
             raise
         raise NotTrained(
             f"exp_dir is {config.exp_dir or 'null'}, and {config.run_dir} has no ckpt/model*.pt "
