@@ -34,7 +34,7 @@ class Architecture:
 
 
 @dataclass(frozen=True)
-class Facts:
+class CheckpointShapes:
     """What is known of a checkpoint when its backbone is asked for sizes.
 
     Attributes:
@@ -65,7 +65,7 @@ class Facts:
         return len({k[len(prefix) :].split(".")[0] for k in self.shapes if k.startswith(prefix)})
 
 
-class Columns(NamedTuple):
+class FeatureWidths(NamedTuple):
     """Widths of text and point features that weights show; both None if they show only the sum.
 
     Attributes:

@@ -13,7 +13,7 @@ from typing import Any
 from cdm.config import DEMO, Config
 from cdm.errors import CheckpointError
 from cdm.files import hash_file
-from cdm.model.architecture import Architecture, Columns, Facts, Shapes, read_dim
+from cdm.model.architecture import Architecture, CheckpointShapes, FeatureWidths, Shapes, read_dim
 from cdm.model.backbones import BACKBONES, load_backbone
 from cdm.model.cache import remembered
 from cdm.model.state_dict import is_scene_key, read_shapes
@@ -108,9 +108,9 @@ def _infer(shapes: Shapes, config: Config, path: Path | str) -> Architecture:
         contact_dim, last_dim = (read_dim(shapes, "contact_layer.weight", i) for i in (0, 1))
         time_emb_dim = read_dim(shapes, "timestep_embedder.pe", 2)
         point_feat_dim = _configured_point_feat_dim(config)
-        facts = Facts(shapes, contact_dim, time_emb_dim, point_feat_dim, config.model)
-        sizes = backbone.read_sizes(facts)
-        columns = backbone.read_columns(facts, sizes)
+        weights = CheckpointShapes(shapes, contact_dim, time_emb_dim, point_feat_dim, config.model)
+        sizes = backbone.read_sizes(weights)
+        columns = backbone.read_widths(weights, sizes)
     except KeyError as missing:
         raise CheckpointError(
             f"{path}: key {missing} is missing, so its sizes cannot be read; expected a whole "
@@ -155,7 +155,7 @@ def _find_backbone(shapes: Shapes, path: Path | str) -> type:
     )
 
 
-def _split(columns: Columns, config: Config) -> tuple[int, int]:
+def _split(columns: FeatureWidths, config: Config) -> tuple[int, int]:
     """Widths of the text and point features; where weights tell only the sum, by the config."""
     if columns.text is not None:
         return columns.text, columns.point_feat
@@ -176,7 +176,9 @@ def _configured_point_feat_dim(config: Config) -> int | None:
     return scene_model.point_feat_dim
 
 
-def _contradictions(found: Architecture, columns: Columns, section: str | None, config: Config):
+def _contradictions(
+    found: Architecture, columns: FeatureWidths, section: str | None, config: Config
+):
     """Each configured size that the weights contradict."""
     model = config.model
     in_weights = found.sizes | {"last_dim": found.last_dim}

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cdm.model.architecture import Columns, Facts
+from cdm.model.architecture import CheckpointShapes, FeatureWidths
 from cdm.model.point_order import gather_points
 
 
@@ -33,7 +33,7 @@ class Backbone(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def read_sizes(cls, facts: Facts) -> dict[str, Any]:
+    def read_sizes(cls, weights: CheckpointShapes) -> dict[str, Any]:
         """`Architecture.sizes` off a checkpoint's shapes: JSON values by the section's names.
 
         Raises:
@@ -43,7 +43,7 @@ class Backbone(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def read_columns(cls, facts: Facts, sizes: dict[str, Any]) -> Columns:
+    def read_widths(cls, weights: CheckpointShapes, sizes: dict[str, Any]) -> FeatureWidths:
         """How many columns of text and of point features the weights take; raises likewise."""
 
     @classmethod

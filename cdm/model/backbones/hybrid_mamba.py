@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from cdm.errors import CheckpointError
-from cdm.model.architecture import Columns
+from cdm.model.architecture import FeatureWidths
 from cdm.model.backbones.base import Backbone
 from cdm.model.backbones.hybrid_mamba_cuda import CudaHybridMamba
 from cdm.model.backbones.point_mamba import read_mamba_sizes
@@ -49,19 +49,19 @@ class HybridMamba(Backbone):
     }  # fmt: skip
 
     @classmethod
-    def read_sizes(cls, facts):
-        multi, bottleneck = facts.has("mamba_encoder."), facts.has("perceiver.")
+    def read_sizes(cls, weights):
+        multi, bottleneck = weights.has("mamba_encoder."), weights.has("perceiver.")
         layers = "mamba_encoder.layers." if multi else "mamba_layers."
         sizes = {
-            "trans_dim": facts.dim("embedding.2.weight", 0),
-            "depth": facts.count(layers),
-            **read_mamba_sizes(facts, f"{layers}0.mamba."),
+            "trans_dim": weights.dim("embedding.2.weight", 0),
+            "depth": weights.count(layers),
+            **read_mamba_sizes(weights, f"{layers}0.mamba."),
             "use_multi_scan": multi,
             "use_perceiver": bottleneck,
         }
         if bottleneck:
-            sizes["num_latents"] = facts.dim("perceiver.latent_tokens", 1)
-            sizes["num_heads"] = heads = facts.model.arch_hybridmamba.num_heads
+            sizes["num_latents"] = weights.dim("perceiver.latent_tokens", 1)
+            sizes["num_heads"] = heads = weights.model.arch_hybridmamba.num_heads
             if heads is None or sizes["trans_dim"] % heads:
                 raise CheckpointError(
                     "weights do not tell how many attention heads the bottleneck has, and "
@@ -71,11 +71,11 @@ class HybridMamba(Backbone):
         return sizes
 
     @classmethod
-    def read_columns(cls, facts, sizes):
-        text = facts.dim("cond_proj.0.weight", 1) - facts.time_emb_dim
+    def read_widths(cls, weights, sizes):
+        text = weights.dim("cond_proj.0.weight", 1) - weights.time_emb_dim
         where = "embedding.0.weight"
-        point_feat = facts.dim(where, 1) - facts.contact_dim - 3
-        return Columns(text, point_feat, text + point_feat, where)
+        point_feat = weights.dim(where, 1) - weights.contact_dim - 3
+        return FeatureWidths(text, point_feat, text + point_feat, where)
 
     def __init__(self, architecture, scan_backend="auto"):
         super().__init__()

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cdm.model.architecture import Columns
+from cdm.model.architecture import FeatureWidths
 from cdm.model.backbones.base import Backbone, float32
 
 EPS = 1e-5  # of every LayerNorm
@@ -46,20 +46,20 @@ class MLP(Backbone):
     }  # fmt: skip
 
     @classmethod
-    def read_sizes(cls, facts):
-        stages = range(facts.count("point_mlp."))
+    def read_sizes(cls, weights):
+        stages = range(weights.count("point_mlp."))
         first = "point_mlp.0.mlp_pre.1.weight"
         return {
-            "point_mlp_dims": [facts.dim(f"point_mlp.{i}.mlp_pre.3.weight", 0) for i in stages],
-            "point_mlp_widening_factor": facts.dim(first, 0) // facts.dim(first, 1),
-            "point_mlp_bias": facts.has("point_mlp.0.mlp_pre.1.bias"),
+            "point_mlp_dims": [weights.dim(f"point_mlp.{i}.mlp_pre.3.weight", 0) for i in stages],
+            "point_mlp_widening_factor": weights.dim(first, 0) // weights.dim(first, 1),
+            "point_mlp_bias": weights.has("point_mlp.0.mlp_pre.1.bias"),
         }
 
     @classmethod
-    def read_columns(cls, facts, sizes):
+    def read_widths(cls, weights, sizes):
         where = "point_mlp.0.mlp_pre.1.weight"
-        both = facts.dim(where, 1) - facts.contact_dim - facts.time_emb_dim
-        return Columns(None, None, both, where)
+        both = weights.dim(where, 1) - weights.contact_dim - weights.time_emb_dim
+        return FeatureWidths(None, None, both, where)
 
     def __init__(self, architecture, scan_backend="auto"):
         super().__init__()

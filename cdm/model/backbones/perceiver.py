@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from cdm.errors import CheckpointError
-from cdm.model.architecture import Columns
+from cdm.model.architecture import FeatureWidths
 from cdm.model.backbones.base import Backbone, float32, head_product
 
 DEFAULT_HEADS = 8
@@ -89,22 +89,24 @@ class Perceiver(Backbone):
     }
 
     @classmethod
-    def read_sizes(cls, facts):
+    def read_sizes(cls, weights):
         encoder, decoder = (
             "encoder_cross_attn.1.module.1.weight",
             "decoder_cross_attn.1.module.1.weight",
         )
         sizes = {
-            "point_pos_emb": _has_positions(facts),
-            "encoder_q_input_channels": facts.dim("language_adapter.weight", 0),
-            "encoder_kv_input_channels": facts.dim("encoder_adapter.weight", 0),
-            "encoder_num_heads": facts.model.arch_perceiver.encoder_num_heads or DEFAULT_HEADS,
-            "encoder_widening_factor": facts.dim(encoder, 0) // facts.dim(encoder, 1),
-            "encoder_self_attn_num_layers": facts.count("encoder_self_attn."),
-            "decoder_q_input_channels": facts.dim("decoder_adapter.weight", 0),
-            "decoder_kv_input_channels": facts.dim("decoder_cross_attn.0.module.kv_norm.weight", 0),
-            "decoder_num_heads": facts.model.arch_perceiver.decoder_num_heads or DEFAULT_HEADS,
-            "decoder_widening_factor": facts.dim(decoder, 0) // facts.dim(decoder, 1),
+            "point_pos_emb": _has_positions(weights),
+            "encoder_q_input_channels": weights.dim("language_adapter.weight", 0),
+            "encoder_kv_input_channels": weights.dim("encoder_adapter.weight", 0),
+            "encoder_num_heads": weights.model.arch_perceiver.encoder_num_heads or DEFAULT_HEADS,
+            "encoder_widening_factor": weights.dim(encoder, 0) // weights.dim(encoder, 1),
+            "encoder_self_attn_num_layers": weights.count("encoder_self_attn."),
+            "decoder_q_input_channels": weights.dim("decoder_adapter.weight", 0),
+            "decoder_kv_input_channels": weights.dim(
+                "decoder_cross_attn.0.module.kv_norm.weight", 0
+            ),
+            "decoder_num_heads": weights.model.arch_perceiver.decoder_num_heads or DEFAULT_HEADS,
+            "decoder_widening_factor": weights.dim(decoder, 0) // weights.dim(decoder, 1),
         }
         for part in ("encoder", "decoder"):
             channels, heads = sizes[f"{part}_q_input_channels"], sizes[f"{part}_num_heads"]
@@ -117,10 +119,10 @@ class Perceiver(Backbone):
         return sizes
 
     @classmethod
-    def read_columns(cls, facts, sizes):
-        text, where = facts.dim("language_adapter.weight", 1), "encoder_adapter.weight"
-        point_feat = facts.dim(where, 1) - facts.contact_dim - 3 * sizes["point_pos_emb"]
-        return Columns(text, point_feat, text + point_feat, where)
+    def read_widths(cls, weights, sizes):
+        text, where = weights.dim("language_adapter.weight", 1), "encoder_adapter.weight"
+        point_feat = weights.dim(where, 1) - weights.contact_dim - 3 * sizes["point_pos_emb"]
+        return FeatureWidths(text, point_feat, text + point_feat, where)
 
     def __init__(self, architecture, scan_backend="auto"):
         super().__init__()
@@ -307,14 +309,14 @@ class Perceiver(Backbone):
         return query * (query.shape[-1] // module.heads) ** -0.5
 
 
-def _has_positions(facts) -> bool:
+def _has_positions(weights) -> bool:
     """point_pos_emb: configured, or what point features leave of the adapter's columns."""
-    configured = facts.model.arch_perceiver.point_pos_emb
+    configured = weights.model.arch_perceiver.point_pos_emb
     if configured is not None:
         return configured
-    columns = facts.dim("encoder_adapter.weight", 1) - facts.contact_dim
-    if facts.point_feat_dim is not None:
-        return columns >= 3 and columns != facts.point_feat_dim
+    columns = weights.dim("encoder_adapter.weight", 1) - weights.contact_dim
+    if weights.point_feat_dim is not None:
+        return columns >= 3 and columns != weights.point_feat_dim
     if columns <= 3:  # too few for features and positions
         return False
     raise CheckpointError(

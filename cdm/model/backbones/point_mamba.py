@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cdm.model.architecture import Columns
+from cdm.model.architecture import FeatureWidths
 from cdm.model.backbones.base import Backbone
 from cdm.model.backbones.point_mamba_cuda import CudaPointMamba
 from cdm.model.mamba import BidirectionalBlock
@@ -37,19 +37,19 @@ class PointMamba(Backbone):
     }  # fmt: skip
 
     @classmethod
-    def read_sizes(cls, facts):
+    def read_sizes(cls, weights):
         return {
-            "trans_dim": facts.dim("layers.0.norm.weight", 0),
-            "depth": facts.count("layers."),
-            "hidden_dim": facts.dim("embedding.net.0.weight", 0),
-            **read_mamba_sizes(facts, "layers.0.mamba."),
+            "trans_dim": weights.dim("layers.0.norm.weight", 0),
+            "depth": weights.count("layers."),
+            "hidden_dim": weights.dim("embedding.net.0.weight", 0),
+            **read_mamba_sizes(weights, "layers.0.mamba."),
         }
 
     @classmethod
-    def read_columns(cls, facts, sizes):
+    def read_widths(cls, weights, sizes):
         where = "embedding.net.0.weight"
-        both = facts.dim(where, 1) - facts.contact_dim - facts.time_emb_dim - 3
-        return Columns(None, None, both, where)
+        both = weights.dim(where, 1) - weights.contact_dim - weights.time_emb_dim - 3
+        return FeatureWidths(None, None, both, where)
 
     @classmethod
     def sizes_to_train(cls, model):
@@ -112,11 +112,11 @@ class PointMamba(Backbone):
         return self.out_proj.weight, self.out_proj.bias
 
 
-def read_mamba_sizes(facts, prefix):
+def read_mamba_sizes(weights, prefix):
     """Sizes of a Mamba block off its weights, as `cdm.model.mamba.Mamba` takes them."""
     return {
-        "d_inner": facts.dim(prefix + "A_log", 0),
-        "d_state": facts.dim(prefix + "A_log", 1),
-        "d_conv": facts.dim(prefix + "conv1d.weight", 2),
-        "dt_rank": facts.dim(prefix + "dt_proj.weight", 1),
+        "d_inner": weights.dim(prefix + "A_log", 0),
+        "d_state": weights.dim(prefix + "A_log", 1),
+        "d_conv": weights.dim(prefix + "conv1d.weight", 2),
+        "dt_rank": weights.dim(prefix + "dt_proj.weight", 1),
     }

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cdm.model.architecture import Columns
+from cdm.model.architecture import FeatureWidths
 from cdm.model.backbones.base import Backbone
 from cdm.model.point_transformer import BatchNorm, Level, PointTransformerUNet, folded, read_unet
 
@@ -55,17 +55,17 @@ class PointTrans(Backbone, PointTransformerUNet):
     context_names = ("ctx",)  # of the coarsest levels, finest first
 
     @classmethod
-    def read_sizes(cls, facts):
-        _, planes, blocks = read_unet(facts.shapes, "contact_model.")
+    def read_sizes(cls, weights):
+        _, planes, blocks = read_unet(weights.shapes, "contact_model.")
         return {"planes": planes, "blocks": blocks}
 
     @classmethod
-    def read_columns(cls, facts, sizes):
+    def read_widths(cls, weights, sizes):
         context = f"{cls.context_names[-1]}.0.weight"
-        text = facts.dim(context, 1) - sizes["planes"][-1] - facts.time_emb_dim
+        text = weights.dim(context, 1) - sizes["planes"][-1] - weights.time_emb_dim
         where = "enc1.0.linear.weight"
-        point_feat = facts.dim(where, 1) - 3 - facts.contact_dim
-        return Columns(text, point_feat, text + point_feat, f"{context} and {where}")
+        point_feat = weights.dim(where, 1) - 3 - weights.contact_dim
+        return FeatureWidths(text, point_feat, text + point_feat, f"{context} and {where}")
 
     def __init__(self, architecture, scan_backend="auto"):
         a, sizes = architecture, architecture.sizes

@@ -20,11 +20,11 @@ class PointTransV2(PointTrans):
     context_names = ("ctx2", "ctx3", "ctx4")
 
     @classmethod
-    def read_sizes(cls, facts):
+    def read_sizes(cls, weights):
         layers = "self_attn_layers.layers."
-        return super().read_sizes(facts) | {
-            "attention_layers": facts.count(layers),
-            "attention_hidden_dim": facts.dim(f"{layers}0.linear1.weight", 0),
+        return super().read_sizes(weights) | {
+            "attention_layers": weights.count(layers),
+            "attention_hidden_dim": weights.dim(f"{layers}0.linear1.weight", 0),
         }
 
     def __init__(self, architecture, scan_backend="auto"):
