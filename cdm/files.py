@@ -8,9 +8,9 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -173,6 +173,29 @@ def not_from_the_future(paths: Iterable[str | Path]) -> None:
         with contextlib.suppress(OSError):  # only the date: whoever reads the file will tell
             if os.stat(path).st_mtime > now:
                 os.utime(path)
+
+
+class FileState(NamedTuple):
+    """What the file system knows about a file without reading it.
+
+    Size and mtime alone do not tell an edit: copies and archives restore an old mtime, and a file
+    that is renamed over another may have the same of both. The system sets ctime itself, and the
+    new file has another inode.
+    """
+
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+
+    @classmethod
+    def of(cls, stat: os.stat_result) -> "FileState":
+        """The part of a stat that counts."""
+        return cls(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+
+    def agrees_with(self, recorded: Mapping[str, Any]) -> bool:
+        """Whether a record's values are these; older records hold size and mtime only."""
+        return all(recorded.get(key, now) == now for key, now in self._asdict().items())
 
 
 def hash_file(path: str | Path) -> str:

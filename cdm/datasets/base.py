@@ -17,6 +17,7 @@ import numpy as np
 from cdm.contact import contact_from_distance
 from cdm.datasets.files import FileReader, load_npy
 from cdm.errors import DataError, listed
+from cdm.files import FileState
 from cdm.noise import choice, stream_key, uniform
 
 NUM_JOINTS = 22  # columns of every `dist`
@@ -223,20 +224,19 @@ def translation(offset) -> np.ndarray:
     return matrix
 
 
-def stat_files(dataset: Dataset, relpaths) -> dict[str, tuple[int, int] | None]:
-    """(size, mtime_ns) of every file the samples need, None for a missing one.
+def stat_files(dataset: Dataset, relpaths) -> dict[str, FileState | None]:
+    """State of every file the samples need, None for a missing one.
 
     Raises:
         DataError: files are missing, and `dataset.on_bad_item` does not permit to skip them.
     """
     names, folder = list(dict.fromkeys(relpaths)), str(dataset.data_dir)
 
-    def stat(name: str) -> tuple[int, int] | None:
+    def stat(name: str) -> FileState | None:
         try:
-            found = os.stat(f"{folder}/{name}")
+            return FileState.of(os.stat(f"{folder}/{name}"))
         except OSError:
             return None
-        return found.st_size, found.st_mtime_ns
 
     parts = [names[start : start + 256] for start in range(0, len(names), 256)]
     with ThreadPoolExecutor(16) as pool:  # network file systems answer many requests at once

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cdm.errors import BadItem, DataError
+from cdm.files import FileState
 
 COLUMNS = ("scene_id", "scene_trans_x", "scene_trans_y", "scene_trans_z", "utterance")
 REBUILD = "rebuild the file, or set dataset.on_bad_item to skip"
@@ -33,8 +34,10 @@ class AnnoRow(NamedTuple):
 class FileReader:
     """Reads files below a folder and remembers exactly what it returned.
 
-    `contents` maps each relative path to {size, mtime_ns, sha256}: a chunk's record keeps it, so
-    that a later plan can tell a touched file from an edited one.
+    `contents` maps each relative path to {size, mtime_ns, ctime_ns, inode, sha256}. A chunk's
+    record keeps it, so that a later plan can tell a touched file from an edited one. A file that
+    holds other bytes when it is read again is an error: several captions of one item, and the
+    maps of one chunk, come from the same file.
     """
 
     def __init__(self, data_dir, num_shared: int = 4):
@@ -42,7 +45,7 @@ class FileReader:
         self.contents: dict[str, dict[str, Any]] = {}
         self._shared: OrderedDict[str, np.ndarray] = OrderedDict()
         self._num_shared = num_shared
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # `read_shared` holds it while it reads
 
     def path(self, relpath: str) -> Path:
         return self.data_dir / relpath
@@ -58,12 +61,16 @@ class FileReader:
             raise BadItem(f"{path}: cannot be read ({error.strerror}); {REBUILD}") from error
         if len(data) != stat.st_size:
             raise BadItem(f"{path}: changed while it was read; run again once it is complete")
-        digest = hashlib.sha256(data).hexdigest()
-        self.contents[relpath] = {
-            "size": stat.st_size,
-            "mtime_ns": stat.st_mtime_ns,
-            "sha256": digest,
-        }
+        content = FileState.of(stat)._asdict() | {"sha256": hashlib.sha256(data).hexdigest()}
+        with self._lock:
+            before = self.contents.setdefault(relpath, content)
+        if before["sha256"] != content["sha256"]:
+            raise DataError(
+                f"{path}: was replaced while this job ran (sha256 {before['sha256'][:12]} when it "
+                f"was first read, {content['sha256'][:12]} now); its maps would mix both files. "
+                "Run the same command again once the file stays as it is"
+            )
+        self.contents[relpath] = content
         return data
 
     def read_shared(self, relpath: str) -> np.ndarray:

@@ -1,8 +1,8 @@
 """Whether what a chunk read is still what the files hold (no torch).
 
-A chunk's record keeps size, mtime and sha256 of every file that decided its numbers, in three
-groups. Files are compared by size and mtime first and hashed only where those differ, so that a
-touch or a copy changes nothing and an edit changes exactly its chunk.
+A chunk's record keeps the state (size, mtime, ctime, inode) and the sha256 of every file that
+decided its numbers, in three groups. Files are compared by their state first and hashed only where
+that differs. So a touch or a copy changes nothing, and an edit changes exactly its chunk.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from typing import Any
 from cdm.archive.store import read_record
 from cdm.config import Config
 from cdm.errors import ArchiveError
-from cdm.files import hash_file, write_json
+from cdm.files import FileState, hash_file, write_json
 
 ITEMS, STATISTICS, TEXT_MODEL = "items", "statistics", "text_model"
 
@@ -92,7 +92,7 @@ class ContentResolver:
         )
 
     def changed(self, contents: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-        """Files that are not as recorded: another size, or another hash where the mtime differs."""
+        """Files that are not as recorded: another size, or another hash where the state differs."""
         for group, files in contents.items():
             for name, then in files.items():
                 now = self._stat(group, name)
@@ -100,19 +100,18 @@ class ContentResolver:
                     continue  # a rule makes it again, alike, if a chunk needs it
                 if (then is None) != (now is None):
                     yield name
-                elif then is None or now == (then["size"], then["mtime_ns"]):
+                elif then is None or now.agrees_with(then):
                     continue
-                elif now[0] != then["size"] or self._today(group, name) != then["sha256"]:
+                elif now.size != then["size"] or self._today(group, name) != then["sha256"]:
                     yield name
 
-    def _stat(self, group: str, name: str) -> tuple[int, int] | None:
+    def _stat(self, group: str, name: str) -> FileState | None:
         if group == ITEMS and name in self.stats:
             return self.stats[name]
         try:
-            found = os.stat(self._path(group, name))
+            return FileState.of(os.stat(self._path(group, name)))
         except OSError:
             return None
-        return found.st_size, found.st_mtime_ns
 
     def _path(self, group: str, name: str) -> Path:
         if group == ITEMS:
@@ -120,18 +119,18 @@ class ContentResolver:
         return self.paths[group].get(name, Path(name))
 
     def _today(self, group: str, name: str) -> str | None:
-        """sha256 of a file as it is now, remembered by size and mtime."""
+        """sha256 of a file as it is now, remembered by the file's state."""
         now = self._stat(group, name)
         if now is None:
             return None
         key = f"{group}/{name}"
-        if self.cache.get(key, [])[:2] != [*now]:
+        if self.cache.get(key, [])[:-1] != [*now]:
             try:
                 self.cache[key] = [*now, hash_file(self._path(group, name))]
             except OSError:
                 return None  # unreadable: as good as missing
             self.hashed = True
-        return self.cache[key][2]
+        return self.cache[key][-1]
 
     def save(self) -> None:
         """Remember what was hashed, so that a touched data set is hashed once."""

@@ -19,7 +19,7 @@ from cdm.contact import to_distance
 from cdm.datasets import FileReader, Item, Sample
 from cdm.datasets.statistics import Statistics, load_statistics
 from cdm.errors import ArchiveError, BadItem
-from cdm.files import hash_file
+from cdm.files import FileState, hash_file
 from cdm.jobs.device import choose_device
 from cdm.jobs.progress import Clock, Heartbeat, Progress
 from cdm.kernels.threads import ahead
@@ -232,8 +232,7 @@ def read_contents(plan: Plan, dataset, samples: list[Sample], reader: FileReader
 
 def _content(path: Path) -> dict[str, Any] | None:
     try:
-        found = path.stat()
-        return {"size": found.st_size, "mtime_ns": found.st_mtime_ns, "sha256": hash_file(path)}
+        return FileState.of(path.stat())._asdict() | {"sha256": hash_file(path)}
     except OSError:
         return None  # a skipped item whose file is not there
 

@@ -159,12 +159,48 @@ def test_reader_records_exactly_what_it_returned(data_dir):
     path = data_dir / dataset.files(sample)[0]
     assert list(reader.contents) == dataset.files(sample)
     record = reader.contents[dataset.files(sample)[0]]
-    assert stat_files(dataset, dataset.files(sample)) == {
-        dataset.files(sample)[0]: (record["size"], record["mtime_ns"])
-    }
+    (state,) = stat_files(dataset, dataset.files(sample)).values()
+    assert state._asdict() | {"sha256": record["sha256"]} == record
     os.utime(path)
     dataset.load(sample, again := FileReader(data_dir))
     assert again.contents[dataset.files(sample)[0]]["sha256"] == record["sha256"]
+
+
+def test_an_edit_that_keeps_size_and_mtime_shows_in_the_state(data_dir):
+    dataset, reader = make(data_dir), FileReader(data_dir)
+    sample = dataset.samples()[0]
+    dataset.load(sample, reader)
+    (name,) = dataset.files(sample)
+    record, path = reader.contents[name], data_dir / name
+    assert stat_files(dataset, [name])[name].agrees_with(record)
+    data, times = bytearray(path.read_bytes()), (record["mtime_ns"], record["mtime_ns"])
+    data[-40] ^= 1
+    path.write_bytes(data)  # in place: same inode
+    os.utime(path, ns=times)
+    edited = stat_files(dataset, [name])[name]
+    assert edited[:2] == (record["size"], record["mtime_ns"]) and not edited.agrees_with(record)
+    other = path.with_name("other")
+    other.write_bytes(data)
+    os.utime(other, ns=times)
+    other.replace(path)
+    assert stat_files(dataset, [name])[name].inode != record["inode"]
+    assert stat_files(dataset, [name])[name].agrees_with(
+        {k: record[k] for k in ("size", "mtime_ns")}
+    )
+
+
+def test_a_file_replaced_between_two_captions_is_an_error(data_dir):
+    dataset, reader = make(data_dir, captions="all"), FileReader(data_dir)
+    first, second = dataset.samples()[:2]
+    assert dataset.files(first) == dataset.files(second)
+    dataset.load(first, reader)
+    path = data_dir / dataset.files(first)[0]
+    os.utime(path)
+    dataset.load(second, reader)  # only touched
+    damage(path, points=np.zeros((16, 6), np.float32))
+    with pytest.raises(DataError, match=r"00000.npz: was replaced while this job ran") as error:
+        dataset.load(second, reader)
+    assert not isinstance(error.value, BadItem)  # or on_bad_item: skip would hide it
 
 
 def test_scene_features_are_read_once(data_dir, monkeypatch):
