@@ -181,7 +181,7 @@ class TrainingConfig:
     weight_decay: float
     grad_clip: float | None
     ema_decay: float | None
-    noisy_share: float
+    noisy_timestep_fraction: float
     precision: str
     checkpoint_every: int
 

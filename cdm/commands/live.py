@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TextIO
 
 from cdm.commands.status import count, progress_line
+from cdm.jobs.every import Every
 from cdm.run.plan import Plan
 
 DRAW_EVERY_S = 1.0
@@ -45,13 +46,12 @@ class LiveProgress:
             self._thread.join()
 
     def _watch(self) -> None:
-        meter, told = Meter(self.plan), time.monotonic()
+        meter, next_line = Meter(self.plan), Every(LINE_EVERY_S)
         while not self._ended.wait(max(DRAW_EVERY_S, 20 * meter.cost_s)):
             meter.measure()
             if self.line:
                 self.line.draw(meter.text(self.line.width))
-            elif time.monotonic() - told >= LINE_EVERY_S:
-                told = time.monotonic()
+            elif next_line.due():
                 print(meter.text(), file=self.stream, flush=True)
         if self.line:
             self.line.close()

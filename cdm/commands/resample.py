@@ -8,6 +8,7 @@ import torch
 
 from cdm.archive.store import OK, ContactMaps
 from cdm.datasets import FileReader, Sample
+from cdm.datasets.base import evenly_spread
 from cdm.errors import ArchiveError
 from cdm.jobs.device import choose_device
 from cdm.jobs.progress import Log, Progress
@@ -115,8 +116,7 @@ def _pick(maps: ContactMaps, num_samples: int) -> list[int]:
     rows = np.flatnonzero(maps.group["status"][:] == OK)
     if not len(rows):
         raise ArchiveError(f"{maps.path}: every sample was skipped, there is none to generate")
-    places = np.linspace(0, len(rows) - 1, min(num_samples, len(rows)))
-    return sorted({int(rows[int(place)]) for place in places})
+    return evenly_spread(rows.tolist(), num_samples)
 
 
 def _samples(plan: Plan, rows: list[int]) -> list[Sample]:

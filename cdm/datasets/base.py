@@ -7,6 +7,7 @@ the order is that of the tables, never shuffled, and every random pick is counte
 import math
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -172,6 +173,15 @@ class Dataset(ABC):
 
     def _select(self, dist: np.ndarray) -> np.ndarray:
         return select_joints(dist, self.config.data_repr, self.config.data_repr_joints)
+
+
+def evenly_spread(entries: Sequence, most: int) -> list:
+    """At most so many of the entries, spread evenly over all of them, in their order.
+
+    Entry `i * len(entries) // most` for each i below `most`: the first one is always chosen.
+    """
+    count = min(most, len(entries))
+    return [entries[i * len(entries) // count] for i in range(count)]
 
 
 def select_joints(dist: np.ndarray, data_repr: str, joints) -> np.ndarray:

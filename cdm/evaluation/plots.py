@@ -163,3 +163,17 @@ def _measure(cell, name) -> tuple[float, float, float] | None:
         return (cell[name],) * 3
     found = cell[ENERGY] if name == ENERGY else cell["measures"][name]
     return found and tuple(found[key] for key in ("value", "low", "high"))
+
+
+def plot_loss(curve: list[list[float]], path: Path) -> None:
+    """A training's loss curve.
+
+    Args:
+        curve: rows of (step, mean loss since the row before).
+        path: of the PNG.
+    """
+    figure, axes = plt.subplots(figsize=(7, 4))
+    axes.plot(*zip(*curve, strict=True), linewidth=0.8)
+    axes.set(xlabel="step", ylabel="loss (MSE of x_0)", yscale="log")
+    axes.grid(alpha=0.3)
+    save(figure, path)

@@ -13,6 +13,7 @@ import numpy as np
 from cdm.archive.store import OK, ContactMaps
 from cdm.contact import contact_from_distance
 from cdm.datasets import Dataset, FileReader, Sample
+from cdm.datasets.base import evenly_spread
 from cdm.evaluation.evaluate import ACTION, SET
 from cdm.evaluation.measure import BEST, MapMeasures, Truth, truth_of
 from cdm.evaluation.plots import save
@@ -82,13 +83,13 @@ def draw_examples(plan: Plan):
     reader = FileReader(plan.config.data_dir)
     measures = MapMeasures(plan.config, maps.attributes["statistics"])
     usable = np.flatnonzero(maps.group["status"][:] == OK)
-    rows = usable[np.unique(np.linspace(0, len(usable) - 1, NUM_EXAMPLES).round().astype(int))]
+    rows = evenly_spread(usable.tolist(), NUM_EXAMPLES)
     figure, grid = plt.subplots(
         -(-len(rows) // 2), 4, figsize=(14, 3.6 * -(-len(rows) // 2)), layout="constrained"
     )
     for axes in grid.flat:
         axes.set_axis_off()
-    for axes, row in zip(grid.reshape(-1, 2), rows.tolist(), strict=False):
+    for axes, row in zip(grid.reshape(-1, 2), rows, strict=False):
         sample = _sample(plan, row)
         truth = truth_of(dataset.read_item(sample, reader), dataset, reader)
         x = maps.group["sample"][row][:1].astype(np.float32)

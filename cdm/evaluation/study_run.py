@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from cdm.datasets import FileReader, Item, Sample
+from cdm.datasets.base import evenly_spread
 from cdm.errors import BadItem, DataError
 from cdm.evaluation.measure import MEASURES_VERSION, MapMeasures, truth_of
 from cdm.evaluation.study import (
@@ -162,8 +163,8 @@ class Study:
         """Samples evenly over the split; all of their files are read once, and must be sound."""
         samples = self.dataset.samples()
         most = self.config.compare.max_items
-        if most is not None and most < len(samples):
-            samples = [samples[i] for i in np.arange(most) * len(samples) // most]
+        if most is not None:
+            samples = evenly_spread(samples, most)
         chosen = []
         for sample in samples:
             try:

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cdm.files import remove
+from cdm.jobs.every import Every
 
 Log = Callable[[str], None]
 
@@ -174,8 +175,9 @@ class Progress:
     finished: int = 0
 
     def __post_init__(self):
-        self.started = self.reported = time.perf_counter()
-        self.told = 0.0
+        self.started = time.perf_counter()
+        self._last_line = Every(REPORT_EVERY_S)
+        self._maps_logged = 0.0
 
     def start_batch(self, num_steps: int, size: int) -> None:
         """A batch of `size` maps begins, of `num_steps` denoising steps."""
@@ -196,12 +198,23 @@ class Progress:
         rate = maps / (now - self.started)
         if self.heartbeat:
             self.heartbeat.report(maps, self.total, rate)
-        silent = now - self.reported
-        due = silent >= REPORT_EVERY_S and (maps - self.told >= self.total / 10 or silent >= 60)
-        if last or due or (self.told == 0 and silent >= REPORT_EVERY_S):
-            self.reported, self.told = now, maps
+        if last or self._due(maps):
+            self._last_line.restart()
+            self._maps_logged = maps
             eta = duration((self.total - maps) / rate)
             self.log(f"{self.name}: {maps:.4g}/{self.total} maps, {rate:.3g} maps/s, ETA {eta}")
+
+    def _due(self, maps: float) -> bool:
+        """Whether to log a line now.
+
+        The first line comes after REPORT_EVERY_S seconds. Later ones come with every tenth of
+        the maps, but not closer together than that, and at least once a minute.
+        """
+        silent_s = self._last_line.elapsed_s
+        if silent_s < REPORT_EVERY_S:
+            return False
+        is_first = self._maps_logged == 0
+        return is_first or silent_s >= 60 or maps - self._maps_logged >= self.total / 10
 
 
 def duration(seconds: float) -> str:

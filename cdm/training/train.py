@@ -10,7 +10,6 @@ import csv
 import io
 import math
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +20,9 @@ from cdm.datasets.statistics import find_statistics, save_statistics
 from cdm.errors import CDMError, ConfigError
 from cdm.files import replacing, write_bytes
 from cdm.jobs.device import choose_device
+from cdm.jobs.every import Every
 from cdm.jobs.log import signals_wait
+from cdm.jobs.progress import Log
 from cdm.model.architecture import Architecture
 from cdm.model.backbones import BACKBONES, load_backbone
 from cdm.model.text import HASHING_FEAT_DIM, TEXT_FEAT_DIMS, load_text_encoder
@@ -29,8 +30,6 @@ from cdm.run.generate import device_name
 from cdm.run.plan import open_dataset
 from cdm.training.items import TrainingItems, read_training_items
 from cdm.training.trainer import Trainer
-
-Log = Callable[[str], None]
 
 LOG_EVERY_S = 10.0
 SAVE_EVERY_S = 120.0  # what SIGKILL or a power cut loses at most
@@ -78,36 +77,41 @@ def train(config: Config, log: Log, threads: int = 1) -> Path:
 
 
 def _run(trainer: Trainer, items, config: Config, log: Log, let_signals_through) -> Path | None:
-    """All steps that are left; the last model's path."""
-    settings, path = config.training, None
-    began = told = saved = time.perf_counter()
-    first = trainer.step
-    while trainer.step < settings.steps:
+    """Take all steps that are left; returns the path of the last model written."""
+    training, path = config.training, None
+    first, began = trainer.step, time.perf_counter()
+    next_line, next_save = Every(LOG_EVERY_S), Every(SAVE_EVERY_S)
+    while trainer.step < training.steps:
+        # One step of the optimiser.
         try:
-            batch = items.batch(trainer.step, settings.batch_size, config.seed)
+            batch = items.batch(trainer.step, training.batch_size, config.seed)
             trainer.train_step(batch)
         except torch.OutOfMemoryError:
             raise ConfigError(
-                f"out of GPU memory with training.batch_size {settings.batch_size}; halve it and "
+                f"out of GPU memory with training.batch_size {training.batch_size}; halve it and "
                 "start snakemake again, it goes on from what was saved last"
             ) from None
-        finished = trainer.step == settings.steps
-        now = time.perf_counter()
-        if now - told > LOG_EVERY_S or finished:
-            told = now
-            rate = (trainer.step - first) / (now - began)
-            left = (settings.steps - trainer.step) / rate
+        finished = trainer.step == training.steps
+
+        # A line in the log.
+        if next_line.due() or finished:
+            rate = (trainer.step - first) / (time.perf_counter() - began)
+            left = (training.steps - trainer.step) / rate
             loss = trainer.recent_loss()
             log(
-                f"step {trainer.step}/{settings.steps}: loss {loss:.4f}, {rate:.2f} steps/s, "
+                f"step {trainer.step}/{training.steps}: loss {loss:.4f}, {rate:.2f} steps/s, "
                 f"{left / 60:.1f} min left"
             )
             _check_loss(loss, trainer.step)
-        if finished or trainer.step % settings.checkpoint_every == 0:
-            path, saved = _save(trainer, config, log), now
-        elif now - saved > SAVE_EVERY_S:
+
+        # A model that is kept, or only what is needed to go on.
+        if finished or trainer.step % training.checkpoint_every == 0:
+            path = _save(trainer, config, log)
+            next_save.restart()
+        elif next_save.due():
             _save_state(trainer, config)
-            saved = now
+
+        # A signal that came during the step.
         try:
             let_signals_through()
         except BaseException:
@@ -225,28 +229,18 @@ def _save(trainer: Trainer, config: Config, log: Log) -> Path:
     path = _model_path(config, trainer.step)
     with replacing(path) as temporary:
         torch.save(trainer.state_dict(), temporary)
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerows([["step", "loss"], *trainer.curve])
-    folder = Path(config.run_dir, "training")
-    write_bytes(folder / "loss.csv", table.getvalue().encode())
-    with contextlib.suppress(ImportError):  # without matplotlib the table is there
-        _plot(trainer.curve, folder / "loss.png")
+    _write_curve(trainer.curve, Path(config.run_dir, "training"))
     log(f"step {trainer.step}: {path} written")
     return path
 
 
-def _plot(curve: list[list[float]], path: Path) -> None:
-    import matplotlib
+def _write_curve(curve: list[list[float]], folder: Path) -> None:
+    """Write loss.csv and, where matplotlib is installed, loss.png."""
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerows([["step", "loss"], *curve])
+    write_bytes(folder / "loss.csv", table.getvalue().encode())
+    with contextlib.suppress(ImportError):
+        from cdm.evaluation.plots import plot_loss  # matplotlib takes a while
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 4))
-    axes.plot(*zip(*curve, strict=True), linewidth=0.8)
-    axes.set(xlabel="step", ylabel="loss (MSE of x_0)", yscale="log")
-    axes.grid(alpha=0.3)
-    image = io.BytesIO()
-    figure.savefig(image, dpi=120, bbox_inches="tight")
-    plt.close(figure)
-    write_bytes(path, image.getvalue())
+        plot_loss(curve, folder / "loss.png")

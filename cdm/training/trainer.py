@@ -34,21 +34,21 @@ class Trainer:
 
     def __init__(self, config: Config, architecture: Architecture, device: str):
         self.config, self.architecture, self.device = config, architecture, device
-        settings = config.training
-        precision = resolve_precision(settings.precision, device)
+        training = config.training
+        precision = resolve_precision(training.precision, device)
         self.model = CDM(architecture, precision=precision)
         state = initial_state_dict(architecture, config.seed)
         self.model.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in state.items()})
         self.model.to(device).train()
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(),
-            lr=settings.lr,
-            weight_decay=settings.weight_decay,
+            lr=training.lr,
+            weight_decay=training.weight_decay,
             fused=device != "cpu",
         )
         # torch's AveragedModel would wait for the device at every step
         self.average: list[torch.Tensor] | None = None
-        if settings.ema_decay is not None:
+        if training.ema_decay is not None:
             self.average = [p.detach().clone() for p in self.model.parameters()]
         diffusion = config.diffusion
         chain = create_diffusion(diffusion.steps, diffusion.noise_schedule)
@@ -66,28 +66,28 @@ class Trainer:
 
     def train_step(self, batch: TrainingBatch) -> None:
         """One step of the optimiser; does not wait for the device."""
-        settings = self.config.training
+        training = self.config.training
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(settings, self.step)
+            group["lr"] = learning_rate(training, self.step)
         generator = torch.Generator(self.device)
         generator.manual_seed(self.config.seed * 1_000_003 + self.step)
         shape, num_steps = batch.x_start.shape, self.noising.shape[1]
-        t = draw_timesteps(shape[0], num_steps, settings.noisy_share, generator)
+        t = draw_timesteps(shape[0], num_steps, training.noisy_timestep_fraction, generator)
         noise = torch.randn(shape, generator=generator, device=self.device)
         if self._gradients is None:
             self._gradients = self._eager
             if self.device != "cpu":
                 self._gradients = _GradientGraph(self._eager, batch, t, noise)
         loss = self._gradients(batch, t, noise)
-        if settings.grad_clip is not None:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.grad_clip)
+        if training.grad_clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), training.grad_clip)
         self.optimizer.step()
         if self.average is not None:
             weights = [p.detach() for p in self.model.parameters()]
-            torch._foreach_lerp_(self.average, weights, 1 - settings.ema_decay)
+            torch._foreach_lerp_(self.average, weights, 1 - training.ema_decay)
         self.step += 1
         self._losses.append(loss.detach())
-        if self.step % max(1, settings.steps // CURVE_POINTS) == 0:
+        if self.step % max(1, training.steps // CURVE_POINTS) == 0:
             self.recent_loss()
 
     def loss(self, batch: TrainingBatch, t: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
@@ -181,7 +181,7 @@ def noising_coefficients(diffusion: GaussianDiffusion, device: str) -> torch.Ten
 
 
 def draw_timesteps(
-    count: int, num_steps: int, noisy_share: float, generator: torch.Generator
+    count: int, num_steps: int, noisy_timestep_fraction: float, generator: torch.Generator
 ) -> torch.Tensor:
     """(count,) int64 in [0, num_steps): a share from the noisiest tenth, the rest uniform.
 
@@ -190,7 +190,7 @@ def draw_timesteps(
     rest of the chain, a model never learns to remove the last of the noise.
     """
     u, v = torch.rand(2, count, generator=generator, device=generator.device, dtype=torch.float64)
-    u = torch.where(v < noisy_share, 1 - u / 10, u)
+    u = torch.where(v < noisy_timestep_fraction, 1 - u / 10, u)
     return (num_steps * u).long().clamp_(max=num_steps - 1)
 
 
@@ -228,9 +228,9 @@ class _GradientGraph:
         return self._loss.clone()
 
 
-def learning_rate(settings, step: int) -> float:
+def learning_rate(training, step: int) -> float:
     """The learning rate of a step: warm-up, then constant or half a cosine down to zero."""
-    rate = settings.lr * min(1.0, (step + 1) / max(1, settings.warmup_steps))
-    if settings.lr_schedule == "cosine":
-        rate *= (1 + math.cos(math.pi * min(1.0, step / settings.steps))) / 2
+    rate = training.lr * min(1.0, (step + 1) / max(1, training.warmup_steps))
+    if training.lr_schedule == "cosine":
+        rate *= (1 + math.cos(math.pi * min(1.0, step / training.steps))) / 2
     return rate

@@ -196,12 +196,12 @@ def test_loss_is_the_error_of_x_0_at_a_noised_map():
     torch.testing.assert_close(seen["x_t"], chain.q_sample(batch.x_start, t, noise))
 
 
-@pytest.mark.parametrize("noisy_share", [0.0, 0.4, 1.0])
-def test_timesteps_are_uniform_or_as_noisy_as_asked(noisy_share):
-    t = draw_timesteps(100_000, 500, noisy_share, torch.Generator().manual_seed(0))
-    assert t.min() == (450 if noisy_share == 1 else 0) and t.max() == 499
+@pytest.mark.parametrize("fraction", [0.0, 0.4, 1.0])
+def test_timesteps_are_uniform_or_as_noisy_as_asked(fraction):
+    t = draw_timesteps(100_000, 500, fraction, torch.Generator().manual_seed(0))
+    assert t.min() == (450 if fraction == 1 else 0) and t.max() == 499
     for low in (450, 475):
-        expected = noisy_share * (500 - low) / 50 + (1 - noisy_share) * (500 - low) / 500
+        expected = fraction * (500 - low) / 50 + (1 - fraction) * (500 - low) / 500
         assert abs((t >= low).double().mean() - expected) < 0.005
 
 
