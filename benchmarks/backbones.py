@@ -29,7 +29,7 @@ from cdm.model.point_order import gather_points, hilbert_order
 from cdm.noise import stream_key
 from cdm.sampling.cuda_sampler import CudaSampler
 from cdm.sampling.diffusion import create_diffusion
-from cdm.sampling.samplers import UPDATES
+from cdm.sampling.samplers import ddpm_updates
 from cdm.training.initial_weights import initial_state_dict
 
 TEXT_FEAT_DIM, TIME_EMB_DIM, CONTACT_DIM = 512, 128, 6
@@ -96,7 +96,7 @@ def gpu_step(cdm, inputs, repeats: int) -> float:
     """Milliseconds of a step of the captured sampling loop."""
     _, _, *given = inputs
     diffusion = create_diffusion(500)
-    sampler = CudaSampler(cdm, UPDATES["ddpm"](diffusion), diffusion.original_num_steps)
+    sampler = CudaSampler(cdm, ddpm_updates(diffusion), diffusion.original_num_steps)
     batch = len(given[0])
     keys = philox.device_keys([stream_key(0, "noise", "", i) for i in range(batch)], "cuda")
     sampler.capture(keys, *given)

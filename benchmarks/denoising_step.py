@@ -22,7 +22,7 @@ from cdm.model.point_order import gather_points, hilbert_order
 from cdm.noise import stream_key
 from cdm.sampling.cuda_sampler import CudaSampler
 from cdm.sampling.diffusion import create_diffusion
-from cdm.sampling.samplers import UPDATES
+from cdm.sampling.samplers import ddpm_updates
 from cdm.training.initial_weights import initial_state_dict
 
 TEXT_FEAT_DIM, TIME_EMB_DIM, CONTACT_DIM = 512, 128, 6
@@ -121,7 +121,7 @@ def ours(cdm, inputs, precision, repeats):
     torch.cuda.reset_peak_memory_stats()
     out = cdm(*inputs)
     diffusion = create_diffusion(500)
-    sampler = CudaSampler(cdm, UPDATES["ddpm"](diffusion), diffusion.original_num_steps)
+    sampler = CudaSampler(cdm, ddpm_updates(diffusion), diffusion.original_num_steps)
     keys = philox.device_keys([stream_key(0, "noise", "", i) for i in range(len(x))], "cuda")
     sampler.capture(keys, c_text, c_pc_xyz)
     steps = sampler.steps

@@ -23,7 +23,7 @@ from cdm.model.state_dict import load_state_dict
 from cdm.noise import stream_key
 from cdm.sampling.cuda_sampler import CudaSampler
 from cdm.sampling.diffusion import create_diffusion
-from cdm.sampling.samplers import UPDATES
+from cdm.sampling.samplers import ddpm_updates
 from cdm.training.initial_weights import initial_state_dict
 
 MEAN, STD, SIGMA = np.float32([[0.2]]), np.float32([[0.3]]), 0.8
@@ -72,7 +72,7 @@ def main():
     with torch.inference_mode():
         for precision in ("fp32", "bf16"):
             cdm.precision = precision
-            updates = UPDATES["ddpm"](diffusion)
+            updates = ddpm_updates(diffusion)
             sampler = CudaSampler(cdm, updates, diffusion.original_num_steps)
             sampler.capture(keys, *conditions)
             maps[precision] = sampler(keys, *conditions).cpu().numpy()

@@ -14,7 +14,8 @@ from cdm.jobs.device import choose_device
 from cdm.jobs.progress import Log, Progress, duration
 from cdm.run.generate import device_name, encode_texts, load_model
 from cdm.run.plan import Plan, open_dataset
-from cdm.sampling.map_sampler import MapSampler, batches
+from cdm.sampling.batches import batches
+from cdm.sampling.map_sampler import MapSampler
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from cdm.jobs.device import choose_device
 from cdm.jobs.progress import Log, Progress
 from cdm.run.generate import device_name, encode_texts, load_model
 from cdm.run.plan import Plan, open_dataset, read_plan, read_samples
-from cdm.sampling.map_sampler import MapSampler, batches
+from cdm.sampling.batches import batches
+from cdm.sampling.map_sampler import MapSampler
 
 # Largest difference in the normalised output that another device, batch size or version of torch
 # may make; on the same ones the bits must be the same. Stored float16 adds its own rounding.

@@ -26,12 +26,12 @@ from cdm.evaluation.study import (
 from cdm.evaluation.study_tables import verdict, write_summary
 from cdm.jobs.device import choose_device
 from cdm.jobs.progress import Log, Progress
-from cdm.kernels.threads import ahead
 from cdm.noise import normal, stream_key
 from cdm.run.contents import digest
 from cdm.run.generate import device_name, encode_texts, load_model, planned_statistics
 from cdm.run.plan import Plan, open_dataset
-from cdm.sampling.map_sampler import MapSampler, batches
+from cdm.sampling.batches import batches, prefetch
+from cdm.sampling.map_sampler import MapSampler
 
 BEHIND = 2  # groups of items that wait to be measured, at most
 
@@ -108,15 +108,15 @@ class Study:
         progress = Progress(len(self.samples) * self.k_samples, name, self.log)
         seconds, entries, behind = 0.0, [], deque()
 
-        def gather(group: list[Item]):
+        def collate(group: list[Item]):
             maps = [(item.sample, item, k) for item in group for k in numbers]
-            return group, sampler.gather(maps)
+            return group, sampler.collate(maps)
 
         # Items are read ahead of the device, and maps are measured behind it, in threads.
         group_size = max(1, config.sampling.batch_size // self.k_samples)
         with torch.inference_mode(), ThreadPoolExecutor(1) as pool:
             for number, (group, batch) in enumerate(
-                ahead(map(gather, batches(self._items(), group_size)))
+                prefetch(map(collate, batches(self._items(), group_size)))
             ):
                 if number == 0:
                     sampler.warm_up(batch)

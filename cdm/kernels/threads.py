@@ -1,13 +1,11 @@
-"""Work on other CPU threads: spread over them, so that their number cannot change a bit, or ahead.
+"""Map a function over CPU threads, with results that do not depend on how many there are.
 
-A parallel GEMM or reduction may split its sums by the number of threads. Here the caller fixes
-the pieces, and each piece runs on one thread, with torch's own parallelism off.
+A parallel matrix product or reduction may split its sums by the number of threads. Therefore the
+caller fixes the pieces here, and each piece runs on one thread with torch's own parallelism off.
 """
 
 import os
-import queue
 import threading
-from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
@@ -15,10 +13,10 @@ import torch
 
 
 def map_threads(function, *columns):
-    """`list(map(function, *columns))` on `torch.get_num_threads()` threads, in order.
+    """`list(map(function, *columns))` on `torch.get_num_threads()` threads; results keep the order.
 
-    Work that is already on one of the threads stays there. Grad mode and autocast belong to a
-    thread: `function` sets those it needs.
+    A call from one of these threads runs in that thread. Grad mode and autocast are settings of a
+    thread, so `function` must set those it needs.
     """
     num_threads = torch.get_num_threads()
     if num_threads == 1:
@@ -32,56 +30,17 @@ def _pool(num_threads):
     started = threading.Barrier(num_threads + 1)
 
     def start():
-        torch.get_num_threads()  # torch sets a thread up at its first use: let that come first
+        # torch initialises a thread at its first use and would then overwrite the setting below.
+        torch.get_num_threads()
         torch.set_num_threads(1)
         started.wait()
 
     for _ in range(num_threads):
         pool.submit(start)
     started.wait()
-    torch.set_num_threads(num_threads)  # the workers' call has also set what new threads get
+    # The workers' calls also changed the default of threads started later: set it back.
+    torch.set_num_threads(num_threads)
     return pool
 
 
 os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not survive a fork
-
-
-def ahead(items: Iterable, depth: int = 2) -> Iterator:
-    """The items, made in a thread of their own while the caller works on earlier ones.
-
-    An exception there is raised here, in its turn. A caller that stops early stops the thread.
-
-    Args:
-        depth: items that wait at most.
-    """
-    waiting: queue.Queue = queue.Queue(depth)
-    stopped = threading.Event()
-
-    def put(*entry):
-        while not stopped.is_set():
-            try:
-                return waiting.put(entry, timeout=0.1)
-            except queue.Full:
-                continue
-
-    def work():
-        try:
-            for item in items:
-                put(item, None)
-                if stopped.is_set():
-                    return
-            put(None, StopIteration())
-        except BaseException as error:
-            put(None, error)
-
-    threading.Thread(target=work, name="ahead", daemon=True).start()
-    try:
-        while True:
-            item, error = waiting.get()
-            if isinstance(error, StopIteration):
-                return
-            if error is not None:
-                raise error
-            yield item
-    finally:
-        stopped.set()

@@ -22,14 +22,14 @@ from cdm.errors import ArchiveError, BadItem
 from cdm.files import FileState, hash_file
 from cdm.jobs.device import choose_device
 from cdm.jobs.progress import Clock, Heartbeat, Progress
-from cdm.kernels.threads import ahead
 from cdm.model.cdm import CDM, resolve_precision
 from cdm.model.scene_model import load_scene_model
 from cdm.model.state_dict import load_state_dict
 from cdm.model.text import find_text_weights, load_text_encoder
 from cdm.run.contents import ITEMS, STATISTICS, TEXT_MODEL, is_named_for
 from cdm.run.plan import Chunk, Plan, open_dataset, read_samples
-from cdm.sampling.map_sampler import Batch, MapSampler, batches
+from cdm.sampling.batches import Batch, batches, prefetch
+from cdm.sampling.map_sampler import MapSampler
 
 Log = Callable[[str], None]
 
@@ -86,8 +86,8 @@ def generate_chunk(
     maps = ((row, item, k) for row, item in good for k in range(layout.k_samples))
     progress = Progress(len(samples) * layout.k_samples, f"chunk {chunk.name}", log, heartbeat)
 
-    def gather(entries: list[tuple[int, Item, int]]) -> tuple[list, Batch]:
-        return entries, sampler.gather([(samples[row], item, k) for row, item, k in entries])
+    def collate(entries: list[tuple[int, Item, int]]) -> tuple[list, Batch]:
+        return entries, sampler.collate([(samples[row], item, k) for row, item, k in entries])
 
     def keep(entries: list[tuple[int, Item, int]], drawn: Callable[[], np.ndarray]) -> None:
         for (row, item, k), x_0 in zip(entries, drawn(), strict=True):
@@ -112,7 +112,7 @@ def generate_chunk(
 
     # Items are read ahead of the device, and maps are put away behind it, in threads.
     with torch.inference_mode(), ThreadPoolExecutor(1) as keeper:
-        work = ahead(map(gather, batches(maps, config.sampling.batch_size)))
+        work = prefetch(map(collate, batches(maps, config.sampling.batch_size)))
         with clock("warm_up"):
             first = next(work, None)
             if first is not None:

@@ -1,20 +1,20 @@
-"""The sampling loops: DDPM (Ho et al. 2020, algorithm 2), DDIM (Song et al. 2021, eq. 12), and
-DPM-Solver++ 2M with its stochastic variant (Lu et al. 2022).
+"""Samplers as lists of updates, and the loop that walks through one.
 
-A sampler is a list of updates, x <- a pred_xstart + c previous_pred + b x + sigma noise, one for
-each step. The loop walks through it; so does `cdm.sampling.cuda_sampler`, with a graph in place
-of Python.
+DDPM (Ho et al. 2020, algorithm 2), DDIM (Song et al. 2021, eq. 12), and DPM-Solver++ 2M with its
+stochastic variant (Lu et al. 2022). A sampler is a list of updates, one for each step:
 
-All loops are called alike:
+    x <- x0_coef pred_xstart + x_coef x + noise_coef noise + prev_x0_coef previous_pred_xstart
+
+`sample_loop` walks through this list in Python. `cdm.sampling.cuda_sampler` walks through the
+same list on the GPU, one CUDA graph per step. The loop calls two functions of its caller:
 
     denoise(x_t, t) -> pred_xstart: t is the ORIGINAL step number, an int.
-    noise(step) -> (batch, num_points, contact_dim) standard normal: the start is
-        noise(original_num_steps), what is added on leaving step t is noise(t). Respaced chains
-        share the naming, and a step that adds none draws none.
-    callback(t, x, pred_xstart), optional: after each step; x is the new sample.
+    noise(step) -> (batch, num_points, contact_dim), standard normal. The chain starts from
+        noise(original_num_steps), and the update that leaves step t adds noise(t). A respaced
+        chain uses the same step numbers. An update that adds no noise does not call it.
 
-Points may be in any order, as long as `noise` and `denoise` agree on it. Coefficients are Python
-floats, so nothing in a loop waits for the device. Gradients are the caller's to switch off.
+The points may be in any order, as long as `noise` and `denoise` agree on it. The coefficients are
+Python floats, so nothing in the loop waits for the device. The caller switches gradients off.
 """
 
 from typing import NamedTuple
@@ -23,69 +23,79 @@ import numpy as np
 
 
 class Update(NamedTuple):
-    """x <- a pred_xstart + b x + sigma noise(t) + c previous_pred, on leaving step t.
+    """The update that leaves step t.
+
+    x <- x0_coef pred_xstart + x_coef x + noise_coef noise(t) + prev_x0_coef previous_pred_xstart
 
     Attributes:
         t: original step number.
-        a, b, sigma: float32 values; sigma is 0 where no noise is added.
-        c: float32 value, of the prediction one step before; 0 in samplers of first order.
+        x0_coef: float32 value, factor of the model's prediction of x_0 at this step.
+        x_coef: float32 value, factor of x.
+        noise_coef: float32 value, standard deviation of the noise; 0 if none is added.
+        prev_x0_coef: float32 value, factor of the prediction at the step before; 0 in samplers of
+            first order.
     """
 
     t: int
-    a: float
-    b: float
-    sigma: float
-    c: float = 0.0
+    x0_coef: float
+    x_coef: float
+    noise_coef: float
+    prev_x0_coef: float = 0.0
 
 
-def ddpm_updates(diffusion, eta=0.0) -> list[Update]:
-    """Ancestral sampling with the posterior's own variance (`eta` is DDIM's and unused)."""
-    sigma = np.exp(0.5 * diffusion.posterior_log_variance_clipped)
-    sigma[0] = 0
+def ddpm_updates(diffusion) -> list[Update]:
+    """Ancestral sampling with the variance of q(x_{t-1} | x_t, x_0) (Ho et al. 2020)."""
+    noise_coef = np.exp(0.5 * diffusion.posterior_log_variance_clipped)
+    noise_coef[0] = 0
     return _updates(
-        diffusion, diffusion.posterior_mean_coef1, diffusion.posterior_mean_coef2, sigma
+        diffusion, diffusion.posterior_mean_coef1, diffusion.posterior_mean_coef2, noise_coef
     )
 
 
 def ddim_updates(diffusion, eta=0.0) -> list[Update]:
-    """Implicit sampling: deterministic for eta = 0, as noisy as DDPM for eta = 1.
+    """Implicit sampling (Song et al. 2021, eq. 12).
 
-    Eq. 12 with eps = (x / sqrt(alpha_bar) - pred_xstart) / sqrt(1 / alpha_bar - 1) put in.
+    Eq. 12 is written with eps; here eps is replaced by
+    (x / sqrt(alpha_bar) - pred_xstart) / sqrt(1 / alpha_bar - 1).
+
+    Args:
+        eta: 0 is deterministic, 1 is as noisy as DDPM.
+    Raises:
+        ValueError: eta is outside [0, 1].
     """
     if not 0 <= eta <= 1:
         raise ValueError(f"eta is {eta}, expected a number in [0, 1]")
     alpha_bar, previous = diffusion.alphas_cumprod, diffusion.alphas_cumprod_prev
-    sigma = eta * np.sqrt((1 - previous) / (1 - alpha_bar) * (1 - alpha_bar / previous))
-    to_x_t = np.sqrt(np.maximum(1 - previous - sigma**2, 0))  # what goes along eps
-    a = np.sqrt(previous) - to_x_t / diffusion.sqrt_recipm1_alphas_cumprod
-    b = to_x_t * diffusion.sqrt_recip_alphas_cumprod / diffusion.sqrt_recipm1_alphas_cumprod
-    return _updates(diffusion, a, b, sigma)
+    noise_coef = eta * np.sqrt((1 - previous) / (1 - alpha_bar) * (1 - alpha_bar / previous))
+    eps_coef = np.sqrt(np.maximum(1 - previous - noise_coef**2, 0))
+    x0_coef = np.sqrt(previous) - eps_coef / diffusion.sqrt_recipm1_alphas_cumprod
+    x_coef = eps_coef * diffusion.sqrt_recip_alphas_cumprod / diffusion.sqrt_recipm1_alphas_cumprod
+    return _updates(diffusion, x0_coef, x_coef, noise_coef)
 
 
-def dpmpp_2m_updates(diffusion, eta=0.0) -> list[Update]:
-    """DPM-Solver++ 2M, deterministic (Lu et al. 2022, "DPM-Solver++", algorithm 2).
-
-    `eta` is DDIM's and unused.
-    """
+def dpmpp_2m_updates(diffusion) -> list[Update]:
+    """DPM-Solver++ 2M, deterministic (Lu et al. 2022, "DPM-Solver++", algorithm 2)."""
     alpha, sigma, h = _half_log_snr_steps(diffusion)
     return _multistep(diffusion, h, -alpha * np.expm1(-h), sigma[:-1] / sigma[1:], np.zeros_like(h))
 
 
-def dpmpp_2m_sde_updates(diffusion, eta=0.0) -> list[Update]:
-    """SDE-DPM-Solver++ 2M, as noisy as DDPM (Lu et al. 2022, "DPM-Solver++").
-
-    `eta` is DDIM's and unused.
-    """
+def dpmpp_2m_sde_updates(diffusion) -> list[Update]:
+    """SDE-DPM-Solver++ 2M, as noisy as DDPM (Lu et al. 2022, "DPM-Solver++")."""
     alpha, sigma, h = _half_log_snr_steps(diffusion)
-    fresh = -np.expm1(-2 * h)
-    decay = sigma[:-1] / sigma[1:] * np.exp(-h)
-    return _multistep(diffusion, h, alpha * fresh, decay, sigma[:-1] * np.sqrt(fresh))
+    new_variance = -np.expm1(-2 * h)  # as a fraction of sigma^2
+    x_coef = sigma[:-1] / sigma[1:] * np.exp(-h)
+    noise_coef = sigma[:-1] * np.sqrt(new_variance)
+    return _multistep(diffusion, h, alpha * new_variance, x_coef, noise_coef)
 
 
 def _half_log_snr_steps(diffusion):
-    """Where each step leads, and how far: alpha (n,), sigma (n + 1,) from clean on, h (n,).
+    """Per step, cleanest first, what the DPM-Solvers need.
 
-    h is the step in lambda = log(alpha / sigma); that of the last step, to x_0, is infinite.
+    Returns:
+        alpha: (n,), after the step.
+        sigma: (n + 1,), that of the clean map (0) in front: sigma[i] is after step i, and
+            sigma[i + 1] is before it.
+        h: (n,), the step size in lambda = log(alpha / sigma); infinite for the step to x_0.
     """
     alpha_bar = np.append(1.0, diffusion.alphas_cumprod)
     with np.errstate(divide="ignore"):
@@ -93,19 +103,20 @@ def _half_log_snr_steps(diffusion):
     return np.sqrt(alpha_bar[:-1]), np.sqrt(1 - alpha_bar), half_log_snr[:-1] - half_log_snr[1:]
 
 
-def _multistep(diffusion, h, gain, b, sigma) -> list[Update]:
-    """x <- gain D + b x + sigma noise, D extrapolating the last two predictions to mid-step.
+def _multistep(diffusion, h, d_coef, x_coef, noise_coef) -> list[Update]:
+    """x <- d_coef D + x_coef x + noise_coef noise; D extrapolates two predictions to mid-step.
 
-    D = pred + (pred - previous) / (2 r), r = h_previous / h. The first step knows no previous
-    one, and the last one, infinitely long, believes its prediction.
+    D = pred + half (pred - previous) with half = 1 / (2 r) and r = h_previous / h. The first step
+    has no previous prediction, so it is first order: half is 0. The last step has an infinite h;
+    half is 0 there too, and the prediction is used as it is.
     """
     half = np.zeros_like(h)
     half[1:-1] = h[1:-1] / (2 * h[2:])
-    return _updates(diffusion, gain * (1 + half), b, sigma, -gain * half)
+    return _updates(diffusion, d_coef * (1 + half), x_coef, noise_coef, -d_coef * half)
 
 
 def _updates(diffusion, *columns) -> list[Update]:
-    """Rows of float64 columns, last step first, rounded to float32."""
+    """Make updates, last step first, of float64 columns of coefficients, cleanest step first."""
     rows = np.stack(columns, axis=1).astype(np.float32).tolist()
     steps = zip(diffusion.timestep_map.tolist(), rows, strict=True)
     return [Update(t, *row) for t, row in steps][::-1]
@@ -119,37 +130,39 @@ UPDATES = {
 }
 
 
-def sample_loop(updates, denoise, noise, original_num_steps: int, callback=None):
-    """x_0 by the updates of a sampler.
+def sampler_updates(method: str, diffusion, eta: float = 0.0) -> list[Update]:
+    """The updates of a sampler that the configuration names.
 
     Args:
-        updates: of one of `UPDATES`.
-        denoise, noise, callback: see above.
-        original_num_steps: step number of the noise the chain starts from.
+        method: a key of `UPDATES`.
+        diffusion: `cdm.sampling.diffusion.GaussianDiffusion`.
+        eta: used by "ddim" only; the other samplers have no such option.
+    """
+    options = {"eta": eta} if method == "ddim" else {}
+    return UPDATES[method](diffusion, **options)
+
+
+def sample_loop(updates, denoise, noise, original_num_steps: int, callback=None):
+    """Sample x_0 with the updates of a sampler.
+
+    Args:
+        updates: `Update`s, last step first.
+        denoise, noise: see the top of this file.
+        original_num_steps: the step number of the noise that the chain starts from.
+        callback: optional; callback(t, x, pred_xstart) is called after each update, x being the
+            new sample.
     Returns:
-        (batch, num_points, contact_dim), in the order of points that `noise` has.
+        (batch, num_points, contact_dim), the points in the order of `noise`.
     """
     x, previous = noise(original_num_steps), None
-    for t, a, b, sigma, c in updates:
+    for t, x0_coef, x_coef, noise_coef, prev_x0_coef in updates:
         pred_xstart = denoise(x, t)
-        x = a * pred_xstart + b * x
-        if c != 0:
-            x = x + c * previous
-        if sigma > 0:
-            x = x + sigma * noise(t)
+        x = x0_coef * pred_xstart + x_coef * x
+        if prev_x0_coef != 0:
+            x = x + prev_x0_coef * previous
+        if noise_coef > 0:
+            x = x + noise_coef * noise(t)
         if callback is not None:
             callback(t, x, pred_xstart)
         previous = pred_xstart
     return x
-
-
-def _loop(updates_of):
-    def loop(denoise, diffusion, noise, eta=0.0, callback=None):
-        updates = updates_of(diffusion, eta)
-        return sample_loop(updates, denoise, noise, diffusion.original_num_steps, callback)
-
-    return loop
-
-
-SAMPLERS = {name: _loop(updates_of) for name, updates_of in UPDATES.items()}
-p_sample_loop, ddim_sample_loop = SAMPLERS["ddpm"], SAMPLERS["ddim"]

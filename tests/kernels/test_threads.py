@@ -1,46 +1,46 @@
-"""Work ahead of its user, in a thread."""
+"""Work spread over CPU threads."""
 
 import threading
-import time
 
 import pytest
+import torch
 
-from cdm.kernels.threads import ahead
-
-
-def test_items_come_in_order_and_are_made_ahead():
-    made = []
-
-    def items():
-        for i in range(5):
-            made.append(i)
-            yield i
-
-    work = ahead(items(), depth=2)
-    assert next(work) == 0
-    deadline = time.monotonic() + 10
-    while len(made) < 3 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert len(made) >= 3  # one taken, two waiting
-    assert list(work) == [1, 2, 3, 4]
+from cdm.kernels.threads import map_threads
 
 
-def test_an_error_is_raised_in_its_turn():
-    def items():
-        yield 1
-        raise KeyError("second")
-
-    work = ahead(items())
-    assert next(work) == 1
-    with pytest.raises(KeyError, match="second"):
-        next(work)
+@pytest.fixture(params=[1, 2, 3])
+def num_threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
 
 
-def test_a_caller_that_stops_stops_the_thread():
-    work = ahead(iter(range(1000)))
-    next(work)
-    work.close()
-    deadline = time.monotonic() + 10
-    while any(t.name == "ahead" for t in threading.enumerate()) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not [t for t in threading.enumerate() if t.name == "ahead"]
+def test_results_keep_the_order_of_the_columns(num_threads):
+    assert map_threads(lambda a, b: (a, b), range(20), "abcdefghijklmnopqrst") == list(
+        zip(range(20), "abcdefghijklmnopqrst", strict=True)
+    )
+
+
+def test_each_piece_runs_on_one_thread_and_the_setting_stays(num_threads):
+    inside = map_threads(lambda _: torch.get_num_threads(), range(8))
+    assert inside == [1] * 8
+    assert torch.get_num_threads() == num_threads
+
+
+def test_a_call_from_a_worker_runs_in_that_worker():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+
+    def outer(_):
+        return {threading.get_ident()} | set(map_threads(lambda _: threading.get_ident(), range(4)))
+
+    try:
+        assert [len(threads) for threads in map_threads(outer, range(6))] == [1] * 6
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_an_error_reaches_the_caller(num_threads):
+    with pytest.raises(ZeroDivisionError):
+        map_threads(lambda x: 1 / x, [1, 0])

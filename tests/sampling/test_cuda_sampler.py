@@ -13,7 +13,7 @@ from cdm.model.point_order import gather_points
 from cdm.noise import normal, stream_key
 from cdm.sampling.cuda_sampler import CudaSampler, unavailable
 from cdm.sampling.diffusion import create_diffusion
-from cdm.sampling.samplers import SAMPLERS, UPDATES
+from cdm.sampling.samplers import sample_loop, sampler_updates
 
 pytestmark = pytest.mark.gpu
 CASES = [("ddpm", 0.0), ("ddim", 0.0), ("ddim", 0.5), ("dpmpp_2m", 0.0), ("dpmpp_2m_sde", 0.0)]
@@ -73,7 +73,9 @@ def plain(cdm, name, eta, diffusion, keys, inputs):
     def noise(step):
         return gather_points(philox.normal(keys, step, *shape, "cuda"), denoise.order)
 
-    return gather_points(SAMPLERS[name](denoise, diffusion, noise, eta=eta), denoise.inverse)
+    updates = sampler_updates(name, diffusion, eta)
+    x_0 = sample_loop(updates, denoise, noise, diffusion.original_num_steps)
+    return gather_points(x_0, denoise.inverse)
 
 
 @pytest.mark.parametrize(("name", "eta"), CASES)
@@ -83,7 +85,8 @@ def test_graph_matches_the_plain_loop_batch_after_batch(model_and_batches, name,
     cdm, batches = model_and_batches
     diffusion = create_diffusion(500, "cosine", "20")
     size = len(batches[0][0])
-    sampler = CudaSampler(cdm, UPDATES[name](diffusion, eta), diffusion.original_num_steps)
+    updates = sampler_updates(name, diffusion, eta)
+    sampler = CudaSampler(cdm, updates, diffusion.original_num_steps)
     called = []
     for turn, inputs in enumerate([*batches, batches[0]]):
         keys = keys_of(*[f"{turn % 2} {i}" for i in range(size)])
@@ -95,7 +98,7 @@ def test_graph_matches_the_plain_loop_batch_after_batch(model_and_batches, name,
         if turn == 0:
             first = out
     assert torch.equal(out, first)  # the third batch is the first one again
-    assert called == 3 * [update.t for update in UPDATES[name](diffusion, eta)]
+    assert called == 3 * [update.t for update in updates]
 
 
 @torch.inference_mode()
@@ -114,7 +117,7 @@ def test_threads_that_use_the_device_do_not_end_a_capture(model_and_batches):
     thread.start()
     try:
         for _ in range(20):
-            sampler = CudaSampler(cdm, UPDATES["ddim"](diffusion, 0.0), 500)
+            sampler = CudaSampler(cdm, sampler_updates("ddim", diffusion), 500)
             sampler.capture(keys_of(*"abcdefgh"[: len(inputs[0])]), *inputs)
     finally:
         ended.set()

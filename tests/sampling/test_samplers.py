@@ -10,7 +10,7 @@ from golden import load_case
 from cdm.kernels import philox
 from cdm.noise import stream_key
 from cdm.sampling.diffusion import create_diffusion
-from cdm.sampling.samplers import SAMPLERS, ddim_sample_loop, p_sample_loop
+from cdm.sampling.samplers import UPDATES, sample_loop, sampler_updates
 
 SHAPE = (2, 5, 6)
 KEYS = np.array([stream_key(2023, "noise", "toy", i) for i in range(SHAPE[0])], np.uint32)
@@ -27,6 +27,11 @@ NOISY = ("ddpm", "dpmpp_2m_sde")
 
 def noise(step):
     return philox.normal(KEYS, step, *SHAPE[1:])
+
+
+def sample(name, denoise, diffusion, noise, eta=0.0, callback=None):
+    updates = sampler_updates(name, diffusion, eta)
+    return sample_loop(updates, denoise, noise, diffusion.original_num_steps, callback)
 
 
 def toy(x, t):
@@ -75,7 +80,7 @@ def plain(name, eta, diffusion):
 @pytest.mark.parametrize(("name", "eta"), CASES)
 def test_loops_match_the_papers_in_float64(name, eta, respacing):
     diffusion = create_diffusion(100, "cosine", respacing)
-    out = SAMPLERS[name](toy, diffusion, noise, eta=eta)
+    out = sample(name, toy, diffusion, noise, eta=eta)
     assert out.dtype == torch.float32 and out.shape == SHAPE
     np.testing.assert_allclose(out.numpy(), plain(name, eta, diffusion), rtol=1e-4, atol=1e-4)
 
@@ -93,14 +98,14 @@ GOLDEN = {
 
 @pytest.mark.parametrize(("name", "eta"), CASES)
 def test_loops_give_the_stored_numbers(name, eta):
-    out = SAMPLERS[name](toy, create_diffusion(100, "cosine", "20"), noise, eta=eta)
+    out = sample(name, toy, create_diffusion(100, "cosine", "20"), noise, eta=eta)
     np.testing.assert_allclose(out[0, 0, :3].numpy(), GOLDEN[name, eta], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("name", "eta"), CASES)
 def test_a_model_that_knows_the_answer_is_believed(name, eta):
     answer = torch.linspace(-2, 2, noise(0).numel()).reshape(SHAPE)
-    out = SAMPLERS[name](lambda x, t: answer, create_diffusion(50), noise, eta=eta)
+    out = sample(name, lambda x, t: answer, create_diffusion(50), noise, eta=eta)
     torch.testing.assert_close(out, answer, rtol=1e-5, atol=1e-5)
 
 
@@ -115,8 +120,8 @@ def test_samples_of_a_gaussian_have_its_moments(name, eta):
         gain = np.sqrt(ab) * 0.09 / (ab * 0.09 + 1 - ab)
         return 0.5 + gain * (x - np.sqrt(ab) * 0.5)
 
-    out = SAMPLERS[name](
-        posterior_mean, diffusion, lambda step: philox.normal(key, step, 4096, 6), eta=eta
+    out = sample(
+        name, posterior_mean, diffusion, lambda step: philox.normal(key, step, 4096, 6), eta=eta
     ).double()
     assert abs(out.mean() - 0.5) < 0.01
     assert abs(out.std() - 0.3) < 0.012  # 200 steps discretise the chain
@@ -135,8 +140,13 @@ def test_loops_ask_for_original_steps_and_draw_no_more_than_they_use(name, eta):
         drawn.append(step)
         return noise(step)
 
-    out = SAMPLERS[name](
-        denoise, diffusion, draw, eta=eta, callback=lambda t, x, x_0: called.append((t, x, x_0))
+    out = sample(
+        name,
+        denoise,
+        diffusion,
+        draw,
+        eta=eta,
+        callback=lambda t, x, x_0: called.append((t, x, x_0)),
     )
     assert seen == diffusion.timestep_map[::-1].tolist() and all(type(t) is int for t in seen)
     assert drawn == [100, *(seen[:-1] if name in NOISY or eta else [])]
@@ -148,14 +158,14 @@ def test_loops_ask_for_original_steps_and_draw_no_more_than_they_use(name, eta):
 def test_points_may_run_in_any_order(name, eta):
     order = torch.randperm(SHAPE[1], generator=torch.Generator().manual_seed(0))
     diffusion = create_diffusion(100, "cosine", "5")
-    plain_order = SAMPLERS[name](toy, diffusion, noise, eta=eta)
-    shuffled = SAMPLERS[name](toy, diffusion, lambda step: noise(step)[:, order], eta=eta)
+    plain_order = sample(name, toy, diffusion, noise, eta=eta)
+    shuffled = sample(name, toy, diffusion, lambda step: noise(step)[:, order], eta=eta)
     torch.testing.assert_close(shuffled, plain_order[:, order], rtol=1e-6, atol=1e-6)
 
 
 def test_eta_out_of_range_is_refused():
     with pytest.raises(ValueError, match="eta is"):
-        ddim_sample_loop(toy, create_diffusion(10), noise, eta=1.5)
+        sample("ddim", toy, create_diffusion(10), noise, eta=1.5)
 
 
 def test_a_loop_waits_for_no_device():
@@ -164,9 +174,16 @@ def test_a_loop_waits_for_no_device():
     def empty(step):
         return torch.empty(SHAPE, device="meta")
 
-    for loop in SAMPLERS.values():
-        assert loop(lambda x, t: x, create_diffusion(10), empty, eta=0.5).shape == SHAPE
-    assert p_sample_loop is SAMPLERS["ddpm"]
+    for name in UPDATES:
+        out = sample(name, lambda x, t: x, create_diffusion(10), empty, eta=0.5)
+        assert out.shape == SHAPE and out.device.type == "meta"
+
+
+def test_eta_belongs_to_ddim_alone():
+    diffusion = create_diffusion(10)
+    for name in UPDATES:
+        changed = sampler_updates(name, diffusion, 1.0) != sampler_updates(name, diffusion, 0.0)
+        assert changed == (name == "ddim"), name
 
 
 @pytest.mark.parametrize(("name", "order"), [("ddim", 1), ("dpmpp_2m", 2)])
@@ -181,7 +198,7 @@ def test_errors_fall_with_the_order_of_the_solver(name, order):
 
     def error(steps):
         diffusion = create_diffusion(1000, "cosine", steps)
-        out = SAMPLERS[name](posterior_mean, diffusion, lambda step: x)
+        out = sample(name, posterior_mean, diffusion, lambda step: x)
         return float((out - exact).abs().max())
 
     exact = 0.5 + x - 0.5 * np.sqrt(full.alphas_cumprod[-1])  # of unit variance at every step
@@ -192,8 +209,8 @@ def test_errors_fall_with_the_order_of_the_solver(name, order):
 def test_two_steps_of_dpm_solver_are_ddim(name):
     """First and last step are of first order: DDIM, without noise or with all of it."""
     diffusion = create_diffusion(100, "cosine", "2")
-    expected = SAMPLERS["ddim"](toy, diffusion, noise, eta=float(name in NOISY))
-    out = SAMPLERS[name](toy, diffusion, noise)
+    expected = sample("ddim", toy, diffusion, noise, eta=float(name in NOISY))
+    out = sample(name, toy, diffusion, noise)
     torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -219,7 +236,7 @@ def test_dpm_solver_agrees_with_diffusers(name, algorithm, respacing):
     x = noise(100)
     for t in scheduler.timesteps.tolist():
         x = scheduler.step(toy(x, t), t, x, variance_noise=noise(t)).prev_sample
-    out = SAMPLERS[name](toy, diffusion, noise)
+    out = sample(name, toy, diffusion, noise)
     torch.testing.assert_close(out, x, rtol=1e-5, atol=1e-5)
 
 
@@ -256,7 +273,8 @@ def check_trajectories(parity, parity_index, device):
             draws |= dict(zip(executed, given["step_noises"], strict=True))
             seen = []
 
-            SAMPLERS[name](
+            sample(
+                name,
                 denoise,
                 diffusion,
                 lambda step, draws=draws: draws[step][batch, denoise.order],
@@ -290,5 +308,5 @@ def test_trajectories_match_reference_on_gpu(parity, parity_index):
 
 if __name__ == "__main__":
     for name, eta in CASES:
-        out = SAMPLERS[name](toy, create_diffusion(100, "cosine", "20"), noise, eta=eta)
+        out = sample(name, toy, create_diffusion(100, "cosine", "20"), noise, eta=eta)
         print(f'    ("{name}", {eta}): {[round(float(v), 6) for v in out[0, 0, :3]]},')

@@ -11,7 +11,7 @@ from cdm.datasets import FileReader, make_dataset
 from cdm.datasets.statistics import find_statistics
 from cdm.model.point_order import gather_points
 from cdm.sampling.diffusion import create_diffusion
-from cdm.sampling.samplers import p_sample_loop
+from cdm.sampling.samplers import ddpm_updates, sample_loop
 
 CASE = "12_end_to_end_h3d"
 
@@ -86,4 +86,5 @@ def sample_batch(model, diffusion, dataset, reader, chosen, vectors, run, batch)
     def noise(step):
         return gather_points(torch.from_numpy(draws[int(step)]), denoise.order)
 
-    return gather_points(p_sample_loop(denoise, diffusion, noise), denoise.inverse).numpy()
+    x_0 = sample_loop(ddpm_updates(diffusion), denoise, noise, diffusion.original_num_steps)
+    return gather_points(x_0, denoise.inverse).numpy()

@@ -27,7 +27,7 @@ from cdm.model.point_order import gather_points, z_encode, z_order
 from cdm.noise import stream_key
 from cdm.sampling.cuda_sampler import CudaSampler
 from cdm.sampling.diffusion import create_diffusion
-from cdm.sampling.samplers import SAMPLERS, UPDATES
+from cdm.sampling.samplers import ddpm_updates, sample_loop
 from cdm.training.initial_weights import initial_state_dict
 
 CASES = [
@@ -362,7 +362,8 @@ def test_a_cuda_graph_matches_the_plain_loop_batch_after_batch(arch, precision):
     cdm.precision = precision
     _, _, *given = (x.cuda() for x in make_inputs(point_feat_dim=5, num_points=128))
     diffusion = create_diffusion(500, "cosine", "10")
-    sampler = CudaSampler(cdm, UPDATES["ddpm"](diffusion, 0.0), diffusion.original_num_steps)
+    updates, start = ddpm_updates(diffusion), diffusion.original_num_steps
+    sampler = CudaSampler(cdm, updates, start)
     for turn, inputs in enumerate([given, [c.flip(0).contiguous() for c in given], given]):
         keys = [stream_key(1, "noise", "s", f"{turn % 2} {i}") for i in range(3)]
         keys = philox.device_keys(keys, "cuda")
@@ -375,7 +376,7 @@ def test_a_cuda_graph_matches_the_plain_loop_batch_after_batch(arch, precision):
             values = philox.normal(keys, step, 128, 6, "cuda")
             return values if denoise.order is None else gather_points(values, denoise.order)
 
-        expected = SAMPLERS["ddpm"](denoise, diffusion, noise)
+        expected = sample_loop(updates, denoise, noise, start)
         if denoise.inverse is not None:
             expected = gather_points(expected, denoise.inverse)
         assert relative_error(out, expected) < (1e-4 if precision == "fp32" else 2e-2)

@@ -1,0 +1,66 @@
+"""Batches of maps, and items prefetched in a thread."""
+
+import threading
+import time
+
+import pytest
+import torch
+
+from cdm.sampling.batches import Batch, batches, prefetch
+
+
+def test_items_come_in_order_and_are_made_prefetch():
+    made = []
+
+    def items():
+        for i in range(5):
+            made.append(i)
+            yield i
+
+    work = prefetch(items(), depth=2)
+    assert next(work) == 0
+    deadline = time.monotonic() + 10
+    while len(made) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(made) >= 3  # one taken, two waiting
+    assert list(work) == [1, 2, 3, 4]
+
+
+def test_an_error_is_raised_in_its_turn():
+    def items():
+        yield 1
+        raise KeyError("second")
+
+    work = prefetch(items())
+    assert next(work) == 1
+    with pytest.raises(KeyError, match="second"):
+        next(work)
+
+
+def test_a_caller_that_stops_stops_the_thread():
+    work = prefetch(iter(range(1000)))
+    next(work)
+    work.close()
+    deadline = time.monotonic() + 10
+    while any(t.name == "prefetch" for t in threading.enumerate()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [t for t in threading.enumerate() if t.name == "prefetch"]
+
+
+def test_batches_hold_every_map_once_and_the_last_may_be_short():
+    assert list(batches(iter(range(5)), 2)) == [[0, 1], [2, 3], [4]]
+    assert list(batches(iter(range(4)), 4)) == [[0, 1, 2, 3]]
+    assert list(batches(iter(()), 3)) == []
+
+
+@pytest.mark.parametrize("with_features", [True, False])
+def test_a_part_has_the_same_maps_in_every_field(with_features):
+    rows = torch.arange(5.0)
+    feat = rows[:, None, None].expand(5, 2, 3) if with_features else None
+    batch = Batch(rows[:, None], rows[:, None] + 10, rows[:, None, None] + 20, feat)
+    part = batch.part(3, 9)
+    assert len(batch) == 5 and len(part) == 2
+    assert part.keys.flatten().tolist() == [3, 4]
+    assert part.c_text.flatten().tolist() == [13, 14]
+    assert part.c_pc_xyz.flatten().tolist() == [23, 24]
+    assert part.c_pc_feat is None if feat is None else torch.equal(part.c_pc_feat, feat[3:])
