@@ -26,6 +26,7 @@ import yaml
 
 from cdm.archive.store import OK, ChunkRecord, Layout, record_path, write_chunk
 from cdm.files import seal, write_bytes
+from cdm.run.dataset import open_dataset
 from cdm.run.plan import read_plan, read_samples
 
 REPO = Path(__file__).resolve().parent.parent
@@ -76,11 +77,12 @@ def generate(run: str, numbers: list[int]) -> None:
         seconds = {"load": 1.0, "text": 0.1, "model": 0.5, "sample": 300.0}
         record = ChunkRecord("", "", layout, [], {}, provenance, seconds)
         record = write_chunk(template, arrays, record)
+        dataset = open_dataset(plan.config, plan.architecture.point_feat_dim)
         for chunk in (plan.chunks[number] for number in numbers):
             store = Path(RUN, "chunks", f"{chunk.name}.zarr")
             if record_path(store).exists():
                 continue
-            samples = read_samples(plan, chunk)
+            samples = read_samples(plan, chunk, dataset)
             rows = [asdict(sample) | {"status": OK} for sample in samples]
             for row in rows:
                 del row["scene_trans"]
@@ -158,7 +160,7 @@ def main() -> None:
     here = ["--configfile", "mine.yaml"]
     make_plan = (
         "from cdm.commands.config_files import read_config; "
-        "from cdm.run.plan import make_plan, save_plan; "
+        "from cdm.run.plan import save_plan; from cdm.run.planning import make_plan; "
         "save_plan(*make_plan(read_config(['mine.yaml'], [])))"
     )
     snakemake = [python, "-m", "snakemake", *here, "--cores", "2", "--quiet", "all"]

@@ -16,7 +16,8 @@ from typing import Any
 from cdm.commands.config_files import config_arguments, read_config
 from cdm.config import Config
 from cdm.errors import CDMError, ConfigError
-from cdm.run.plan import Plan, make_plan, read_plan
+from cdm.run.plan import Plan, read_plan
+from cdm.run.planning import make_plan
 
 OK, FOUND, REFUSED = 0, 1, 2
 WATCH_EVERY_S = 2.0

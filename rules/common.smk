@@ -19,7 +19,8 @@ from cdm.evaluation.evaluate import evaluation_key
 from cdm.evaluation.study import study_key
 from cdm.commands.live import LiveProgress
 from cdm.commands.pace import describe_pace
-from cdm.run.plan import describe, load_plan, make_plan, save_plan
+from cdm.run.plan import describe, save_plan
+from cdm.run.planning import load_plan, make_plan
 
 if is_demo(config):
 
@@ -89,7 +90,7 @@ def farewell():
         return ""
     return (
         f"\nThe maps are in {PLAN.archive}. To look into them:\n\n"
-        "  from cdm.archive.store import ContactMaps\n"
+        "  from cdm.archive import ContactMaps\n"
         f'  maps = ContactMaps("{PLAN.archive}")\n'
         "  print(maps.keys[0], maps.distance(*maps.keys[0]).shape)\n"
     )

@@ -6,7 +6,8 @@ from cdm.config import load_config
 from cdm.datasets import FileReader
 from cdm.datasets.statistics import compute_statistics, save_statistics
 from cdm.jobs.log import job_log
-from cdm.run.plan import load_plan, open_dataset
+from cdm.run.dataset import open_dataset
+from cdm.run.planning import load_plan
 
 with job_log(snakemake.log[0]) as log:
     plan = load_plan(load_config(snakemake.config))

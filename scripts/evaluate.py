@@ -6,7 +6,7 @@ from cdm.config import load_config
 from cdm.evaluation.evaluate import evaluate
 from cdm.files import not_from_the_future
 from cdm.jobs.log import job_log
-from cdm.run.plan import load_plan
+from cdm.run.planning import load_plan
 
 with job_log(snakemake.log[0]) as log:
     not_from_the_future(snakemake.input)

@@ -1,3 +1,8 @@
-from cdm.archive.store import ContactMaps
+"""What is kept: Zarr stores that are whole or not there, their reader, their exports.
+
+It imports the root modules only; reading and writing maps needs no torch.
+"""
+
+from cdm.archive.reader import ContactMaps
 
 __all__ = ["ContactMaps"]

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from cdm.archive.store import OK, ContactMaps
+from cdm.archive import ContactMaps
+from cdm.archive.store import OK
 from cdm.errors import ArchiveError
 from cdm.files import replacing, write_json
 

@@ -10,10 +10,11 @@ from cdm.archive.store import Layout
 from cdm.config import Config
 from cdm.datasets import FileReader, Item, Sample
 from cdm.errors import BadItem, DataError
-from cdm.jobs.device import choose_device
+from cdm.jobs.device import choose_device, device_name
 from cdm.jobs.progress import Log, Progress, duration
-from cdm.run.generate import device_name, encode_texts, load_model
-from cdm.run.plan import Plan, open_dataset
+from cdm.run.dataset import open_dataset
+from cdm.run.load import encode_texts, load_model
+from cdm.run.plan import Plan
 from cdm.sampling.batches import batches
 from cdm.sampling.map_sampler import MapSampler
 
@@ -54,7 +55,7 @@ def estimate(plan: Plan, samples: list[Sample], minutes_per_chunk: float, log: L
     """Sample the first two batches of a plan, with all their steps, and extrapolate.
 
     Args:
-        plan, samples: as `cdm.run.plan.make_plan` returns them.
+        plan, samples: as `cdm.run.planning.make_plan` returns them.
         minutes_per_chunk: wanted length of a chunk's job.
         log: told how far it is.
     Raises:

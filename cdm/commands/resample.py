@@ -6,14 +6,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cdm.archive.store import OK, ContactMaps
-from cdm.datasets import FileReader, Sample
+from cdm.archive import ContactMaps
+from cdm.archive.store import OK
+from cdm.datasets import Dataset, FileReader, Sample
 from cdm.datasets.base import evenly_spread
 from cdm.errors import ArchiveError
-from cdm.jobs.device import choose_device
+from cdm.jobs.device import choose_device, device_name
 from cdm.jobs.progress import Log, Progress
-from cdm.run.generate import device_name, encode_texts, load_model
-from cdm.run.plan import Plan, open_dataset, read_plan, read_samples
+from cdm.run.dataset import open_dataset
+from cdm.run.load import encode_texts, load_model
+from cdm.run.plan import Plan, read_plan, read_samples
 from cdm.sampling.batches import batches
 from cdm.sampling.map_sampler import MapSampler
 
@@ -73,9 +75,9 @@ def resample(archive: Path, num_samples: int, log: Log) -> Resampled:
         )
     device = choose_device(plan.config.gpu, log)
     rows = _pick(maps, num_samples)
-    chosen = dict(zip(rows, _samples(plan, rows), strict=True))
     config = plan.config
     dataset = open_dataset(config, plan.architecture.point_feat_dim)
+    chosen = dict(zip(rows, _samples(plan, rows, dataset), strict=True))
     reader = FileReader(config.data_dir)
     model = load_model(plan, device)
     features = encode_texts(plan, [sample.text for sample in chosen.values()], device)
@@ -120,10 +122,10 @@ def _pick(maps: ContactMaps, num_samples: int) -> list[int]:
     return evenly_spread(rows.tolist(), num_samples)
 
 
-def _samples(plan: Plan, rows: list[int]) -> list[Sample]:
+def _samples(plan: Plan, rows: list[int], dataset: Dataset) -> list[Sample]:
     """The samples of these rows, from samples.tsv."""
     size = plan.config.workflow.chunk_size
-    chunks = {row // size: read_samples(plan, plan.chunks[row // size]) for row in rows}
+    chunks = {row // size: read_samples(plan, plan.chunks[row // size], dataset) for row in rows}
     return [chunks[row // size][row % size] for row in rows]
 
 

@@ -17,7 +17,8 @@ from cdm.errors import ArchiveError
 from cdm.jobs.progress import read_beats
 from cdm.model.text import find_text_weights
 from cdm.run.contents import ITEMS, ContentResolver
-from cdm.run.plan import Chunk, Plan, open_dataset, read_plan, read_samples
+from cdm.run.dataset import open_dataset
+from cdm.run.plan import Chunk, Plan, read_plan, read_samples
 
 WRITTEN = " samples written in "  # in the last line of a finished chunk's log
 SHOWN = 3  # items or keys of a kind before "and N more"
@@ -57,7 +58,7 @@ def explain(plan: Plan, samples: list[Sample]) -> Why:
     """Say for each unfinished chunk of a plan why it is not finished.
 
     Args:
-        plan, samples: as `cdm.run.plan.make_plan` returns them.
+        plan, samples: as `cdm.run.planning.make_plan` returns them.
     """
     run = Path(plan.config.run_dir)
     try:
@@ -156,7 +157,8 @@ class _Explainer:
             yield "new items at the end of the split"
             return
         try:
-            rows = read_samples(self.last, self.last.chunks[chunk.number])
+            dataset = open_dataset(self.last.config, self.last.architecture.point_feat_dim)
+            rows = read_samples(self.last, self.last.chunks[chunk.number], dataset)
         except (ArchiveError, OSError):
             rows = []
         then = {(s.set, s.index, s.caption_idx): s.text for s in rows}

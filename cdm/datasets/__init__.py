@@ -1,7 +1,7 @@
-"""Datasets of contact maps: which samples there are, and what is read for each.
+"""What is read for a sample: index files, items, and the statistics of contacts (no torch).
 
-Used while the Snakefile is read, hence no torch, and no array is opened to list samples (but for
-the lengths of HumanML3D motions, which are cached).
+Listing samples opens no array, except for the lengths of HumanML3D motions, which are cached.
+This wing imports the root modules, `cdm.kernels` and `cdm.jobs`.
 """
 
 from cdm.datasets.base import Dataset, Item, Sample, rotate, stat_files

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from cdm.archive.store import OK, ContactMaps
+from cdm.archive import ContactMaps
+from cdm.archive.store import OK
 from cdm.datasets import FileReader, Sample
 from cdm.datasets.actions import action_of
 from cdm.errors import ArchiveError
@@ -28,10 +29,10 @@ from cdm.evaluation.summary import (
     sort_names,
     text_table,
 )
-from cdm.files import write_bytes, write_json
+from cdm.files import digest, write_bytes, write_json
 from cdm.jobs.progress import Log
-from cdm.run.contents import digest
-from cdm.run.plan import Plan, open_dataset, read_samples
+from cdm.run.dataset import open_dataset
+from cdm.run.plan import Plan, read_samples
 
 ALL, SET, ACTION = "all", "set", "action"
 OTHER = "other"  # captions that name none of the actions
@@ -116,7 +117,7 @@ def measure_archive(plan: Plan, log: Log, threads: int = 1) -> Measured:
 
     with ThreadPoolExecutor(threads) as pool:
         for chunk in plan.chunks:
-            samples = read_samples(plan, chunk)
+            samples = read_samples(plan, chunk, dataset)
             rows = [row for row in range(chunk.start, chunk.stop) if status[row] == OK]
             chosen = [samples[row - chunk.start] for row in rows]
             for sample, (truth, values) in zip(chosen, pool.map(work, rows, chosen), strict=True):

@@ -10,7 +10,8 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 
-from cdm.archive.store import OK, ContactMaps
+from cdm.archive import ContactMaps
+from cdm.archive.store import OK
 from cdm.contact import contact_from_distance
 from cdm.datasets import Dataset, FileReader, Sample
 from cdm.datasets.base import evenly_spread
@@ -21,7 +22,8 @@ from cdm.evaluation.study_tables import short_table, verdict
 from cdm.evaluation.summary import headlines, number
 from cdm.files import write_bytes
 from cdm.jobs.progress import Log
-from cdm.run.plan import Plan, open_dataset, read_samples
+from cdm.run.dataset import open_dataset
+from cdm.run.plan import Plan, read_samples
 
 NUM_EXAMPLES = 6
 STYLE = """
@@ -90,7 +92,7 @@ def draw_examples(plan: Plan):
     for axes in grid.flat:
         axes.set_axis_off()
     for axes, row in zip(grid.reshape(-1, 2), rows, strict=False):
-        sample = _sample(plan, row)
+        sample = _sample(plan, row, dataset)
         truth = truth_of(dataset.read_item(sample, reader), dataset, reader)
         x = maps.group["sample"][row][:1].astype(np.float32)
         column = measures.pelvis or 0
@@ -118,9 +120,9 @@ def _draw(axes, dataset: Dataset, truth: Truth, distance: np.ndarray, point: int
     axes.set_aspect("equal")
 
 
-def _sample(plan: Plan, row: int) -> Sample:
+def _sample(plan: Plan, row: int, dataset: Dataset) -> Sample:
     chunk = next(chunk for chunk in plan.chunks if chunk.start <= row < chunk.stop)
-    return read_samples(plan, chunk)[row - chunk.start]
+    return read_samples(plan, chunk, dataset)[row - chunk.start]
 
 
 def _groups_table(summary: dict[str, Any]) -> list[str]:

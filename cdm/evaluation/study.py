@@ -19,8 +19,7 @@ from cdm.evaluation.bootstrap import Interval, bootstrap
 from cdm.evaluation.measure import MEASURES_VERSION, describe, higher_is_better, statistic
 from cdm.evaluation.metrics import energy_distance
 from cdm.evaluation.summary import by_item, intervals, sort_names
-from cdm.files import seal, unseal, write_bytes
-from cdm.run.contents import digest
+from cdm.files import digest, seal, unseal, write_bytes
 from cdm.run.plan import Plan
 
 FULL_METHOD = "ddpm"

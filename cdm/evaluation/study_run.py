@@ -24,12 +24,13 @@ from cdm.evaluation.study import (
     write_cell,
 )
 from cdm.evaluation.study_tables import verdict, write_summary
-from cdm.jobs.device import choose_device
+from cdm.files import digest
+from cdm.jobs.device import choose_device, device_name
 from cdm.jobs.progress import Log, Progress
 from cdm.noise import normal, stream_key
-from cdm.run.contents import digest
-from cdm.run.generate import device_name, encode_texts, load_model, planned_statistics
-from cdm.run.plan import Plan, open_dataset
+from cdm.run.dataset import open_dataset
+from cdm.run.load import encode_texts, load_model, planned_statistics
+from cdm.run.plan import Plan
 from cdm.sampling.batches import batches, prefetch
 from cdm.sampling.map_sampler import MapSampler
 

@@ -86,3 +86,12 @@ def lease(names: list[str], log: Callable[[str], None], folder: Path | None = No
             log(f"all {len(names)} GPU(s) are taken by other jobs; waiting for one")
             told = True
         time.sleep(0.5)
+
+
+def device_name(device: str) -> str:
+    """The device as people call it."""
+    import torch
+
+    if device == "cpu":
+        return f"CPU ({torch.get_num_threads()} thread(s))"
+    return torch.cuda.get_device_name(device)

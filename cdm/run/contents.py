@@ -6,7 +6,6 @@ that differs. So a touch or a copy changes nothing, and an edit changes exactly 
 """
 
 import contextlib
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -15,16 +14,13 @@ from typing import Any
 
 from cdm.archive.store import read_record
 from cdm.config import Config
+from cdm.datasets import Dataset, FileReader, Sample
 from cdm.errors import ArchiveError
-from cdm.files import FileState, hash_file, write_json
+from cdm.files import FileState, digest, hash_file, write_json
+from cdm.model.text import find_text_weights
+from cdm.run.plan import Plan
 
 ITEMS, STATISTICS, TEXT_MODEL = "items", "statistics", "text_model"
-
-
-def digest(content: Any) -> str:
-    """Short sha256 of a JSON value."""
-    text = json.dumps(content, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def content_fingerprint(base: str, hashes: Mapping[str, Mapping[str, str | None]]) -> str:
@@ -136,3 +132,24 @@ class ContentResolver:
         """Remember what was hashed, so that a touched data set is hashed once."""
         if self.hashed:
             write_json(self.cache_path, self.cache)
+
+
+def read_contents(plan: Plan, dataset: Dataset, samples: list[Sample], reader: FileReader) -> dict:
+    """Size, mtime and sha256 of everything that decided the chunk's numbers, by group."""
+    folder = Path(plan.config.data_dir)
+    names = sorted({name for sample in samples for name in dataset.files(sample)})
+    text_model = plan.config.model.text_model
+    weights = find_text_weights(text_model.version, text_model.path)
+    computed = [Path(plan.statistics["path"])] if plan.statistics["computed"] else []
+    return {
+        ITEMS: {name: reader.contents.get(name) or _content(folder / name) for name in names},
+        TEXT_MODEL: {path.name: _content(path) for path in weights},
+        STATISTICS: {path.name: _content(path) for path in computed},
+    }
+
+
+def _content(path: Path) -> dict[str, Any] | None:
+    try:
+        return FileState.of(path.stat())._asdict() | {"sha256": hash_file(path)}
+    except OSError:
+        return None  # a skipped item whose file is not there

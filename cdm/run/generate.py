@@ -17,17 +17,14 @@ from cdm.archive.store import OK, SKIPPED, ChunkRecord, Layout, write_chunk
 from cdm.config import Config
 from cdm.contact import to_distance
 from cdm.datasets import FileReader, Item, Sample
-from cdm.datasets.statistics import Statistics, load_statistics
+from cdm.datasets.statistics import Statistics
 from cdm.errors import ArchiveError, BadItem
-from cdm.files import FileState, hash_file
-from cdm.jobs.device import choose_device
+from cdm.jobs.device import choose_device, device_name
 from cdm.jobs.progress import Clock, Heartbeat, Progress
-from cdm.model.cdm import CDM, resolve_precision
-from cdm.model.scene_model import load_scene_model
-from cdm.model.state_dict import load_state_dict
-from cdm.model.text import find_text_weights, load_text_encoder
-from cdm.run.contents import ITEMS, STATISTICS, TEXT_MODEL, is_named_for
-from cdm.run.plan import Chunk, Plan, open_dataset, read_samples
+from cdm.run.contents import is_named_for, read_contents
+from cdm.run.dataset import open_dataset
+from cdm.run.load import encode_texts, load_model, planned_statistics
+from cdm.run.plan import Chunk, Plan, read_samples
 from cdm.sampling.batches import Batch, batches, prefetch
 from cdm.sampling.map_sampler import MapSampler
 
@@ -60,9 +57,9 @@ def generate_chunk(
     config, clock = plan.config, clock or Clock()
     torch.set_num_threads(threads)
     with clock("load"):
-        samples = read_samples(plan, chunk)
-        statistics = planned_statistics(plan)
         dataset = open_dataset(config, plan.architecture.point_feat_dim)
+        samples = read_samples(plan, chunk, dataset)
+        statistics = planned_statistics(plan)
         reader = FileReader(config.data_dir)
         device = choose_device(config.gpu, log)
         log(f"chunk {chunk.name}: {len(samples)} samples on {device_name(device)}")
@@ -158,45 +155,6 @@ def generate_chunk(
     return record
 
 
-def planned_statistics(plan: Plan) -> Statistics:
-    """The normalisation statistics, which must be those the plan saw."""
-    statistics = load_statistics(plan.statistics["path"], plan.config.dataset.contact_dim)
-    planned = plan.statistics["values"]
-    if planned and planned != statistics.numbers():
-        raise ArchiveError(
-            f"{plan.statistics['path']}: changed since the run was planned; start snakemake again, "
-            "finished chunks are kept"
-        )
-    return statistics
-
-
-def encode_texts(plan: Plan, texts: list[str], device: str) -> dict[str, torch.Tensor]:
-    """Each distinct caption's feature, (text_feat_dim,) float32; the encoder is freed again."""
-    text_model = plan.config.model.text_model
-    encode = load_text_encoder(
-        text_model.version,
-        text_model.max_length,
-        plan.architecture.text_feat_dim,
-        text_model.path,
-        device,
-    )
-    distinct = sorted(set(texts))
-    with torch.inference_mode():
-        return dict(zip(distinct, encode(distinct), strict=True))
-
-
-def load_model(plan: Plan, device: str) -> CDM:
-    """The checkpoint's CDM with its scene model, every key loaded, on a device."""
-    precision = resolve_precision(plan.config.sampling.precision, device)
-    model = CDM(plan.architecture, precision=precision)
-    state = load_state_dict(Path(plan.checkpoint["path"]), plan.checkpoint["sha256"])
-    model.load_state_dict(state, strict=True)
-    if plan.scene_model is not None:
-        path, sha256 = plan.scene_model["path"], plan.scene_model["sha256"]
-        model.scene_model = load_scene_model(Path(path), sha256)
-    return model.to(device).eval()
-
-
 def load_items(
     dataset, samples: list[Sample], reader: FileReader, config: Config, reasons: dict, log: Log
 ) -> Iterator[tuple[int, Item]]:
@@ -214,27 +172,6 @@ def _skip_or_raise(problem: BadItem, row: int, config: Config, reasons: dict, lo
     if row not in reasons:
         log(f"skipped: {problem}")
     reasons[row] = str(problem)
-
-
-def read_contents(plan: Plan, dataset, samples: list[Sample], reader: FileReader) -> dict:
-    """Size, mtime and sha256 of everything that decided the chunk's numbers, by group."""
-    folder = Path(plan.config.data_dir)
-    names = sorted({name for sample in samples for name in dataset.files(sample)})
-    text_model = plan.config.model.text_model
-    weights = find_text_weights(text_model.version, text_model.path)
-    computed = [Path(plan.statistics["path"])] if plan.statistics["computed"] else []
-    return {
-        ITEMS: {name: reader.contents.get(name) or _content(folder / name) for name in names},
-        TEXT_MODEL: {path.name: _content(path) for path in weights},
-        STATISTICS: {path.name: _content(path) for path in computed},
-    }
-
-
-def _content(path: Path) -> dict[str, Any] | None:
-    try:
-        return FileState.of(path.stat())._asdict() | {"sha256": hash_file(path)}
-    except OSError:
-        return None  # a skipped item whose file is not there
 
 
 def provenance(plan: Plan, statistics: Statistics, device: str, precision: str) -> dict[str, Any]:
@@ -259,13 +196,6 @@ def provenance(plan: Plan, statistics: Statistics, device: str, precision: str) 
             "zarr": sys.modules["zarr"].__version__,
         },
     }
-
-
-def device_name(device: str) -> str:
-    """The device as people call it."""
-    if device == "cpu":
-        return f"CPU ({torch.get_num_threads()} thread(s))"
-    return torch.cuda.get_device_name(device)
 
 
 def _name(sample: Sample) -> str:

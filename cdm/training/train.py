@@ -19,15 +19,14 @@ from cdm.config import Config
 from cdm.datasets.statistics import find_statistics, save_statistics
 from cdm.errors import CDMError, ConfigError
 from cdm.files import replacing, write_bytes
-from cdm.jobs.device import choose_device
+from cdm.jobs.device import choose_device, device_name
 from cdm.jobs.every import Every
 from cdm.jobs.log import signals_wait
 from cdm.jobs.progress import Log
 from cdm.model.architecture import Architecture
 from cdm.model.backbones import BACKBONES, load_backbone
 from cdm.model.text import HASHING_FEAT_DIM, TEXT_FEAT_DIMS, load_text_encoder
-from cdm.run.generate import device_name
-from cdm.run.plan import open_dataset
+from cdm.run.dataset import open_dataset
 from cdm.training.items import TrainingItems, read_training_items
 from cdm.training.trainer import Trainer
 

@@ -25,13 +25,9 @@ from archives import (
 )
 from helpers import REPO
 
+from cdm.archive import ContactMaps
 from cdm.archive.export import export_npz, export_pred_contact
-from cdm.archive.store import (
-    ContactMaps,
-    read_record,
-    record_path,
-    verify_chunk,
-)
+from cdm.archive.store import read_record, record_path, verify_chunk
 from cdm.errors import ArchiveError
 from cdm.files import replacing
 from cdm.run.merge import merge

@@ -10,7 +10,7 @@ from cdm.__main__ import main
 from cdm.commands.why import explain
 from cdm.jobs.progress import Heartbeat
 from cdm.run.merge import merge
-from cdm.run.plan import make_plan
+from cdm.run.planning import make_plan
 
 RUN = "outputs/run"
 

@@ -13,8 +13,8 @@ from cdm.errors import ArchiveError
 from cdm.evaluation.evaluate import evaluate, evaluation_key, measure_archive
 from cdm.evaluation.measure import MapMeasures, describe, is_share, read_truth
 from cdm.evaluation.report import write_report
+from cdm.run.dataset import open_dataset
 from cdm.run.merge import merge
-from cdm.run.plan import open_dataset
 
 FAST = {"evaluation": {"resamples": 100}}
 

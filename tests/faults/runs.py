@@ -8,7 +8,8 @@ import numpy as np
 import yaml
 from helpers import DEMO_MODEL, REPO, write_dataset
 
-from cdm.archive.store import ContactMaps, verify_archive, verify_chunk
+from cdm.archive import ContactMaps
+from cdm.archive.store import verify_archive, verify_chunk
 
 HOOK = Path(__file__).parent / "hook"
 NUM_ITEMS, NUM_POINTS = 7, 64

@@ -16,7 +16,8 @@ from helpers import REPO
 from kill_run import kill_run
 from killing import disk_calls, killed_at_call
 
-from cdm.archive.store import ContactMaps, verify_archive, verify_chunk, write_chunk
+from cdm.archive import ContactMaps
+from cdm.archive.store import verify_archive, verify_chunk, write_chunk
 from cdm.run.merge import merge
 
 

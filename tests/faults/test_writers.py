@@ -15,7 +15,8 @@ from archives import make_run
 from helpers import REPO
 
 import cdm.files
-from cdm.archive.store import ContactMaps, verify_archive
+from cdm.archive import ContactMaps
+from cdm.archive.store import verify_archive
 from cdm.errors import ArchiveError
 from cdm.files import replacing
 

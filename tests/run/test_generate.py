@@ -23,7 +23,8 @@ from cdm.model.cdm import CDM
 from cdm.model.checkpoint import DEMO_EXP_DIR
 from cdm.run.generate import generate_chunk
 from cdm.run.merge import merge
-from cdm.run.plan import load_plan, make_plan, save_plan
+from cdm.run.plan import save_plan
+from cdm.run.planning import load_plan, make_plan
 
 NUM_ITEMS, NUM_POINTS = 7, 48
 BASE = {
@@ -170,7 +171,7 @@ def test_computed_statistics_are_float64_means_and_stay_out_of_the_data_folder()
     assert plan.statistics["computed"]
     from cdm.datasets import FileReader
     from cdm.datasets.statistics import compute_statistics, save_statistics
-    from cdm.run.plan import open_dataset
+    from cdm.run.dataset import open_dataset
 
     dataset = open_dataset(config, 0)
     save_statistics(plan.statistics["path"], compute_statistics(dataset, FileReader("data")))

@@ -15,7 +15,9 @@ from cdm.contact import to_distance
 from cdm.datasets import FileReader, Sample
 from cdm.model.architecture import Architecture
 from cdm.model.backbones import load_backbone
-from cdm.run.plan import Chunk, Plan, make_plan, open_dataset, read_samples, save_plan
+from cdm.run.dataset import open_dataset
+from cdm.run.plan import Chunk, Plan, read_samples, save_plan
+from cdm.run.planning import make_plan
 
 NUM_POINTS = 32
 MAMBA_SIZES = {"d_inner": 64, "d_state": 16, "d_conv": 4, "dt_rank": 2}
@@ -191,8 +193,8 @@ def run_config(**changes: Any) -> Config:
 def write_dummy_chunk(plan: Plan, chunk: Chunk, skipped: dict[int, str] | None = None) -> Path:
     """A finished chunk of random maps, recorded like a real one; `skipped` gives rows reasons."""
     skipped = skipped or {}
-    samples = read_samples(plan, chunk)
     dataset = open_dataset(plan.config, plan.architecture.point_feat_dim)
+    samples = read_samples(plan, chunk, dataset)
     reader = FileReader(plan.config.data_dir)
     for name in sorted({name for sample in samples for name in dataset.files(sample)}):
         reader.read(name)

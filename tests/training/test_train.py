@@ -17,7 +17,7 @@ from cdm.errors import CDMError, CheckpointError, ConfigError, DataError, NotTra
 from cdm.model.backbones.base import map_tensors
 from cdm.model.checkpoint import find_checkpoint, inspect_checkpoint
 from cdm.model.state_dict import load_state_dict
-from cdm.run.plan import make_plan
+from cdm.run.planning import make_plan
 from cdm.sampling.diffusion import create_diffusion
 from cdm.training.items import (
     TrainingBatch,

@@ -1,0 +1,52 @@
+"""What a job of a planned run loads before it samples: statistics, text features, the model."""
+
+from pathlib import Path
+
+import torch
+
+from cdm.datasets.statistics import Statistics, load_statistics
+from cdm.errors import ArchiveError
+from cdm.model.cdm import CDM, resolve_precision
+from cdm.model.scene_model import load_scene_model
+from cdm.model.state_dict import load_state_dict
+from cdm.model.text import load_text_encoder
+from cdm.run.plan import Plan
+
+
+def planned_statistics(plan: Plan) -> Statistics:
+    """The normalisation statistics, which must be those the plan saw."""
+    statistics = load_statistics(plan.statistics["path"], plan.config.dataset.contact_dim)
+    planned = plan.statistics["values"]
+    if planned and planned != statistics.numbers():
+        raise ArchiveError(
+            f"{plan.statistics['path']}: changed since the run was planned; start snakemake again, "
+            "finished chunks are kept"
+        )
+    return statistics
+
+
+def encode_texts(plan: Plan, texts: list[str], device: str) -> dict[str, torch.Tensor]:
+    """Each distinct caption's feature, (text_feat_dim,) float32; the encoder is freed again."""
+    text_model = plan.config.model.text_model
+    encode = load_text_encoder(
+        text_model.version,
+        text_model.max_length,
+        plan.architecture.text_feat_dim,
+        text_model.path,
+        device,
+    )
+    distinct = sorted(set(texts))
+    with torch.inference_mode():
+        return dict(zip(distinct, encode(distinct), strict=True))
+
+
+def load_model(plan: Plan, device: str) -> CDM:
+    """The checkpoint's CDM with its scene model, every key loaded, on a device."""
+    precision = resolve_precision(plan.config.sampling.precision, device)
+    model = CDM(plan.architecture, precision=precision)
+    state = load_state_dict(Path(plan.checkpoint["path"]), plan.checkpoint["sha256"])
+    model.load_state_dict(state, strict=True)
+    if plan.scene_model is not None:
+        path, sha256 = plan.scene_model["path"], plan.scene_model["sha256"]
+        model.scene_model = load_scene_model(Path(path), sha256)
+    return model.to(device).eval()
