@@ -1,11 +1,11 @@
-"""Time one denoising step of every backbone, ours beside a plain composition of its modules.
+"""Time one denoising step of every backbone, ours beside the naive form.
 
     python benchmarks/backbones.py                     # on a GPU: 32 maps of 8192 points
     python benchmarks/backbones.py --device cpu        # on one map; --threads N
 
 Sizes are the reference's defaults (each backbone's `defaults`), weights are untrained. On a GPU
 ours is a step as chunk jobs run it, captured as a CUDA graph, noise and update included. The
-baseline is the backbone's `plain` form, in which nothing is hoisted: columns repeated for every
+baseline is the backbone's naive form, in which nothing is hoisted: columns repeated for every
 point, torch's attention, flipped sequences, and whatever depends on the points alone (orders,
 neighbours) made anew at each step. Needs no network and no package beside the project's own.
 """
@@ -25,7 +25,7 @@ from cdm.kernels.selective_scan import resolve_backend
 from cdm.model.architecture import Architecture
 from cdm.model.backbones import BACKBONES, load_backbone
 from cdm.model.cdm import CDM
-from cdm.model.point_order import gather_points, hilbert_order
+from cdm.model.point_order import gather_points
 from cdm.noise import stream_key
 from cdm.sampling.cuda_sampler import CudaSampler
 from cdm.sampling.diffusion import create_diffusion
@@ -69,29 +69,6 @@ def make_inputs(cdm, batch: int, num_points: int, device: str) -> list[torch.Ten
     return [x.to(device) for x in inputs]
 
 
-def plain(cdm, x, timesteps, c_text, c_pc_xyz, c_pc_feat=None):
-    """One step with nothing hoisted."""
-    if cdm.architecture.arch == "PointMamba":  # whose own plain form shares directions
-        return flipped_point_mamba(cdm, x, timesteps, c_text, c_pc_xyz)
-    return cdm.plain(x, timesteps, c_text, c_pc_xyz, c_pc_feat)
-
-
-def flipped_point_mamba(cdm, x, timesteps, c_text, c_pc_xyz):
-    """PointMamba as its formula says: concatenated columns, and each block on a flip too."""
-    backbone = cdm.contact_model
-    time_emb = cdm.timestep_embedder(timesteps)
-    shared = [c[:, None].expand(-1, x.shape[1], -1) for c in (c_text, time_emb)]
-    bf16 = cdm.precision == "bf16"
-    with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
-        s = backbone.embedding.net(torch.cat([x, *shared, c_pc_xyz], dim=-1))
-        _, order, inverse = hilbert_order(c_pc_xyz)
-        s = gather_points(s, order)
-        for layer in backbone.layers:
-            s = layer.two_passes(s)
-        out = backbone.out_proj(gather_points(s, inverse))
-    return cdm.contact_layer(out.to(x.dtype))
-
-
 def gpu_step(cdm, inputs, repeats: int) -> float:
     """Milliseconds of a step of the captured sampling loop."""
     _, _, *given = inputs
@@ -122,28 +99,30 @@ def measure(arch: str, options) -> dict:
     for precision in options.precision:
         cdm.precision = precision
         both = (on_cpu if options.device == "cpu" else on_gpu)(cdm, inputs, options)
-        row |= dict(zip((precision, f"{precision}, plain"), both, strict=False))
+        row |= dict(zip((precision, f"{precision}, naive"), both, strict=False))
     row["fused kernels"] = cdm.condition(*inputs[2:]).fused
     return row
 
 
 def on_gpu(cdm, inputs, options) -> list[float | None]:
-    """Milliseconds of our step and a plain one."""
+    """Milliseconds of our step and of the naive form."""
     both = [_within_memory(lambda: gpu_step(cdm, inputs, options.repeats))]
     if not options.no_baseline:
         repeats = min(3, options.repeats)
-        both.append(_within_memory(lambda: milliseconds(lambda: plain(cdm, *inputs), repeats)))
+        both.append(
+            _within_memory(lambda: milliseconds(lambda: cdm.naive_forward(*inputs), repeats))
+        )
     return both
 
 
 def on_cpu(cdm, inputs, options) -> list[float]:
-    """Milliseconds of our step and a plain one, which take turns; the first turn warms up."""
+    """Milliseconds of our step and of the naive form, which take turns; the first turn warms up."""
     denoise, x = cdm.condition(*inputs[2:]), inputs[0]
     if denoise.order is not None:
         x = gather_points(x, denoise.order)
     both = [lambda: denoise(x, 250)]
     if not options.no_baseline:
-        both.append(lambda: plain(cdm, *inputs))
+        both.append(lambda: cdm.naive_forward(*inputs))
     times = [[_seconds(function) for function in both] for _ in range(1 + options.repeats)]
     return [1e3 * statistics.median(column) for column in zip(*times[1:], strict=True)]
 
@@ -170,12 +149,12 @@ def table(rows: list[dict], options) -> str:
     per = f"{options.batch} map{'s' * (options.batch > 1)} of {options.points} points"
     heads = ["backbone", "parameters"]
     for precision in options.precision:
-        heads += [f"{precision}, ms/step", f"plain {precision}, ms/step", "ratio"]
+        heads += [f"{precision}, ms/step", f"naive {precision}, ms/step", "ratio"]
     lines = [f"{per}:", "", "| " + " | ".join(heads) + " |", "| --- " * len(heads) + "|"]
     for row in rows:
         cells = [row["backbone"], f"{row['parameters'] / 1e6:.2f} M"]
         for precision in options.precision:
-            ours, other = row[precision], row.get(f"{precision}, plain")
+            ours, other = row[precision], row.get(f"{precision}, naive")
             cells += ["-" if ms is None else f"{ms:.{1 + (ms < 10)}f}" for ms in (ours, other)]
             cells.append(f"{other / ours:.1f}" if ours and other else "-")
         lines.append("| " + " | ".join(cells) + " |")
@@ -204,7 +183,7 @@ def main():
 
     device = torch.cuda.get_device_name() if on_gpu else f"CPU, {options.threads} thread(s)"
     scan = resolve_backend(options.device, torch.float32)
-    about = {"device": device, "torch": torch.__version__, "scan of the plain forms": scan}
+    about = {"device": device, "torch": torch.__version__, "scan of the naive forms": scan}
     print(json.dumps(about), flush=True)
     rows = []
     with torch.inference_mode():

@@ -73,7 +73,7 @@ class CDM(nn.Module):
         self.scene_model = None
 
     def forward(self, x, timesteps, c_text, c_pc_xyz, c_pc_feat=None):
-        """Predict x_start, all points in their given order; gradients go through `plain`.
+        """Predict x_start, all points in their given order; with gradients by `training_forward`.
 
         Args:
             x: (batch, num_points, contact_dim), the noisy contact map x_t.
@@ -83,21 +83,31 @@ class CDM(nn.Module):
             pred_xstart, shape of x.
         """
         if torch.is_grad_enabled():
-            return self.plain(x, timesteps, c_text, c_pc_xyz, c_pc_feat)
+            return self.training_forward(x, timesteps, c_text, c_pc_xyz, c_pc_feat)
         denoise = self.condition(c_text, c_pc_xyz, c_pc_feat)
         if denoise.order is None:
             return denoise(x, timesteps)
         pred_xstart = denoise(gather_points(x, denoise.order), timesteps)
         return gather_points(pred_xstart, denoise.inverse)
 
-    def plain(self, x, timesteps, c_text, c_pc_xyz, c_pc_feat=None):
-        """`forward` by the backbone's `plain`: one step on its own, as training runs it."""
+    def naive_forward(self, x, timesteps, c_text, c_pc_xyz, c_pc_feat=None):
+        """`forward` by the backbone's `naive_forward`, which the fast forms are tested against."""
+        form = self.contact_model.naive_forward
+        return self._one_step(form, x, timesteps, c_text, c_pc_xyz, c_pc_feat)
+
+    def training_forward(self, x, timesteps, c_text, c_pc_xyz, c_pc_feat=None):
+        """`forward` by the backbone's `training_forward`, which has gradients."""
+        form = self.contact_model.training_forward
+        return self._one_step(form, x, timesteps, c_text, c_pc_xyz, c_pc_feat)
+
+    def _one_step(self, form, x, timesteps, c_text, c_pc_xyz, c_pc_feat):
+        """One step on its own, with the backbone in one of its forms."""
         c_text = c_text.flatten(1)
         c_pc_feat = self.point_feat(c_text, c_pc_xyz, self.check(c_pc_feat))
         time_emb = self.timestep_embedder(timesteps)
         bf16 = self.precision == "bf16"
         with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
-            out = self.contact_model.plain(x, time_emb, c_text, c_pc_xyz, c_pc_feat)
+            out = form(x, time_emb, c_text, c_pc_xyz, c_pc_feat)
         return self.contact_layer(out.to(x.dtype))
 
     def condition(self, c_text, c_pc_xyz, c_pc_feat=None):
@@ -152,7 +162,7 @@ class Denoiser:
         self._cdm = cdm
         self._alone = c_pc_xyz.device.type == "cpu" and not torch.is_grad_enabled()
         self._states = self._prepare(c_text, c_pc_xyz, c_pc_feat)
-        [(self._step_shares, *self._head)] = self._map(self._tabulate, [None])
+        [(self._time_proj, *self._head)] = self._map(self._tabulate, [None])
         self.order, self.inverse = self._joined("order"), self._joined("inverse")
         self._fused_output = self._fuse()
 
@@ -176,8 +186,8 @@ class Denoiser:
             share = table[t] if torch.is_tensor(t) else table[t : t + 1]
             return share.expand(batch, *share.shape[1:])
 
-        step_share_t = map_tensors(rows, self._step_shares)
-        pieces = self._pieces(x_t, batch), self._pieces(step_share_t, batch), self._states
+        time_proj_t = map_tensors(rows, self._time_proj)
+        pieces = self._pieces(x_t, batch), self._pieces(time_proj_t, batch), self._states
         outputs = self._map(self._denoise, *pieces)
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
@@ -209,7 +219,7 @@ class Denoiser:
         backbone, contact = self._cdm.contact_model, self._cdm.contact_layer
         weight, bias = backbone.last_linear
         return (
-            backbone.step_share(self._cdm.timestep_embedder()),
+            backbone.time_proj(self._cdm.timestep_embedder()),
             contact.weight @ weight,
             contact.weight @ bias + contact.bias,
         )
@@ -217,14 +227,14 @@ class Denoiser:
     def _fuse(self):
         if torch.is_grad_enabled() or self._cdm.scan_backend != "auto":
             return None
-        return self._cdm.contact_model.fused(DTYPES[self._cdm.precision])
+        return self._cdm.contact_model.compile_fused(DTYPES[self._cdm.precision])
 
-    def _denoise(self, x_t, step_share_t, state):
+    def _denoise(self, x_t, time_proj_t, state):
         if self._fused_output:
-            return self._fused_output(x_t, step_share_t, state, self._head)
+            return self._fused_output(x_t, time_proj_t, state, self._head)
         bf16 = self._cdm.precision == "bf16"
         with torch.autocast(x_t.device.type, torch.bfloat16, enabled=bf16):
-            return self._cdm.contact_model.output(x_t, step_share_t, state, self._head)
+            return self._cdm.contact_model.forward_head(x_t, time_proj_t, state, self._head)
 
     def _pieces(self, tree, batch):
         """One piece for each call of the model; copies, because alignment can change a sum."""

@@ -52,7 +52,7 @@ class BidirectionalBlock(nn.Module):
     """s + f(s) + flip(f(flip(s))) with f = Mamba(LayerNorm(.)) and one set of weights.
 
     The norm, in_proj and the gate act on each element alone, and out_proj is linear: each runs
-    once for both directions. `two_passes` is the same without that.
+    once for both directions. `naive_forward` is the same without that.
     """
 
     def __init__(self, d_model, **sizes):
@@ -70,7 +70,7 @@ class BidirectionalBlock(nn.Module):
         y = self.mamba.mix(x) + self.mamba.mix(x, reverse=True)
         return self.mamba.out_proj(y * F.silu(z))
 
-    def two_passes(self, s):
+    def naive_forward(self, s):
         """As the formula says: the reference of `forward`."""
 
         def f(s):

@@ -1,4 +1,4 @@
-"""The whole CDM against the reference, and each shortcut against the plain composition."""
+"""The whole CDM against the reference, and each shortcut against the naive form."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from torch import nn
 
 from cdm.model.architecture import Architecture
 from cdm.model.cdm import CDM
-from cdm.model.point_order import gather_points, hilbert_order
+from cdm.model.point_order import gather_points
 
 
 def make_cdm(point_feat_dim=0, dtype=torch.float32, **options):
@@ -44,24 +44,6 @@ def make_inputs(batch=4, num_points=63, point_feat_dim=0, dtype=torch.float32):
     )
     timesteps = torch.randint(0, 1000, (batch,), generator=generator)
     return x, timesteps, torch.randn(batch, 30, generator=generator).to(dtype), xyz, *feat
-
-
-def plain_forward(cdm, x, timesteps, c_text, c_pc_xyz, c_pc_feat=None):
-    """The model as the paper composes it, with nothing shared between steps or directions."""
-    backbone, num_points = cdm.contact_model, x.shape[1]
-    time_emb = cdm.timestep_embedder(timesteps)
-    columns = [x] + [c[:, None].expand(-1, num_points, -1) for c in (c_text, time_emb)]
-    columns.append(c_pc_xyz)
-    if cdm.architecture.point_feat_dim > 0:
-        if c_pc_feat.shape[-1] != cdm.architecture.point_feat_dim:
-            c_pc_feat = torch.einsum("bnd,bd->bn", c_pc_feat, c_text)[..., None]
-        columns.append(c_pc_feat)
-    s = backbone.embedding.net(torch.cat(columns, dim=-1))
-    _, order, inverse = hilbert_order(c_pc_xyz)
-    s = gather_points(s, order)
-    for layer in backbone.layers:
-        s = layer.two_passes(s)
-    return cdm.contact_layer(backbone.out_proj(gather_points(s, inverse)))
 
 
 @pytest.mark.parametrize("case", POINT_MAMBA_CASES)
@@ -108,7 +90,7 @@ def test_intermediates_match_reference(parity, parity_index, case):
         feat = [cdm.point_feat(c_text, xyz, f) for f in feat if cdm.architecture.point_feat_dim]
         state = backbone.prepare(c_text[:1], xyz[:1], *(f[:1] for f in feat))
         x_t = gather_points(arrays["x"][:1], order)
-        out = backbone(x_t, backbone.step_share(time_emb[:1]), state)
+        out = backbone(x_t, backbone.time_proj(time_emb[:1]), state)
         hook.remove()
         embedding = gather_points(first["s"], inverse)[0]
         assert_close("embedding", arrays["embedding_out_b0"], embedding, **tolerance)
@@ -124,10 +106,10 @@ def test_intermediates_match_reference(parity, parity_index, case):
 
 @pytest.mark.parametrize("case", POINT_MAMBA_CASES)
 @torch.no_grad()
-def test_plain_forward_matches_reference(parity, parity_index, case):
+def test_naive_forward_matches_reference(parity, parity_index, case):
     cdm = load_case(parity, case)
     for arrays in forward_files(parity, case):
-        out = plain_forward(cdm, arrays["x"], arrays["timesteps"], *conditions(arrays))
+        out = cdm.naive_forward(arrays["x"], arrays["timesteps"], *conditions(arrays))
         assert_close(case, arrays["out"], out, **parity_index["tolerances"]["forward_fp32"])
 
 
@@ -135,10 +117,10 @@ def test_plain_forward_matches_reference(parity, parity_index, case):
 @pytest.mark.parametrize(("model_feat", "given_feat"), [(0, 0), (5, 5), (1, 1), (1, 30)])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-6)])
 @torch.no_grad()
-def test_forward_is_plain_forward(model_feat, given_feat, num_points, dtype, tolerance):
+def test_forward_is_naive_forward(model_feat, given_feat, num_points, dtype, tolerance):
     cdm = make_cdm(model_feat, dtype)
     inputs = make_inputs(num_points=num_points, point_feat_dim=given_feat, dtype=dtype)
-    assert_close("out", plain_forward(cdm, *inputs), cdm(*inputs), tolerance, tolerance)
+    assert_close("out", cdm.naive_forward(*inputs), cdm(*inputs), tolerance, tolerance)
 
 
 @torch.no_grad()

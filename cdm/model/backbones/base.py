@@ -15,9 +15,9 @@ class Backbone(nn.Module, ABC):
     """From noisy contact maps and conditions to features of every point.
 
     A backbone is built as `cls(architecture, scan_backend)`. Point order is its own choice: x_t
-    goes in, and features come out, in the order of `prepare`'s state. A subclass has either
-    `features`, or an `output` of its own; they run inside CUDA graphs, and so neither wait for
-    the device nor let shapes depend on values.
+    goes in, and features come out, in the order of `prepare`'s state. A subclass defines either
+    `forward_features` or `forward_head`. Both run inside CUDA graphs: they must not wait for the
+    device, and no shape may depend on a value.
 
     Attributes:
         signature: regular expression of a key that only this backbone's checkpoints have.
@@ -69,8 +69,10 @@ class Backbone(nn.Module, ABC):
         """
 
     @abstractmethod
-    def step_share(self, time_emb):
-        """What depends on the step alone; once a run.
+    def time_proj(self, time_emb):
+        """The part of the first layers that depends only on the timestep.
+
+        Computed once per run, for all timesteps.
 
         Args:
             time_emb: (rows, time_emb_dim), one row for each step.
@@ -78,48 +80,51 @@ class Backbone(nn.Module, ABC):
             a tensor, or nested tuples of tensors, with these rows first.
         """
 
-    def features(self, x_t, step_share_t, state):
+    def forward_features(self, x_t, time_proj_t, state):
         """Features before `last_linear`; once per sample and step.
 
         Args:
             x_t: (batch, num_points, contact_dim), in the state's order.
-            step_share_t: rows of `step_share`, one for each sample.
+            time_proj_t: rows of `time_proj`, one for each sample.
         Returns:
             (batch, num_points, width).
         """
-        raise NotImplementedError("a backbone has `features`, or an `output` that needs none")
+        raise NotImplementedError("a backbone defines `forward_features` or `forward_head`")
 
     @property
     @abstractmethod
     def last_linear(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Weight (last_dim, width) and bias of the layer behind `features`.
+        """Weight (last_dim, width) and bias of the layer behind `forward_features`.
 
         The caller may fold it into its own.
         """
 
-    def output(self, x_t, step_share_t, state, head):
-        """`features`, then the linear layer head = (weight, bias) in place of `last_linear`.
+    def forward_head(self, x_t, time_proj_t, state, head):
+        """`forward_features`, then the linear layer head = (weight, bias) for `last_linear`.
 
         With autocast on, what accumulates stays float32: residuals, norms, softmax, the head.
         """
         weight, bias = head
-        return head_product(self.features(x_t, step_share_t, state), weight) + bias
+        return head_product(self.forward_features(x_t, time_proj_t, state), weight) + bias
 
-    def fused(self, dtype):
+    def compile_fused(self, dtype):
         """The whole backbone and head packed for inference, in fused kernels for this device.
 
         Args:
             dtype: of the matrix products, torch.float32 or torch.bfloat16.
         Returns:
-            None, or a function called like `output`. Weights are taken as they are now.
+            None, or a function called like `forward_head`. Weights are taken as they are now.
         """
 
-    def forward(self, x_t, step_share_t, state):
+    def forward(self, x_t, time_proj_t, state):
         """Features, (batch, num_points, last_dim), in the state's order."""
-        return self.output(x_t, step_share_t, state, self.last_linear)
+        return self.forward_head(x_t, time_proj_t, state, self.last_linear)
 
-    def plain(self, x_t, time_emb, c_text, c_pc_xyz, c_pc_feat=None):
-        """The whole backbone for one step, what gradients go through; nothing is hoisted.
+    @abstractmethod
+    def naive_forward(self, x_t, time_emb, c_text, c_pc_xyz, c_pc_feat=None):
+        """The whole backbone for one step, as its formula reads; nothing is hoisted or folded.
+
+        The fast form (`prepare`, `time_proj`, `forward`) is tested against it.
 
         Args:
             x_t: (batch, num_points, contact_dim), points in their given order.
@@ -128,12 +133,22 @@ class Backbone(nn.Module, ABC):
         Returns:
             (batch, num_points, last_dim), in the given order.
         """
+
+    def training_forward(self, x_t, time_emb, c_text, c_pc_xyz, c_pc_feat=None):
+        """`naive_forward`'s function in the form that gradients go through.
+
+        A backbone whose fast form has gradients takes `one_step_forward` for it.
+        """
+        return self.naive_forward(x_t, time_emb, c_text, c_pc_xyz, c_pc_feat)
+
+    def one_step_forward(self, x_t, time_emb, c_text, c_pc_xyz, c_pc_feat=None):
+        """The fast form for a single step; arguments and result as `naive_forward`."""
         with float32(x_t):  # as the sampling loop prepares them
             state = self.prepare(c_text, c_pc_xyz, c_pc_feat)
-            step_share_t = self.step_share(time_emb)
+            time_proj_t = self.time_proj(time_emb)
         order = getattr(state, "order", None)
         x_t = x_t if order is None else gather_points(x_t, order)
-        out = self(x_t, step_share_t, state)
+        out = self(x_t, time_proj_t, state)
         return out if order is None else gather_points(out, state.inverse)
 
 

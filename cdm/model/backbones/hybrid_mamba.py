@@ -28,7 +28,7 @@ class HybridMambaState(NamedTuple):
     inverse: torch.Tensor  # (batch, num_points) int64
     to_z: torch.Tensor  # (batch, num_points) int64: places along Hilbert's curve in Z-order
     from_z: torch.Tensor  # (batch, num_points) int64, its inverse
-    share: torch.Tensor  # (batch, num_points, trans_dim): xyz, features and bias
+    static_proj: torch.Tensor  # (batch, num_points, trans_dim): xyz, features and bias
     cond: torch.Tensor  # (batch, trans_dim): text and bias
 
 
@@ -122,7 +122,7 @@ class HybridMamba(Backbone):
         """Whether there is a second scan."""
         return hasattr(self, "mamba_encoder")
 
-    def plain(self, x_t, time_emb, c_text, c_pc_xyz, c_pc_feat=None):
+    def naive_forward(self, x_t, time_emb, c_text, c_pc_xyz, c_pc_feat=None):
         columns = [x_t, c_pc_xyz, *([] if c_pc_feat is None else [c_pc_feat])]
         s = self.embedding(torch.cat(columns, dim=-1))
         cond = self.cond_proj(torch.cat([c_text, time_emb], dim=-1))
@@ -130,7 +130,7 @@ class HybridMamba(Backbone):
         def scan(order, inverse):
             along = gather_points(s, order)
             for block in self.blocks:
-                along = block.two_passes(along, cond)
+                along = block.naive_forward(along, cond)
             return gather_points(along, inverse)
 
         _, *hilbert = hilbert_order(c_pc_xyz)
@@ -139,44 +139,44 @@ class HybridMamba(Backbone):
             _, *z = z_order(c_pc_xyz)
             points = self.mamba_encoder.scan_fusion(torch.cat([points, scan(*z)], dim=-1))
         if self.perceiver is not None:
-            points = self.perceiver.plain(points)
+            points = self.perceiver.naive_forward(points)
         return self.out_proj(points)
 
     def prepare(self, c_text, c_pc_xyz, c_pc_feat=None):
         _, order, inverse = hilbert_order(c_pc_xyz)
         _, z, from_z = z_order(c_pc_xyz)
         _, xyz, feat = self.embedding[0].weight.split(self.columns, dim=1)
-        share = F.linear(gather_points(c_pc_xyz, order), xyz, self.embedding[0].bias)
+        static_proj = F.linear(gather_points(c_pc_xyz, order), xyz, self.embedding[0].bias)
         if c_pc_feat is not None:
-            share = share + F.linear(gather_points(c_pc_feat, order), feat)
+            static_proj = static_proj + F.linear(gather_points(c_pc_feat, order), feat)
         text, _ = self.cond_proj[0].weight.split(self.cond_columns, dim=1)
         return HybridMambaState(
             order,
             inverse,
             to_z=inverse.gather(1, z),
             from_z=from_z.gather(1, order),
-            share=share,
+            static_proj=static_proj,
             cond=F.linear(c_text, text, self.cond_proj[0].bias),
         )
 
-    def step_share(self, time_emb):
+    def time_proj(self, time_emb):
         return F.linear(time_emb, self.cond_proj[0].weight[:, self.cond_columns[0] :])
 
-    def films(self, step_share_t, state):
+    def films(self, time_proj_t, state):
         """Scale and shift of every block, (batch, trans_dim) each."""
         _, gelu, linear = self.cond_proj
-        cond = linear(gelu(state.cond + step_share_t))
+        cond = linear(gelu(state.cond + time_proj_t))
         return [block.film(cond) for block in self.blocks]
 
     def embed(self, x_t, state):
         """The embedding of the points, along Hilbert's curve."""
         _, gelu, linear, norm = self.embedding
-        first = F.linear(x_t, self.embedding[0].weight[:, : self.columns[0]]) + state.share
+        first = F.linear(x_t, self.embedding[0].weight[:, : self.columns[0]]) + state.static_proj
         return norm(linear(gelu(first)).to(first.dtype))  # never bf16
 
-    def features(self, x_t, step_share_t, state):
+    def forward_features(self, x_t, time_proj_t, state):
         s = self.embed(x_t, state)
-        films = self.films(step_share_t, state)
+        films = self.films(time_proj_t, state)
         if self.multi_scan:
             s = torch.cat([s, gather_points(s, state.to_z)])
             films = [[f.repeat(2, 1) for f in film] for film in films]
@@ -194,7 +194,7 @@ class HybridMamba(Backbone):
             s = self.perceiver(s)
         return self.out_proj[0](s)
 
-    def fused(self, dtype):
+    def compile_fused(self, dtype):
         if CudaHybridMamba.unavailable(self) is not None:
             return None
         return CudaHybridMamba(self, dtype)
@@ -228,7 +228,7 @@ class FilmBlock(BidirectionalBlock):
         gamma, beta = (f[:, None] for f in film)
         return s + gamma * self.mix(s) + 2 * beta
 
-    def two_passes(self, s, cond):
+    def naive_forward(self, s, cond):
         """As the formula says: the reference of `forward`."""
         gamma, beta = (f[:, None] for f in self.film(cond))
 
@@ -259,7 +259,7 @@ class Bottleneck(nn.Module):
         self.decode_cross_attn = nn.MultiheadAttention(dim, num_heads, batch_first=True)
         self.gate = nn.Sequential(nn.Linear(2 * dim, dim), nn.Sigmoid())
 
-    def plain(self, points):
+    def naive_forward(self, points):
         """(batch, num_points, dim) to the same shape, with torch's attention modules."""
         queries = self.encode_norm_q(self.latent_tokens).expand(len(points), -1, -1)
         keys = self.encode_norm_kv(self.point_to_latent_proj(points))
@@ -272,7 +272,7 @@ class Bottleneck(nn.Module):
         return points + self.gate(torch.cat([points, attended], dim=-1)) * attended
 
     def forward(self, points):
-        """`plain`, without its modules' other ways to run."""
+        """`naive_forward`, without its modules' other ways to run."""
         queries = self.encode_norm_q(self.latent_tokens).expand(len(points), -1, -1)
         keys = self.encode_norm_kv(self.point_to_latent_proj(points))
         latents = _attend(self.encode_cross_attn, queries, keys)

@@ -39,12 +39,12 @@ class CudaHybridMamba:
         """Why a backbone cannot run this way where it is, or None if it can."""
         return no_kernels(backbone.blocks[0])
 
-    def __call__(self, x_t, step_share_t, state, head):
-        """`output` of `Backbone.fused`."""
+    def __call__(self, x_t, time_proj_t, state, head):
+        """`forward_head` of `Backbone.compile_fused`."""
         backbone = self.backbone
-        films = backbone.films(step_share_t, state)
-        no_step = x_t.new_zeros(step_share_t.shape)  # the embedding does not see t
-        h = self.pointwise.embed(x_t, self.x_weight, state.share, no_step)
+        films = backbone.films(time_proj_t, state)
+        no_step = x_t.new_zeros(time_proj_t.shape)  # the embedding does not see t
+        h = self.pointwise.embed(x_t, self.x_weight, state.static_proj, no_step)
         y = F.linear(h, *self.second)
         if backbone.multi_scan:
             y = torch.cat([y, gather_points(y, state.to_z)])

@@ -1,9 +1,10 @@
 """MLP: every point on its own, and the mean over points appended in each stage.
 
 A stage norms its columns, passes them through an MLP, appends the mean over points, and does so
-again. `plain` is the formula. Columns that all points of a sample share (text, time, the mean) are
-never repeated for each point: LayerNorm's mean and variance are sums of shares, and behind the
-norm, (c - mean) / deviation, the linear layer sees the shared columns c only as
+again. `naive_forward` is the formula. Columns that all points of a sample share (text, time, the
+mean) are never repeated for each point: LayerNorm's mean and variance are computed from those of
+the two groups of columns, and behind the norm, (c - mean) / deviation, the linear layer sees the
+shared columns c only as
 
     W c / deviation - W 1 mean / deviation,
 
@@ -72,7 +73,7 @@ class MLP(Backbone):
             )
         )
 
-    def plain(self, x_t, time_emb, c_text, c_pc_xyz, c_pc_feat=None):
+    def naive_forward(self, x_t, time_emb, c_text, c_pc_xyz, c_pc_feat=None):
         shared = [c[:, None].expand(-1, x_t.shape[1], -1) for c in (c_text, time_emb)]
         columns = [x_t, *([] if c_pc_feat is None else [c_pc_feat]), *shared]
         return self.point_mlp(torch.cat(columns, dim=-1))
@@ -80,12 +81,12 @@ class MLP(Backbone):
     def prepare(self, c_text, c_pc_xyz, c_pc_feat=None):
         return MLPState(c_pc_feat, c_text)
 
-    def step_share(self, time_emb):
+    def time_proj(self, time_emb):
         return time_emb
 
-    def features(self, x_t, step_share_t, state):
+    def forward_features(self, x_t, time_proj_t, state):
         own = x_t if state.c_pc_feat is None else torch.cat([x_t, state.c_pc_feat], dim=-1)
-        shared = torch.cat([state.c_text, step_share_t], dim=-1)
+        shared = torch.cat([state.c_text, time_proj_t], dim=-1)
         *stages, last = self.point_mlp
         for stage in stages:
             own, shared = stage.mlp_post[3](stage.hidden(own, shared)), None

@@ -1,6 +1,6 @@
 """Perceiver: points and two latent tokens, text and time, that attend to each other.
 
-After Perceiver IO (Jaegle et al. 2022) as the reference uses it. `plain` is the formula;
+After Perceiver IO (Jaegle et al. 2022) as the reference uses it. `naive_forward` is the formula;
 everything else computes the same with far smaller matrix products, because per point the network
 is linear in a few numbers c = (x, point_feat, xyz, 1) up to its very last MLP:
 
@@ -150,7 +150,7 @@ class Perceiver(Backbone):
             _mlp(queries, s["decoder_widening_factor"]),
         )
 
-    def plain(self, x_t, time_emb, c_text, c_pc_xyz, c_pc_feat=None):
+    def naive_forward(self, x_t, time_emb, c_text, c_pc_xyz, c_pc_feat=None):
         columns = [x_t, c_pc_feat, c_pc_xyz if self.point_pos_emb else None]
         points = self.encoder_adapter(torch.cat([c for c in columns if c is not None], dim=-1))
         tokens = self.language_adapter(c_text), self.time_embedding_adapter(time_emb)
@@ -194,7 +194,7 @@ class Perceiver(Backbone):
             ),
         )
 
-    def step_share(self, time_emb):
+    def time_proj(self, time_emb):
         token = self.time_embedding_adapter(time_emb)
         return PerceiverStep(token, self._encoder_query(token))
 
@@ -205,23 +205,23 @@ class Perceiver(Backbone):
         residual = torch.eye(last.out_features, device=last.weight.device, dtype=last.weight.dtype)
         return torch.cat([residual, last.weight], dim=1), last.bias
 
-    def output(self, x_t, step_share_t, state, head):
+    def forward_head(self, x_t, time_proj_t, state, head):
         head_residual, head_hidden = head[0].split(
             [len(state.decoder.Q), self.decoder_cross_attn[1].module[1].out_features], dim=1
         )
         with float32(x_t):
-            latents = self._encode(x_t, step_share_t, state)
+            latents = self._encode(x_t, time_proj_t, state)
             rows, first, residual = self._decode(x_t, latents, state, head_residual)
         hidden = F.gelu(torch.bmm(rows, first))  # in bfloat16 under autocast
         return head_product(hidden, head_hidden) + (residual + head[1])
 
-    def _encode(self, x_t, step_share_t, state):
+    def _encode(self, x_t, time_proj_t, state):
         """The latent tokens, (batch, 2, latent width)."""
         layer, mlp = self.encoder_cross_attn
         module = layer.module
         y = F.linear(x_t, state.encoder.of_x) + state.encoder.rest
         y = y * _inverse_length(y, len(state.encoder.Q))
-        time_scores = _scores(step_share_t.query, state.folded.encoder_keys)
+        time_scores = _scores(time_proj_t.query, state.folded.encoder_keys)
         scores = torch.stack([state.text_scores, time_scores], dim=1).flatten(1, 2)
         weights = (scores @ y.transpose(1, 2)).softmax(dim=-1)  # (batch, 2 heads, num_points)
         mean = weights @ y @ state.encoder.Q.t()  # (batch, 2 heads, channels): mean normed row
@@ -232,7 +232,7 @@ class Perceiver(Backbone):
             "bthc,hdc->bthd", mean, _by_head(attention.v_proj.weight, module.heads)
         )
         value = value.flatten(2) + attention.v_proj.bias
-        latents = torch.stack([state.text_token, step_share_t.time_token], dim=1)
+        latents = torch.stack([state.text_token, time_proj_t.time_token], dim=1)
         return self.encoder_self_attn(mlp(latents + attention.o_proj(value)))
 
     def _decode(self, x_t, latents, state, head):

@@ -19,13 +19,13 @@ class PointMambaState(NamedTuple):
 
     order: torch.Tensor  # (batch, num_points) int64
     inverse: torch.Tensor  # (batch, num_points) int64
-    share: torch.Tensor  # (batch, num_points, hidden_dim): text, xyz, features and bias
+    static_proj: torch.Tensor  # (batch, num_points, hidden_dim): text, xyz, features and bias
 
 
 class PointMamba(Backbone):
     """The first Linear sees the columns [x, text, time, xyz, point_feat] of every point.
 
-    It is applied share by share, each as often as its columns change.
+    The fast form applies it per group of columns, each group as often as its columns change.
     """
 
     signature = r"contact_model\.layers\.\d+\.mamba\."
@@ -77,6 +77,20 @@ class PointMamba(Backbone):
         )
         self.out_proj = nn.Linear(d_model, a.last_dim)
 
+    def naive_forward(self, x_t, time_emb, c_text, c_pc_xyz, c_pc_feat=None):
+        shared = [c[:, None].expand(-1, x_t.shape[1], -1) for c in (c_text, time_emb)]
+        columns = [x_t, *shared, c_pc_xyz, *([] if c_pc_feat is None else [c_pc_feat])]
+        s = self.embedding.net(torch.cat(columns, dim=-1))
+        _, order, inverse = hilbert_order(c_pc_xyz)
+        s = gather_points(s, order)
+        for layer in self.layers:
+            s = layer.naive_forward(s)
+        return self.out_proj(gather_points(s, inverse))
+
+    # The fast form has gradients, and training uses it: each block runs its projections once
+    # for both directions.
+    training_forward = Backbone.one_step_forward
+
     def _first_weights(self):
         """The first Linear's weight by columns: x, text, time, xyz, point_feat."""
         return self.embedding.net[0].weight.split(self.columns, dim=1)
@@ -84,25 +98,25 @@ class PointMamba(Backbone):
     def prepare(self, c_text, c_pc_xyz, c_pc_feat=None):
         _, order, inverse = hilbert_order(c_pc_xyz)
         _, text, _, xyz, feat = self._first_weights()
-        share = F.linear(c_text, text, self.embedding.net[0].bias)[:, None]
-        share = share + F.linear(gather_points(c_pc_xyz, order), xyz)
+        static_proj = F.linear(c_text, text, self.embedding.net[0].bias)[:, None]
+        static_proj = static_proj + F.linear(gather_points(c_pc_xyz, order), xyz)
         if c_pc_feat is not None:
-            share = share + F.linear(gather_points(c_pc_feat, order), feat)
-        return PointMambaState(order, inverse, share)
+            static_proj = static_proj + F.linear(gather_points(c_pc_feat, order), feat)
+        return PointMambaState(order, inverse, static_proj)
 
-    def step_share(self, time_emb):
+    def time_proj(self, time_emb):
         return F.linear(time_emb, self._first_weights()[2])
 
-    def features(self, x_t, step_share_t, state):
-        first = F.linear(x_t, self._first_weights()[0]) + state.share
-        first = first + step_share_t[:, None]
+    def forward_features(self, x_t, time_proj_t, state):
+        first = F.linear(x_t, self._first_weights()[0]) + state.static_proj
+        first = first + time_proj_t[:, None]
         _, gelu, linear, norm = self.embedding.net
         s = norm(linear(gelu(first)).to(first.dtype))  # (batch, num_points, d_model), never bf16
         for layer in self.layers:
             s = layer(s)
         return s
 
-    def fused(self, dtype):
+    def compile_fused(self, dtype):
         if CudaPointMamba.unavailable(self) is not None:
             return None
         return CudaPointMamba(self, dtype)

@@ -55,9 +55,9 @@ class CudaPointMamba:
         """Why a backbone cannot run this way where it is, or None if it can."""
         return no_kernels(backbone.layers[0])
 
-    def __call__(self, x_t, step_share_t, state, head):
-        """`output` of `Backbone.fused`."""
-        h = self.pointwise.embed(x_t, self.x_weight, state.share, step_share_t.contiguous())
+    def __call__(self, x_t, time_proj_t, state, head):
+        """`forward_head` of `Backbone.compile_fused`."""
+        h = self.pointwise.embed(x_t, self.x_weight, state.static_proj, time_proj_t.contiguous())
         y = F.linear(h, *self.second)
         stream, s = self.pointwise.embedding_norm(y, self.norm, self.blocks[0].norm)
         for i, block in enumerate(self.blocks):

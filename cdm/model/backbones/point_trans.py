@@ -14,7 +14,7 @@ from cdm.model.point_transformer import BatchNorm, Level, PointTransformerUNet, 
 class PointTransState(NamedTuple):
     """Conditions of a batch of samples."""
 
-    share: torch.Tensor  # (batch, num_points, planes[0]): xyz and features in the first layer
+    static_proj: torch.Tensor  # (batch, num_points, planes[0]): xyz and features in the first layer
     levels: tuple[Level, ...]
     text: tuple[torch.Tensor, ...]  # (batch, planes[i]) of each context layer, finest first
 
@@ -31,18 +31,23 @@ class Context(nn.Sequential):
         """The first Linear's weight by columns: features, text, time."""
         return self[0].weight.split(self.columns, dim=1)
 
-    def text_share(self, c_text):
-        """The text's share of the first Linear, and its bias."""
+    def text_proj(self, c_text):
+        """The text's term of the first Linear, with the bias."""
         return F.linear(c_text, self._weights()[1], self[0].bias)
 
-    def time_share(self, time_emb):
-        """The time's share of the first Linear."""
+    def time_proj(self, time_emb):
+        """The time's term of the first Linear."""
         return F.linear(time_emb, self._weights()[2])
 
-    def forward(self, x, text_share, time_share):
+    def naive_forward(self, x, c_text, time_emb):
+        """x: (batch, n, dim); text and time are repeated for every point."""
+        shared = [c[:, None].expand(-1, x.shape[1], -1) for c in (c_text, time_emb)]
+        return super().forward(torch.cat([x, *shared], dim=-1))
+
+    def forward(self, x, text_proj, time_proj):
         _, norm, relu, last = self
         feature = self._weights()[0]
-        first = F.linear(x.to(feature.dtype), feature) + (text_share + time_share)[:, None]
+        first = F.linear(x.to(feature.dtype), feature) + (text_proj + time_proj)[:, None]
         return last(relu(norm(first)))
 
 
@@ -79,31 +84,42 @@ class PointTrans(Backbone, PointTransformerUNet):
         """Context layers of the coarsest levels, finest first."""
         return [getattr(self, name) for name in self.context_names]
 
+    def naive_forward(self, x_t, time_emb, c_text, c_pc_xyz, c_pc_feat=None):
+        columns = [c_pc_xyz, x_t, *([] if c_pc_feat is None else [c_pc_feat])]
+        levels = self.geometry(c_pc_xyz)
+        features = self.encode(self.enc1[0].linear(torch.cat(columns, dim=-1)), levels)
+        features[-1] = self.mix(features[-1])
+        first = len(features) - len(self.context_names)
+        for i, context in enumerate(self.contexts(), start=first):
+            features[i] = context.naive_forward(features[i], c_text, time_emb)
+        return self.decode(features, levels)
+
+    training_forward = Backbone.one_step_forward
+
     def prepare(self, c_text, c_pc_xyz, c_pc_feat=None):
-        share = self.first(c_pc_xyz, 0)
+        static_proj = self.first(c_pc_xyz, 0)
         if c_pc_feat is not None:
-            share = share + self.first(c_pc_feat, 3 + self.contact_dim)
-        text = tuple(context.text_share(c_text) for context in self.contexts())
-        return PointTransState(share, self.geometry(c_pc_xyz), text)
+            static_proj = static_proj + self.first(c_pc_feat, 3 + self.contact_dim)
+        text = tuple(context.text_proj(c_text) for context in self.contexts())
+        return PointTransState(static_proj, self.geometry(c_pc_xyz), text)
 
-    def step_share(self, time_emb):
-        return tuple(context.time_share(time_emb) for context in self.contexts())
+    def time_proj(self, time_emb):
+        return tuple(context.time_proj(time_emb) for context in self.contexts())
 
-    def features(self, x_t, step_share_t, state):
-        features = self.encode(state.share + self.first(x_t, 3), state.levels)
+    def forward_features(self, x_t, time_proj_t, state):
+        features = self.encode(state.static_proj + self.first(x_t, 3), state.levels)
         features[-1] = self.mix(features[-1])
         first = len(features) - len(self.context_names)
         for i, context in enumerate(self.contexts()):
-            shares = state.text[i], step_share_t[i]
-            features[first + i] = context(features[first + i], *shares)
+            features[first + i] = context(features[first + i], state.text[i], time_proj_t[i])
         return self.decode(features, state.levels)
 
     def mix(self, x):
         """What happens to the coarsest features before the context joins."""
         return x
 
-    def fused(self, dtype):
-        return folded(self, dtype if dtype != torch.float32 else None).output
+    def compile_fused(self, dtype):
+        return folded(self, dtype if dtype != torch.float32 else None).forward_head
 
     @property
     def last_linear(self):

@@ -99,13 +99,13 @@ def test_every_backbone_is_tested_and_may_be_configured():
 
 @pytest.mark.parametrize("case", CASES)
 @torch.no_grad()
-def test_forward_and_plain_form_match_the_reference(parity, parity_index, case):
+def test_fast_and_naive_forms_match_afford_motion(parity, parity_index, case):
     cdm = load_case(parity, case)
     tolerance = parity_index["tolerances"]["forward_fp32"]
     for arrays in forward_files(parity, case):
         inputs = [arrays["x"], arrays["timesteps"], *conditions(arrays)]
         assert_close(case, arrays["out"], cdm(*inputs), **tolerance)
-        assert_close(f"{case}, plain", arrays["out"], cdm.plain(*inputs), **tolerance)
+        assert_close(f"{case}, naive", arrays["out"], cdm.naive_forward(*inputs), **tolerance)
 
 
 @torch.no_grad()
@@ -127,11 +127,11 @@ def test_z_order_interleaves_bits():
 @every_layout
 @pytest.mark.parametrize(("num_points", "point_feat_dim"), [(1, 0), (63, 0), (2, 5), (64, 40)])
 @torch.no_grad()
-def test_hoisted_form_is_the_plain_form(arch, sizes, num_points, point_feat_dim):
+def test_fast_form_is_the_naive_form(arch, sizes, num_points, point_feat_dim):
     """In float64; 40 features are more than the channels of the small Perceiver."""
     cdm = small_model(arch, point_feat_dim, torch.float64, **sizes)
     inputs = make_inputs(2, num_points, point_feat_dim, torch.float64)
-    exact = cdm.plain(*inputs)
+    exact = cdm.naive_forward(*inputs)
     assert exact.std() > 0.1
     assert_close("float64", exact, cdm(*inputs), 1e-11, 1e-11)
     inputs = [x.float() if x.is_floating_point() else x for x in inputs]
@@ -148,10 +148,10 @@ def test_the_fused_form_is_made_of_the_right_pieces(arch, sizes, monkeypatch):
     cdm, (x, _, *given) = small_model(arch, 5, **sizes), make_inputs(2, 33, 5)
     backbone = cdm.contact_model
     state = backbone.prepare(*given)
-    step_share_t = backbone.step_share(torch.randn(2, 22))
+    time_proj_t = backbone.time_proj(torch.randn(2, 22))
     head = torch.randn(6, backbone.last_linear[0].shape[1]), torch.randn(6)
-    expected = backbone.output(x, step_share_t, state, head)
-    out = Fused(backbone, torch.float32)(x, step_share_t, state, head)
+    expected = backbone.forward_head(x, time_proj_t, state, head)
+    out = Fused(backbone, torch.float32)(x, time_proj_t, state, head)
     assert relative_error(out, expected) < 1e-5
 
 
@@ -203,12 +203,12 @@ def test_a_step_waits_for_no_device(arch, sizes, monkeypatch):
     cdm, (x, _, *given) = small_model(arch, 5, **sizes), make_inputs(2, 64, 5)
     backbone = cdm.contact_model
     state = backbone.prepare(*given)
-    step_share_t = backbone.step_share(torch.randn(2, 22))
+    time_proj_t = backbone.time_proj(torch.randn(2, 22))
     head = torch.randn(6, backbone.last_linear[0].shape[1]), torch.randn(6)
-    x, step_share_t, state, head = (
-        map_tensors(lambda t: t.to("meta"), tree) for tree in (x, step_share_t, state, head)
+    x, time_proj_t, state, head = (
+        map_tensors(lambda t: t.to("meta"), tree) for tree in (x, time_proj_t, state, head)
     )
-    assert backbone.to("meta").output(x, step_share_t, state, head).shape == (2, 64, 6)
+    assert backbone.to("meta").forward_head(x, time_proj_t, state, head).shape == (2, 64, 6)
 
 
 # ---- checkpoints ----
@@ -345,7 +345,7 @@ def test_lists_in_the_configuration_are_held_against_the_weights():
 def test_a_gpu_gives_the_cpus_numbers(arch, sizes, precision, limit, num_points):
     cdm = small_model(arch, 5, torch.float64, **sizes)
     inputs = make_inputs(num_points=num_points, point_feat_dim=5)
-    exact = cdm.plain(*(x.double() if x.is_floating_point() else x for x in inputs))
+    exact = cdm.naive_forward(*(x.double() if x.is_floating_point() else x for x in inputs))
     cdm = cdm.float().cuda()
     cdm.precision = precision
     out = cdm(*(x.cuda() for x in inputs))

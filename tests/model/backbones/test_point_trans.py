@@ -34,7 +34,7 @@ def test_backbone_matches_reference(parity, parity_index, case):
     [arrays] = forward_files(parity, case)
     backbone, (x, _, *given) = cdm.contact_model, inputs_of(arrays)
     state = backbone.prepare(*given)
-    out = backbone(x, backbone.step_share(arrays["time_emb"][:, 0]), state)
+    out = backbone(x, backbone.time_proj(arrays["time_emb"][:, 0]), state)
     tolerance = parity_index["tolerances"]["forward_fp32"]
     assert_close(case, arrays["contact_model_out_b0"], out[0], **tolerance)
 
@@ -49,7 +49,7 @@ def test_folded_batch_norms_change_nothing(parity, case, num_points):
     x, timesteps, *given = inputs_of(arrays, slice(0, num_points))
     backbone = cdm.contact_model
     state = backbone.prepare(*[c.double() for c in given])
-    shares = backbone.step_share(cdm.timestep_embedder(timesteps))
+    shares = backbone.time_proj(cdm.timestep_embedder(timesteps))
     expected = backbone(x.double(), shares, state)
     twin = folded(backbone)
     assert sum(isinstance(part, BatchNorm) for part in twin.modules()) < 0.7 * sum(
