@@ -4,7 +4,39 @@ Rules and scripts print the message of a `CDMError` without a traceback; anythin
 escapes is a defect of this program and keeps its traceback.
 """
 
+import re
 from collections.abc import Iterable
+
+# Characters that a terminal obeys instead of showing them, or that hide or reorder others:
+# control characters but tab and newline, line separators, marks of writing direction, and
+# halves of a surrogate pair, which stand for bytes of a file name that are no text.
+_UNSAFE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def printable(text: object, encoding: str | None = None) -> str:
+    r"""Text as it may be written to a terminal or a log.
+
+    Captions, file names and logs come from elsewhere. A terminal would obey an escape sequence in
+    them, so such characters are written as `\u001b`, as JSON writes them. So is what the encoding
+    cannot express (a locale may be plain ASCII).
+
+    Args:
+        text: lines of text, or JSON; escaped JSON still reads as the same value.
+        encoding: of the stream it goes to; None for UTF-8.
+    """
+    text = _UNSAFE.sub(_escaped, str(text))
+    try:
+        text.encode(encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = re.sub(r"[^\x00-\x7f]", _escaped, text)
+    return text
+
+
+def _escaped(match: re.Match) -> str:
+    units = match[0].encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{units[i : i + 4]}" for i in range(0, len(units), 4))
 
 
 def listed(entries: Iterable, most: int, separator: str = "\n  ") -> str:
@@ -18,7 +50,13 @@ def listed(entries: Iterable, most: int, separator: str = "\n  ") -> str:
 
 
 class CDMError(Exception):
-    """Base of every error whose message is written for the person at the keyboard."""
+    """Base of every error whose message is written for the person at the keyboard.
+
+    Its text is `printable`: it may quote a caption or name a file.
+    """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class ConfigError(CDMError):

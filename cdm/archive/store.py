@@ -272,3 +272,51 @@ def _verify_files(store: Path, files: Mapping[str, list], advice: str) -> None:
         problem = verify_file(f"{store}/{relative}", expected)
         if problem:
             raise ArchiveError(f"{problem}; {advice}")
+
+
+def lost_files(store: Path, files: Mapping[str, list]) -> list[str]:
+    """What is wrong with a store by the names and sizes of its files; no file is opened.
+
+    Cheap enough to be asked for every chunk when a plan is made: one listing per folder and one
+    stat per file. A symbolic link counts as lost, because what it points to is not under our
+    checksums. So does a file that the record does not know: zarr would read it as data. Hidden
+    files are left out, because zarr never reads them (network file systems make such files).
+
+    Args:
+        store: folder of a chunk or of the merged archive.
+        files: relative path -> [size in bytes, sha256], as its record has them.
+    Returns:
+        one sentence for each missing, foreign, linked or resized file; empty if all are there.
+    """
+    found: dict[str, int | None] = {}
+    if store.is_symlink():
+        return [f"{store}: is a symbolic link, expected a folder"]
+    try:
+        _list_sizes(str(store), "", found)
+    except OSError as error:
+        return [f"{store}: {error.strerror or error}"]
+    problems = []
+    for name in sorted({*files, *found}):
+        if name not in found:
+            problems.append(f"{store}/{name}: is missing")
+        elif name not in files:
+            problems.append(f"{store}/{name}: is not one of the files that were written")
+        elif found[name] is None:
+            problems.append(f"{store}/{name}: is a symbolic link or no file, expected a file")
+        elif found[name] != files[name][0]:
+            problems.append(f"{store}/{name}: has {found[name]} bytes, expected {files[name][0]}")
+    return problems
+
+
+def _list_sizes(folder: str, prefix: str, sizes: dict[str, int | None]) -> None:
+    """Add size by relative path of every file below a folder; None for what is no plain file."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                _list_sizes(entry.path, f"{prefix}{entry.name}/", sizes)
+            elif entry.is_file(follow_symlinks=False):
+                sizes[prefix + entry.name] = entry.stat(follow_symlinks=False).st_size
+            else:
+                sizes[prefix + entry.name] = None

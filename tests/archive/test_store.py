@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ from helpers import REPO
 
 from cdm.archive import ContactMaps
 from cdm.archive.export import export_npz, export_pred_contact
-from cdm.archive.store import read_record, record_path, verify_chunk
+from cdm.archive.store import lost_files, read_record, record_path, verify_chunk
 from cdm.errors import ArchiveError
 from cdm.files import replacing
 from cdm.run.merge import merge
@@ -242,3 +243,48 @@ def test_exported_pred_contact_is_what_stage_2_reads(plan, tmp_path):
     distance = np.load(tmp_path / "out/HUMANISE/pred_contact/00003.npy")
     assert distance.dtype == np.float32 and distance.shape == (2, 16, 2)
     np.testing.assert_array_equal(distance, whole_arrays()["distance"][3])
+
+
+def test_a_whole_store_has_lost_nothing(plan):
+    summary = merge(plan, quiet)
+    assert lost_files(Path(plan.archive), summary["files"]) == []
+    for path in map(Path, plan.chunk_records()):
+        assert lost_files(record_to_store(path), read_record(path).files) == []
+
+
+LOSSES = {
+    "is missing": lambda shard: shard.unlink(),
+    "has 100 bytes, expected": lambda shard: replace_file(shard, shard.read_bytes()[:100]),
+    "is a symbolic link": lambda shard: link_away(shard),
+    "is not one of the files": lambda shard: shutil.copy(shard, shard.with_name("c.5.0.0.0")),
+}
+
+
+def replace_file(path, content):
+    path.unlink()  # the shard is read-only, and shared with the chunk by a hard link
+    path.write_bytes(content)
+
+
+def link_away(path):
+    path.rename(path.parent.parent / "elsewhere")
+    path.symlink_to(path.parent.parent / "elsewhere")
+
+
+@pytest.mark.parametrize("words", LOSSES)
+def test_a_lost_foreign_linked_or_truncated_shard_is_named_without_reading_it(plan, words):
+    summary = merge(plan, quiet)
+    archive = Path(plan.archive)
+    LOSSES[words](archive / "distance/c.1.0.0.0")
+    problems = [p for p in lost_files(archive, summary["files"]) if "/elsewhere" not in p]
+    assert len(problems) == 1 and words in problems[0] and f"{archive}/distance/c." in problems[0]
+
+
+def test_a_store_that_is_gone_or_a_link_is_lost_and_hidden_files_are_not_foreign(plan):
+    path = Path(plan.chunk_records()[0])
+    store, files = record_to_store(path), read_record(path).files
+    (store / "sample/.nfs0001").write_text("")
+    assert lost_files(store, files) == []
+    store.rename("elsewhere")
+    assert lost_files(store, files) == [f"{store}: No such file or directory"]
+    store.symlink_to(Path("elsewhere").resolve())
+    assert lost_files(store, files) == [f"{store}: is a symbolic link, expected a folder"]
