@@ -7,6 +7,7 @@ shard k *is* the shard file of chunk k (see `cdm.run.merge`).
 """
 
 import os
+import stat
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -119,6 +120,11 @@ def create_arrays(folder: Path, layout: Layout) -> dict[str, zarr.Array]:
     }
 
 
+def shard_name(array: str, number: int, ndim: int) -> str:
+    """Path of a shard in its store: `sample/c.7.0.0.0` holds chunk 7 of all maps."""
+    return f"{array}/c.{number}" + ".0" * (ndim - 1)
+
+
 def create_column(folder: Path, name: str, dtype: Any, num_samples: int) -> zarr.Array:
     """Declare one text or integer per row."""
     return zarr.create_array(
@@ -202,17 +208,40 @@ def checksum_files(store: Path, leaving_out: Collection[str] = ()) -> dict[str, 
     return {name: checksum(f"{store}/{name}") for name in wanted}
 
 
+def file_problem(path: str | Path, size: int | None) -> str | None:
+    """What is wrong with a file by its kind and size alone, or None.
+
+    Symbolic links are not followed: what they point to can change without a trace here.
+
+    Args:
+        path: the file.
+        size: bytes it should have; None where that is not known.
+    """
+    try:
+        found = os.lstat(path)
+    except OSError as error:
+        return f"{path}: {error.strerror or error}"
+    if stat.S_ISLNK(found.st_mode):
+        return f"{path}: a symbolic link, expected a file"
+    if not stat.S_ISREG(found.st_mode):
+        return f"{path}: not a file"
+    if size is not None and found.st_size != size:
+        return f"{path}: corrupt ({found.st_size} bytes, expected {size})"
+    return None
+
+
 def verify_file(path: str | Path, expected: list) -> str | None:
     """What is wrong with a file whose [size in bytes, sha256] should be `expected`, or None."""
+    problem = file_problem(path, expected[0])
+    if problem:
+        return problem
     try:
         found = checksum(path)
     except OSError as error:
         return f"{path}: {error.strerror or error}"
-    if found == expected:
-        return None
-    size = f"{found[0]} bytes, expected {expected[0]}"
-    what = "contents changed since it was written" if found[0] == expected[0] else size
-    return f"{path}: corrupt ({what})"
+    if found != expected:
+        return f"{path}: corrupt (contents changed since it was written)"
+    return None
 
 
 def verify_chunk(path: Path) -> ChunkRecord:
@@ -259,6 +288,11 @@ def read_archive_record(path: Path) -> dict[str, Any]:
         raise ArchiveError(
             f"{path}: not an archive's record ({error}); {merge_again(path)}"
         ) from None
+
+
+def archive_record_path(archive: Path, plan: str | None) -> Path:
+    """The record beside a merged archive; `plan` is the fingerprint in the archive's attributes."""
+    return archive.with_name(f"{archive.stem}-{plan}.json")
 
 
 def merge_again(record: Path) -> str:

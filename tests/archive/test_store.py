@@ -16,9 +16,6 @@ import pytest
 import zarr
 from archives import (
     LAYOUT,
-    MEAN,
-    SKIPPED_ROW,
-    STD,
     make_run,
     quiet,
     record_to_store,
@@ -70,30 +67,12 @@ def test_without_hard_links_merging_copies_and_says_so(plan, monkeypatch):
     )
 
 
-def test_reader_finds_samples_by_set_index_and_caption(plan):
-    merge(plan, quiet)
-    maps, arrays = ContactMaps(plan.archive), whole_arrays()
-    assert len(maps) == 7 and maps.keys[3] == ("HUMANISE", "3", 0)
-    np.testing.assert_array_equal(maps.distance("HUMANISE", 3), arrays["distance"][3])
-    np.testing.assert_array_equal(maps.sample("HUMANISE", "3", 0), arrays["sample"][3])
-    expected = np.clip(arrays["sample"][3] * np.float32(STD) + np.float32(MEAN), 1e-20, 1)
-    np.testing.assert_allclose(maps.contact("HUMANISE", 3), expected, rtol=1e-6)
-    assert np.isnan(maps.distance("HUMANISE", SKIPPED_ROW)).all()
-    with pytest.raises(ArchiveError, match="no sample"):
-        maps.distance("PROX", 3)
-
-
 def test_plain_xarray_reads_the_archive(plan):
     xarray = pytest.importorskip("xarray")
     merge(plan, quiet)
     data = xarray.open_zarr(plan.archive, consolidated=False)
     assert data["distance"].dims == ("index", "k_sample", "point", "joint")
     np.testing.assert_array_equal(data["distance"].values, whole_arrays()["distance"])
-
-
-def test_no_archive_says_which_path_and_how_to_make_one(tmp_path):
-    with pytest.raises(ArchiveError, match=r"no archive here.*snakemake --cores"):
-        ContactMaps(tmp_path / "contact_maps.zarr")
 
 
 def test_every_flipped_bit_of_a_shard_is_found(plan):
