@@ -51,6 +51,7 @@ class Beat:
         started, updated: seconds since 1970, by the job's clock.
         maps, total: how many are done, and how many there will be.
         rate: maps per second since sampling began; 0 before.
+        birth: when the process was started, in the system's own count: a pid may be used again.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Beat:
     maps: float = 0.0
     total: int = 0
     rate: float = 0.0
+    birth: str = ""
 
     @property
     def age_s(self) -> float:
@@ -71,18 +73,26 @@ class Beat:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the job still runs, as far as one can see from here."""
-        if self.age_s > STALE_S:
-            return False
-        if (self.host, self.process_space) != (socket.gethostname(), _process_space()):
-            return True
+        """Whether the job still runs, as far as one can see from here.
+
+        A process of this machine is looked up. It lives even if it has been silent for hours: it
+        may have been stopped (Ctrl-Z), or its clock may have been set. Of other machines only the
+        age of the beat tells.
+        """
+        if not self.is_of_this_machine:
+            return self.age_s <= STALE_S
         try:
             os.kill(self.pid, 0)
-        except ProcessLookupError:
+        except (ProcessLookupError, OverflowError):
             return False
         except PermissionError:
             pass  # another user's
-        return True
+        return self.birth in ("", _birth(self.pid))
+
+    @property
+    def is_of_this_machine(self) -> bool:
+        """Whether its process can be looked up from here."""
+        return (self.host, self.process_space) == (socket.gethostname(), _process_space())
 
 
 class Heartbeat:
@@ -107,6 +117,7 @@ class Heartbeat:
             job=next(filter(None, jobs), ""),
             started=now,
             updated=now,
+            birth=_birth(os.getpid()),
         )
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="heartbeat", daemon=True)
@@ -151,6 +162,16 @@ def read_beats(run: str | Path) -> dict[str, Beat]:
         with contextlib.suppress(OSError, ValueError, TypeError):  # just removed, or not ours
             beats[path.stem] = Beat(**json.loads(path.read_bytes()))
     return beats
+
+
+def _birth(pid: int) -> str:
+    """When a process was started: the machine's boot and clock ticks since; "" if not known."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        # Field 22 of the line; the second field is a name in brackets that may hold spaces.
+        return f"{boot} {Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[19]}"
+    except (OSError, IndexError):
+        return ""
 
 
 def _process_space() -> str:

@@ -90,6 +90,6 @@ def test_a_dead_jobs_heartbeat_and_a_store_without_record_go(changed, capsys):
     record.unlink()
     with Heartbeat(RUN, "00009-abc"):
         content = json.loads(heartbeat_path(RUN, "00009-abc").read_bytes())
-    heartbeat_path(RUN, "00009-abc").write_text(json.dumps(content | {"updated": 0}))
+    heartbeat_path(RUN, "00009-abc").write_text(json.dumps(content | {"birth": "another boot 1"}))
     leftovers, _ = clean(capsys)
     assert store_path(record).name in leftovers and "00009-abc.json" in leftovers

@@ -34,6 +34,31 @@ def test_a_killed_jobs_heartbeat_is_dead_at_once_on_its_own_machine(tmp_path):
     assert beat.age_s < progress.STALE_S and not beat.is_alive
 
 
+def test_a_process_of_this_machine_lives_however_long_it_was_silent(tmp_path):
+    code = (
+        "import os, signal, sys; from cdm.jobs.progress import Heartbeat; "
+        "Heartbeat(sys.argv[1], 'x').__enter__(); print(flush=True); "
+        "os.kill(os.getpid(), signal.SIGSTOP)"
+    )
+    job = subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE)
+    job.stdout.readline()
+    path = heartbeat_path(tmp_path, "x")
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | {"updated": 0}))
+    assert read_beats(tmp_path)["x"].is_alive
+    job.kill()
+    job.wait()
+    assert not read_beats(tmp_path)["x"].is_alive
+
+
+def test_a_pid_that_another_process_has_now_is_a_dead_job(tmp_path):
+    with Heartbeat(tmp_path, "x"):
+        path = heartbeat_path(tmp_path, "x")
+        content = json.loads(path.read_bytes())
+    for birth, alive in ((content["birth"], True), ("another boot 123", False)):
+        path.write_text(json.dumps(content | {"birth": birth}))
+        assert read_beats(tmp_path)["x"].is_alive == alive
+
+
 def test_a_heartbeat_of_another_machine_is_trusted_until_it_is_stale(tmp_path):
     with Heartbeat(tmp_path, "x"):
         path = heartbeat_path(tmp_path, "x")
