@@ -6,23 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from helpers import DEMO_MODEL, REPO, write_dataset
+from helpers import REPO, SMALL_RUN, overlay, write_dataset
 
 from cdm.archive import ContactMaps
 from cdm.archive.store import verify_archive, verify_chunk
 
 HOOK = Path(__file__).parent / "hook"
 NUM_ITEMS, NUM_POINTS = 7, 64
-CONFIG = {
-    "exp_name": "run",
-    "exp_dir": "demo",
-    "gpu": None,
-    "dataset": {"data_dir": "data", "sets": ["HUMANISE"], "num_points": NUM_POINTS},
-    "model": DEMO_MODEL,
-    "diffusion": {"timestep_respacing": 4},
-    "sampling": {"batch_size": 2},
-    "workflow": {"chunk_size": 3},
-}
+CONFIG = overlay(SMALL_RUN, {"diffusion": {"timestep_respacing": 4}})
 SLOW = {"diffusion": {"timestep_respacing": 25}, "num_points": 512}  # seconds a chunk
 LOCAL = ("--cores", "2", "--resources", "gpu=1")
 
@@ -34,8 +25,7 @@ class Run:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         write_dataset(folder / "data", NUM_ITEMS, num_points)
-        dataset = CONFIG["dataset"] | {"num_points": num_points}
-        config = CONFIG | {"dataset": dataset} | changes
+        config = overlay(CONFIG, {"dataset": {"num_points": num_points}} | changes)
         (folder / "mine.yaml").write_text(yaml.safe_dump(config))
 
     @property

@@ -9,7 +9,7 @@ import pytest
 import torch
 from helpers import (
     DEMO_ARCHITECTURE,
-    DEMO_MODEL,
+    SMALL_RUN,
     overlay,
     raw_config,
     write_contacts,
@@ -27,16 +27,15 @@ from cdm.run.plan import save_plan
 from cdm.run.planning import load_plan, make_plan
 
 NUM_ITEMS, NUM_POINTS = 7, 48
-BASE = {
-    "exp_name": "run",
-    "exp_dir": "bare",
-    "gpu": None,
-    "dataset": {"data_dir": "data", "sets": ["HUMANISE"], "num_points": NUM_POINTS},
-    "model": DEMO_MODEL,
-    "diffusion": {"timestep_respacing": 3},
-    "sampling": {"batch_size": 2, "precision": "fp32"},
-    "workflow": {"chunk_size": 3},
-}
+BASE = overlay(
+    SMALL_RUN,
+    {
+        "exp_dir": "bare",
+        "dataset": {"num_points": NUM_POINTS},
+        "diffusion": {"timestep_respacing": 3},
+        "sampling": {"precision": "fp32"},
+    },
+)
 
 
 def configure(**changes):

@@ -1,6 +1,5 @@
 """Small things several tests build."""
 
-import copy
 import io
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 import yaml
 
 from cdm.archive.store import ChunkRecord, Layout, record_path, write_chunk
+from cdm.commands.config_files import overlay
 from cdm.config import Config, load_config
 from cdm.contact import to_distance
 from cdm.datasets import FileReader, Sample
@@ -75,15 +75,18 @@ DEMO_ARCHITECTURE = Architecture(
 )
 REPO = Path(__file__).resolve().parents[2]
 DEMO_MODEL = yaml.safe_load((REPO / "config/demo.yaml").read_text())["model"]
-
-
-def overlay(base: dict, changes: dict) -> dict:
-    """Nested update, as Snakemake merges configuration files."""
-    merged = copy.deepcopy(base)
-    for key, value in changes.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = overlay(merged[key], value) if both else value
-    return merged
+# Seven items of `write_dataset` in three chunks, with the demo's weights: the job of most tests of
+# whole runs. They lay over it what they are about.
+SMALL_RUN = {
+    "exp_name": "run",
+    "exp_dir": "demo",
+    "gpu": None,
+    "dataset": {"data_dir": "data", "sets": ["HUMANISE"], "num_points": NUM_POINTS},
+    "model": DEMO_MODEL,
+    "diffusion": {"timestep_respacing": 2},
+    "sampling": {"batch_size": 2},
+    "workflow": {"chunk_size": 3},
+}
 
 
 def raw_config(**changes: Any) -> dict:
@@ -177,17 +180,7 @@ def plan_run(folder: Path, num_items: int = 7, **changes: Any) -> tuple[Plan, li
 
 def run_config(**changes: Any) -> Config:
     """The configuration of `plan_run`."""
-    base = raw_config(
-        exp_name="run",
-        exp_dir="demo",
-        gpu=None,
-        dataset={"data_dir": "data", "sets": ["HUMANISE"], "num_points": NUM_POINTS},
-        model=DEMO_MODEL,
-        diffusion={"timestep_respacing": 2},
-        sampling={"batch_size": 2},
-        workflow={"chunk_size": 3},
-    )
-    return load_config(overlay(base, changes))
+    return load_config(overlay(raw_config(**SMALL_RUN), changes))
 
 
 def write_dummy_chunk(plan: Plan, chunk: Chunk, skipped: dict[int, str] | None = None) -> Path:

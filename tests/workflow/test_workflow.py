@@ -11,21 +11,20 @@ import subprocess
 import numpy as np
 import pytest
 import yaml
-from helpers import DEMO_MODEL, REPO, write_contacts, write_dataset, write_split
+from helpers import (
+    DEMO_MODEL,
+    NUM_POINTS,
+    REPO,
+    SMALL_RUN,
+    write_contacts,
+    write_dataset,
+    write_split,
+)
 
 from cdm.archive import ContactMaps
 
-NUM_ITEMS, NUM_POINTS, CHUNK_SIZE = 7, 32, 3
-CONFIG = {
-    "exp_name": "run",
-    "exp_dir": "demo",
-    "gpu": None,
-    "dataset": {"data_dir": "data", "sets": ["HUMANISE"], "num_points": NUM_POINTS},
-    "model": DEMO_MODEL,
-    "diffusion": {"timestep_respacing": 2},
-    "sampling": {"batch_size": 2},
-    "workflow": {"chunk_size": CHUNK_SIZE},
-}
+NUM_ITEMS, CHUNK_SIZE = 7, 3
+CONFIG = SMALL_RUN
 COMMAND = ("--cores", "2", "--resources", "gpu=1")
 
 
