@@ -1,6 +1,7 @@
-"""Work that a CUDA device repeats without asking Python again."""
+"""Record work on a CUDA device once, and replay it without Python."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import TypeVar
 
 import torch
@@ -8,22 +9,29 @@ import torch
 Result = TypeVar("Result")
 
 
-def capture(work: Callable[[], Result]) -> tuple[torch.cuda.CUDAGraph, Result]:
-    """Do a piece of work once, then record it as a CUDA graph.
+def capture(
+    work: Callable[[], Result], device: torch.device | None = None
+) -> tuple[torch.cuda.CUDAGraph, Result]:
+    """Run `work` once, then run it again while a CUDA graph records its kernels.
 
     Args:
-        work: launches the same kernels on the same tensors every time, and waits for none.
+        work: launches the same kernels on the same tensors at every call, and waits for none.
+        device: the CUDA device of these tensors; None: torch's current device.
     Returns:
-        The graph, and what `work` returned while it was recorded: tensors that hold values after
-        a replay, and other ones after the next.
+        The graph, and what `work` returned while it was recorded: tensors that each replay
+        overwrites.
     """
-    here, side = torch.cuda.current_stream(), torch.cuda.Stream()
-    side.wait_stream(here)
-    with torch.cuda.stream(side):  # kernels compile, libraries set themselves up
-        work()
-    here.wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    # Items are read ahead in another thread, whose calls must not end the capture.
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        result = work()
+    with nullcontext() if device is None else torch.cuda.device(device):
+        # The first run compiles kernels and lets libraries allocate what they keep; neither may
+        # happen while a graph is recorded. It runs on a stream of its own, as torch requires.
+        here, side = torch.cuda.current_stream(), torch.cuda.Stream()
+        side.wait_stream(here)
+        with torch.cuda.stream(side):
+            work()
+        here.wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        # "thread_local", because another thread prefetches items meanwhile: with the default
+        # mode its calls to CUDA would end the capture with an error.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            result = work()
     return graph, result

@@ -1,20 +1,44 @@
-// Four values in one load: float4 or, unless FLOAT32, four bfloat16.
+// What tensors hold: float, or bfloat16 with BF16. All arithmetic is in float: `widen` what is
+// loaded, and `narrow` what is stored. A Value is one element, a Vec4 is four in one load.
+//
+// The file that includes this defines BF16 (0 or 1).
 
-#if FLOAT32
-typedef float4 Half4;
+// Two bfloat16 in one 32-bit word, the first one in the low half.
+__device__ __forceinline__ float low(unsigned int pair) { return __uint_as_float(pair << 16); }
+__device__ __forceinline__ float high(unsigned int pair) {
+    return __uint_as_float(pair & 0xffff0000u);
+}
+__device__ __forceinline__ unsigned int pack(float low, float high) {
+    unsigned int pair;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
+}
+
+#if BF16
+typedef unsigned short Value;
+typedef uint2 Vec4;
+
+__device__ __forceinline__ float widen(Value x) { return __uint_as_float((unsigned int)x << 16); }
+// Rounded to the nearest, ties to even, like `pack`; but NaN may become infinity.
+__device__ __forceinline__ Value narrow(float x) {
+    const unsigned int bits = __float_as_uint(x);
+    return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+__device__ __forceinline__ float4 widen(Vec4 v) {
+    return make_float4(low(v.x), high(v.x), low(v.y), high(v.y));
+}
+__device__ __forceinline__ void narrow(Vec4* out, float4 v) {
+    Vec4 pairs;
+    pairs.x = pack(v.x, v.y);
+    pairs.y = pack(v.z, v.w);
+    *out = pairs;
+}
 #else
-typedef uint2 Half4;
-#endif
+typedef float Value;
+typedef float4 Vec4;
 
-__device__ __forceinline__ float4 widen(float4 v) { return v; }
-__device__ __forceinline__ float4 widen(uint2 v) {
-    return make_float4(__uint_as_float(v.x << 16), __uint_as_float(v.x & 0xffff0000u),
-                       __uint_as_float(v.y << 16), __uint_as_float(v.y & 0xffff0000u));
-}
-__device__ __forceinline__ void narrow(float4* out, float4 v) { *out = v; }
-__device__ __forceinline__ void narrow(uint2* out, float4 v) {
-    uint2 pair;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair.x) : "f"(v.y), "f"(v.x));
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair.y) : "f"(v.w), "f"(v.z));
-    *out = pair;
-}
+__device__ __forceinline__ float widen(Value x) { return x; }
+__device__ __forceinline__ Value narrow(float x) { return x; }
+__device__ __forceinline__ float4 widen(Vec4 v) { return v; }
+__device__ __forceinline__ void narrow(Vec4* out, float4 v) { *out = v; }
+#endif

@@ -1,8 +1,9 @@
 """Gaussian diffusion of contact maps: schedules, respacing, and the tables of one chain.
 
-Names and formulas are the field's (Ho et al. 2020; Nichol and Dhariwal 2021; guided-diffusion's
-`gaussian_diffusion.py` and `respace.py`). The model predicts x_0, the variance is the fixed small
-one. Tables are float64; like the reference, a value becomes float32 when it meets a tensor.
+Names and formulas are those of the literature (Ho et al. 2020; Nichol and Dhariwal 2021) and of
+guided-diffusion's `gaussian_diffusion.py` and `respace.py`. The model predicts x_0, and the
+variance is the fixed small one (that of q(x_{t-1} | x_t, x_0)). Tables are float64. A value is
+rounded to float32 when it is combined with a tensor, as in afford-motion.
 """
 
 import numpy as np
@@ -15,8 +16,11 @@ SCHEDULES = ("cosine", "linear")
 def get_named_beta_schedule(name: str, steps: int) -> np.ndarray:
     """Betas of a named schedule, (steps,) float64 in (0, 1).
 
-    cosine: Nichol and Dhariwal 2021, eq. 17. linear: Ho et al. 2020, 1e-4 to 0.02 over 1000
-    steps, scaled for other lengths.
+    "cosine" is Nichol and Dhariwal 2021, eq. 17. "linear" is Ho et al. 2020: 1e-4 to 0.02 over
+    1000 steps, scaled for other lengths.
+
+    Raises:
+        ConfigError: unknown name, or a number of steps that the schedule does not allow.
     """
     if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1:
         raise ConfigError(f"diffusion.steps is {steps!r}, expected an integer of at least 1")
@@ -41,9 +45,12 @@ def space_timesteps(num_timesteps: int, section_counts) -> list[int]:
 
     Args:
         num_timesteps: length of the full chain.
-        section_counts: None or "" keeps every step; an int or "n" keeps n, evenly; "a,b,c" or a
-            list splits the chain into equal sections and keeps a, b and c of them; "ddimN" keeps
-            N with one integer stride from step 0 (Song et al. 2021).
+        section_counts: None or "" keeps every step. An int or "n" keeps n evenly spaced steps.
+            "a,b,c" or a list splits the chain into equal sections and keeps a steps of the
+            first, b of the second and c of the third. "ddimN" keeps N steps with one integer
+            stride, starting at step 0 (Song et al. 2021).
+    Raises:
+        ConfigError: the chain has not that many steps, or the value has another form.
     """
     if section_counts is None or section_counts == "":
         return list(range(num_timesteps))
@@ -73,7 +80,8 @@ def space_timesteps(num_timesteps: int, section_counts) -> list[int]:
         position = 0.0
         for _ in range(count):
             steps.append(start + round(position))
-            position += stride  # accumulated, not i * stride: rounding ties follow the reference
+            # Accumulated, not i * stride: afford-motion rounds ties the same way.
+            position += stride
         start += section
     return steps
 
@@ -92,17 +100,23 @@ def _ddim_timesteps(num_timesteps: int, count: int) -> list[int]:
 
 
 class GaussianDiffusion:
-    """Tables of a diffusion chain, whole or respaced; index t is the chain's own step.
+    """Tables of a diffusion chain, full or respaced; index t counts the steps of this chain.
 
     Attributes:
         num_timesteps: length of this chain.
-        original_num_steps: length of the chain the model was trained on.
-        timestep_map: (num_timesteps,) int64, the original step numbers, which the model sees.
+        original_num_steps: length of the chain that the model was trained on.
+        timestep_map: (num_timesteps,) int64, the original number of each step. The model is given
+            these numbers.
         betas, alphas_cumprod, ...: (num_timesteps,) float64.
     """
 
     def __init__(self, betas, use_timesteps=None):
-        """Keep `use_timesteps` (original step numbers, ascending; None: all) of a full chain."""
+        """Make the tables of a full chain, or of those steps of it that are kept.
+
+        Args:
+            betas: (original_num_steps,) of the full chain.
+            use_timesteps: original step numbers to keep; None keeps all.
+        """
         betas = np.asarray(betas, np.float64)
         if betas.ndim != 1 or not ((betas > 0) & (betas <= 1)).all():
             raise ValueError("betas must be one-dimensional and in (0, 1]")
@@ -126,8 +140,8 @@ class GaussianDiffusion:
         # q(x_{t-1} | x_t, x_0), Ho et al. 2020, eqs. 6 and 7
         shrink = (1 - self.alphas_cumprod_prev) / (1 - self.alphas_cumprod)
         self.posterior_variance = betas * shrink
-        # The variance is 0 at the last step, which adds no noise: its log repeats the next one
-        # (a chain of a single step has no next one).
+        # At t = 0, the last step of sampling, the variance is 0 and its log infinite. The log at
+        # t = 1 stands there instead (a chain of a single step has none, so its beta does).
         clipped = np.append(self.posterior_variance[1:2], self.posterior_variance[1:])
         self.posterior_log_variance_clipped = np.log(clipped if len(clipped) else betas)
         self.posterior_mean_coef1 = (
@@ -152,30 +166,17 @@ class GaussianDiffusion:
             + extract(self.sqrt_one_minus_alphas_cumprod, t, x_start) * noise
         )
 
-    def q_posterior_mean_variance(self, x_start, x_t, t):
-        """Mean, variance and clipped log variance of q(x_{t-1} | x_t, x_0); the last two broadcast.
-
-        Args:
-            x_start, x_t: (batch, num_points, contact_dim).
-            t: int, or (batch,) int64 in [0, num_timesteps).
-        """
-        mean = (
-            extract(self.posterior_mean_coef1, t, x_t) * x_start
-            + extract(self.posterior_mean_coef2, t, x_t) * x_t
-        )
-        variance = extract(self.posterior_variance, t, x_t)
-        return mean, variance, extract(self.posterior_log_variance_clipped, t, x_t)
-
-    def predict_eps_from_xstart(self, x_t, t, pred_xstart):
-        """The noise that leads from a predicted x_0 to x_t (Song et al. 2021, eq. 9)."""
-        scaled = extract(self.sqrt_recip_alphas_cumprod, t, x_t) * x_t
-        return (scaled - pred_xstart) / extract(self.sqrt_recipm1_alphas_cumprod, t, x_t)
-
 
 def extract(table: np.ndarray, t, x):
-    """table[t] rounded to float32: a Python float for an int t, else shaped to broadcast with x.
+    """table[t] rounded to float32, for a computation with x.
 
-    A float keeps the sampling loop free of copies to the device.
+    Args:
+        table: (num_timesteps,) float64.
+        t: int, or (batch,) int64.
+        x: (batch, ...), a tensor or an array.
+    Returns:
+        a Python float for an int t, so that nothing is copied to the device; otherwise
+        (batch, 1, ...), as many dimensions as x has.
     """
     if isinstance(t, int | np.integer):
         return float(np.float32(table[t]))
@@ -187,6 +188,12 @@ def extract(table: np.ndarray, t, x):
 def create_diffusion(
     steps: int, noise_schedule: str = "cosine", timestep_respacing=None
 ) -> GaussianDiffusion:
-    """The chain that the keys of config section `diffusion` describe."""
+    """The chain that section `diffusion` of the configuration describes.
+
+    Args:
+        steps: length of the chain that the model was trained on.
+        noise_schedule: a name of `SCHEDULES`.
+        timestep_respacing: see `space_timesteps`.
+    """
     betas = get_named_beta_schedule(noise_schedule, steps)
     return GaussianDiffusion(betas, space_timesteps(steps, timestep_respacing))

@@ -1,10 +1,18 @@
-"""Every kernel compiles for every architecture it is meant for; no GPU is needed for that."""
+"""Kernels compile for every architecture, are kept, and are launched on their tensors' device.
 
+None of this needs a GPU.
+"""
+
+import hashlib
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
-from cdm.kernels.nvrtc import compile_source, read_source
+from cdm.kernels import nvrtc as nvrtc_module
+from cdm.kernels.nvrtc import Kernel, compile_source, read_source
 
 KERNELS = Path(__file__).resolve().parents[2] / "cdm" / "kernels"
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
@@ -20,13 +28,9 @@ VARIANTS = {
     "bidirectional_scan/float32.cu": [
         {"D_STATE": n, "B_COLUMN": 16, "ROW": 16 + 2 * n, "CHANNELS": 64} for n in (8, 64)
     ],
-    "causal_conv/bidirectional.cu": [
-        {"FLOAT32": float32, "WIDTH": 4, "RUN": 16} for float32 in (0, 1)
-    ],
+    "causal_conv/bidirectional.cu": [{"BF16": bf16, "WIDTH": 4, "RUN": 16} for bf16 in (1, 0)],
     "causal_conv/gradient.cu": [{"BF16": bf16, "WIDTH": 4, "RUN": 16} for bf16 in (0, 1)],
-    "pointwise/pointwise.cu": [
-        {"FLOAT32": float32, "D_MODEL": 256, "CONTACT_DIM": 6} for float32 in (0, 1)
-    ],
+    "pointwise/pointwise.cu": [{"BF16": bf16, "D_MODEL": 256, "CONTACT_DIM": 6} for bf16 in (1, 0)],
     "selective_scan/recurrence.cu": [{"BF16": bf16} for bf16 in (0, 1)],
     "sampling_step/sampling_step.cu": [{"CONTACT_DIM": 6}],
     "farthest_points/farthest_points.cu": [
@@ -34,8 +38,8 @@ VARIANTS = {
         {"THREADS": 1024, "POINTS": 32},
     ],
     "neighbourhoods/neighbourhoods.cu": [
-        {"FLOAT32": float32, "CHANNELS": c, "K": k}
-        for float32, c, k in ((1, 32, 8), (0, 64, 8), (1, 512, 16), (0, 128, 16))
+        {"BF16": bf16, "CHANNELS": c, "K": k}
+        for bf16, c, k in ((0, 32, 8), (1, 64, 8), (0, 512, 16), (1, 128, 16))
     ],
     "nearest_neighbours/nearest_neighbours.cu": [{"K": k, "THREADS": 128} for k in (3, 8, 16)],
 }
@@ -62,18 +66,139 @@ def test_kernels_compile(nvrtc, source, arch, tmp_path, monkeypatch):
         assert len(code.code) > 1000, macros
 
 
-def test_what_was_compiled_is_kept(nvrtc, tmp_path, monkeypatch):
+def cached_files(folder):
+    return sorted((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+def test_what_was_compiled_is_kept_with_its_checksum(nvrtc, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    first = compile_source(NOTHING, "sm_90", (("A", 1),))
-    [entry] = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert entry.read_bytes() == bytes(first.code)
+    first = bytes(compile_source(NOTHING, "sm_90", (("A", 1),)).code)
+    checksum, entry = cached_files(tmp_path)
+    assert entry.read_bytes() == first
+    assert checksum.read_bytes() == hashlib.sha256(first).digest()
     kept = entry.stat().st_mtime_ns
-    assert bytes(compile_source(NOTHING, "sm_90", (("A", 1),)).code) == bytes(first.code)
+    assert bytes(compile_source(NOTHING, "sm_90", (("A", 1),)).code) == first
     assert entry.stat().st_mtime_ns == kept
     compile_source(NOTHING, "sm_90", (("A", 2),))
-    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 2
+    assert len(cached_files(tmp_path)) == 4
 
 
-def test_a_home_that_cannot_be_written_to_costs_time_only(nvrtc, monkeypatch):
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("which", ["checksum", "entry"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(path.read_bytes()[:-7]),
+        flip_a_bit,
+        lambda path: path.unlink(),
+    ],
+    ids=["empty", "truncated", "flipped bit", "missing"],
+)
+def test_a_damaged_entry_is_compiled_again(nvrtc, tmp_path, monkeypatch, damage, which):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    first = bytes(compile_source(NOTHING, "sm_90").code)
+    files = dict(zip(("checksum", "entry"), cached_files(tmp_path), strict=True))
+    damage(files[which])
+    assert bytes(compile_source(NOTHING, "sm_90").code) == first
+    assert files["entry"].read_bytes() == first  # mended for later jobs
+    assert files["checksum"].read_bytes() == hashlib.sha256(first).digest()
+
+
+def test_a_cache_that_cannot_be_read_or_written_costs_time_only(nvrtc, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null/cache")
     assert compile_source(NOTHING, "sm_90").code
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    compile_source(NOTHING, "sm_90")
+    _, entry = cached_files(tmp_path)
+    entry.unlink()
+    entry.mkdir()
+    assert compile_source(NOTHING, "sm_90").code
+
+
+# ---- launching on the right device, with torch and cuda.core replaced ----
+
+
+class FakeCuda:
+    """Records where kernels are launched: (torch's current device, stream) of each launch."""
+
+    def __init__(self, monkeypatch):
+        self.current, self.launched = 0, []
+        fake = self
+
+        class UseDevice:
+            def __init__(self, index):
+                self.index = index
+
+            def __enter__(self):
+                self.before, fake.current = fake.current, self.index
+
+            def __exit__(self, *_):
+                fake.current = self.before
+
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: fake.current)
+        monkeypatch.setattr(torch.cuda, "device", UseDevice)
+        monkeypatch.setattr(
+            torch.cuda, "current_stream", lambda index: SimpleNamespace(cuda_stream=100 + index)
+        )
+        monkeypatch.setattr(nvrtc_module, "_load", lambda code, index, macros: self)
+        core = SimpleNamespace(
+            LaunchConfig=lambda grid, block: (grid, block),
+            Stream=SimpleNamespace(from_handle=lambda handle: handle),
+            launch=lambda stream, *_: self.launched.append((self.current, stream)),
+        )
+        monkeypatch.setitem(sys.modules, "cuda.core", core)
+
+    def get_kernel(self, name):
+        return name
+
+
+class FakeTensor(torch.Tensor):
+    """A tensor that claims to lie on cuda:`index`."""
+
+    index = 0
+
+    def get_device(self):
+        return self.index
+
+
+def tensor_on(index):
+    tensor = torch.zeros(1).as_subclass(FakeTensor)
+    tensor.index = index
+    return tensor
+
+
+@pytest.mark.parametrize("current", [0, 1, 2])
+def test_a_kernel_runs_on_the_device_and_stream_of_its_tensors(monkeypatch, tmp_path, current):
+    cuda = FakeCuda(monkeypatch)
+    source = tmp_path / "nothing.cu"
+    source.write_text(NOTHING)
+    kernel = Kernel(source, "nothing", 1)
+    cuda.current = current
+    kernel((1,), 32, tensor_on(1), None)
+    assert cuda.launched == [(1, 101)]
+    assert cuda.current == current  # the caller's device is still current
+
+
+def test_a_tensor_of_another_device_is_refused(monkeypatch, tmp_path):
+    cuda = FakeCuda(monkeypatch)
+    source = tmp_path / "nothing.cu"
+    source.write_text(NOTHING)
+    kernel = Kernel(source, "nothing", 1)
+    for index in (0, -1):
+        with pytest.raises(ValueError, match="a kernel of cuda:1 was given a tensor on"):
+            kernel((1,), 32, tensor_on(1), tensor_on(index))
+    assert cuda.launched == []
+
+
+def test_headers_are_part_of_the_text_that_decides_the_cache_key(tmp_path):
+    source = tmp_path / "a.cu"
+    source.write_text('// before\n#include "float_or_bf16.cuh"\n// after\n')
+    text = read_source(source)
+    header = (KERNELS / "float_or_bf16.cuh").read_text()
+    assert text == f"// before\n{header}\n// after\n"

@@ -1,4 +1,4 @@
-"""The captured sampling loop: the plain loop's numbers, batch after batch."""
+"""The captured sampling loop gives the numbers of `sample_loop`, batch after batch."""
 
 import threading
 
@@ -8,9 +8,8 @@ from golden import POINT_MAMBA_CASES, conditions, forward_files, load_case
 from helpers import relative_error
 
 from cdm.kernels import philox
-from cdm.kernels.sampling_step.gpu import sampling_step
 from cdm.model.point_order import gather_points
-from cdm.noise import normal, stream_key
+from cdm.noise import stream_key
 from cdm.sampling.cuda_sampler import CudaSampler, unavailable
 from cdm.sampling.diffusion import create_diffusion
 from cdm.sampling.samplers import sample_loop, sampler_updates
@@ -23,50 +22,16 @@ def keys_of(*names):
     return philox.device_keys([stream_key(1, "noise", "s", name) for name in names], "cuda")
 
 
-@pytest.mark.parametrize("contact_dim", [1, 3, 6, 22])
-def test_noise_is_the_reference_noise_for_any_order(contact_dim):
-    batch, num_points, step = 3, 257, 499
-    order = torch.stack([torch.randperm(num_points) for _ in range(batch)])
-    keys = keys_of("a", "b", "c")
-    x = torch.full((batch, num_points, contact_dim), torch.nan, device="cuda")
-    table = torch.tensor([[0.0, 0.0, 1.0, 0.0]], device="cuda")
-    steps = torch.tensor([step], device="cuda")
-    position = torch.zeros(1, dtype=torch.int64, device="cuda")
-    sampling_step(x, x, None, order.cuda(), keys, table, steps, position)
-    expected = torch.from_numpy(normal(keys.cpu().numpy(), step, num_points, contact_dim))
-    torch.testing.assert_close(x.cpu(), gather_points(expected, order), rtol=0, atol=2e-6)
-
-
-def test_updates_are_a_pred_plus_b_x_plus_c_previous_plus_noise():
-    x, pred, previous = torch.randn(3, 2, 50, 6, device="cuda")
-    keys, table = keys_of("a", "b"), torch.tensor([[9.0] * 4, [0.25, -0.5, 0.125, 2]]).cuda()
-    steps, position = torch.tensor([3, 7]).cuda(), torch.tensor([1]).cuda()
-    noise = torch.from_numpy(normal(keys.cpu().numpy(), 7, 50, 6)).cuda()
-    expected = 0.25 * pred - 0.5 * x + 2 * previous + 0.125 * noise
-    sampling_step(x, pred, previous, None, keys, table, steps, position)
-    torch.testing.assert_close(x, expected, rtol=0, atol=2e-6)
-    assert torch.equal(previous, pred)
-
-
-def test_samplers_of_first_order_keep_no_previous_prediction():
-    x, pred = torch.randn(2, 2, 50, 6, device="cuda")
-    keys, table = keys_of("a", "b"), torch.tensor([[0.25, -0.5, 0, 0]]).cuda()
-    steps, position = torch.tensor([7]).cuda(), torch.tensor([0]).cuda()
-    expected = 0.25 * pred - 0.5 * x
-    sampling_step(x, pred, None, None, keys, table, steps, position)
-    torch.testing.assert_close(x, expected, rtol=0, atol=1e-6)
-
-
 @pytest.fixture(params=POINT_MAMBA_CASES)
 def model_and_batches(request, parity):
-    """A reference model and two batches of other conditions."""
+    """A model of afford-motion and two batches of other conditions."""
     cdm = load_case(parity, request.param).cuda()
     arrays = next(iter(forward_files(parity, request.param)))
     inputs = [x.cuda() for x in conditions(arrays)]
     return cdm, [inputs, [x.flip(0).contiguous() for x in inputs]]
 
 
-def plain(cdm, name, eta, diffusion, keys, inputs):
+def naive(cdm, name, eta, diffusion, keys, inputs):
     denoise = cdm.condition(*inputs)
     shape = inputs[1].shape[1], cdm.architecture.contact_dim
 
@@ -80,7 +45,7 @@ def plain(cdm, name, eta, diffusion, keys, inputs):
 
 @pytest.mark.parametrize(("name", "eta"), CASES)
 @torch.inference_mode()
-def test_graph_matches_the_plain_loop_batch_after_batch(model_and_batches, name, eta):
+def test_the_graph_matches_sample_loop_batch_after_batch(model_and_batches, name, eta):
     assert unavailable("cuda") is None
     cdm, batches = model_and_batches
     diffusion = create_diffusion(500, "cosine", "20")
@@ -93,7 +58,7 @@ def test_graph_matches_the_plain_loop_batch_after_batch(model_and_batches, name,
         if turn == 0:
             sampler.capture(keys, *inputs)
         out = sampler(keys, *inputs, callback=lambda t, *_: called.append(t))
-        expected = plain(cdm, name, eta, diffusion, keys, inputs)
+        expected = naive(cdm, name, eta, diffusion, keys, inputs)
         torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-4)
         if turn == 0:
             first = out
@@ -126,7 +91,7 @@ def test_threads_that_use_the_device_do_not_end_a_capture(model_and_batches):
 
 @torch.inference_mode()
 def test_bf16_steps_stay_within_a_hundredth(model_and_batches, parity, request):
-    """Relative error of one step against the plain composition in float64."""
+    """Relative error of one step against the naive forward pass in float64."""
     cdm, batches = model_and_batches
     for inputs in batches:
         x = torch.randn(*inputs[1].shape[:2], cdm.architecture.contact_dim, device="cuda")
@@ -135,7 +100,7 @@ def test_bf16_steps_stay_within_a_hundredth(model_and_batches, parity, request):
         assert denoise.fused
         for t in (0, 120, 499):
             out = denoise(gather_points(x, denoise.order), t)
-            with torch.enable_grad():  # the plain composition
+            with torch.enable_grad():  # gradients select the naive form
                 exact = cdm.cpu().double().condition(*[i.cpu().double() for i in inputs])
                 reference = exact(gather_points(x.cpu().double(), exact.order), t)
             cdm.float().cuda()

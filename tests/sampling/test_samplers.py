@@ -1,4 +1,4 @@
-"""The sampling loops: a plain float64 rendering, laws, stored numbers, and the reference's."""
+"""The samplers against the papers in float64, laws, stored numbers, and afford-motion."""
 
 import json
 
@@ -39,7 +39,7 @@ def toy(x, t):
     return (0.7 * x + 0.001 * t - 0.2).clip(-1, 1)
 
 
-def plain(name, eta, diffusion):
+def naive(name, eta, diffusion):
     """The papers in float64 and steps of t.
 
     Ho et al. 2020, algorithm 2; Song et al. 2021, eq. 12; for DPM-Solver++ the first-order step is
@@ -82,7 +82,7 @@ def test_loops_match_the_papers_in_float64(name, eta, respacing):
     diffusion = create_diffusion(100, "cosine", respacing)
     out = sample(name, toy, diffusion, noise, eta=eta)
     assert out.dtype == torch.float32 and out.shape == SHAPE
-    np.testing.assert_allclose(out.numpy(), plain(name, eta, diffusion), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(out.numpy(), naive(name, eta, diffusion), rtol=1e-4, atol=1e-4)
 
 
 # Written by `python tests/sampling/test_samplers.py`: first map, first point, joints 0 to 2.
@@ -158,9 +158,9 @@ def test_loops_ask_for_original_steps_and_draw_no_more_than_they_use(name, eta):
 def test_points_may_run_in_any_order(name, eta):
     order = torch.randperm(SHAPE[1], generator=torch.Generator().manual_seed(0))
     diffusion = create_diffusion(100, "cosine", "5")
-    plain_order = sample(name, toy, diffusion, noise, eta=eta)
+    in_order = sample(name, toy, diffusion, noise, eta=eta)
     shuffled = sample(name, toy, diffusion, lambda step: noise(step)[:, order], eta=eta)
-    torch.testing.assert_close(shuffled, plain_order[:, order], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(shuffled, in_order[:, order], rtol=1e-6, atol=1e-6)
 
 
 def test_eta_out_of_range_is_refused():
@@ -240,7 +240,7 @@ def test_dpm_solver_agrees_with_diffusers(name, algorithm, respacing):
     torch.testing.assert_close(out, x, rtol=1e-5, atol=1e-5)
 
 
-# ---- the reference's trajectories, with its model ----
+# ---- afford-motion's trajectories, with its model ----
 
 
 def eta_of(file_name):
@@ -297,12 +297,12 @@ def check_trajectories(parity, parity_index, device):
                 np.testing.assert_allclose(value, golden[key], **tolerance, err_msg=message)
 
 
-def test_trajectories_match_reference(parity, parity_index):
+def test_trajectories_match_afford_motion(parity, parity_index):
     check_trajectories(parity, parity_index, "cpu")
 
 
 @pytest.mark.gpu
-def test_trajectories_match_reference_on_gpu(parity, parity_index):
+def test_trajectories_match_afford_motion_on_gpu(parity, parity_index):
     check_trajectories(parity, parity_index, "cuda")
 
 

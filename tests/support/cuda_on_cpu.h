@@ -1,5 +1,5 @@
-// Enough of CUDA to run a kernel of ours on the CPU: a thread for each of a block's threads, blocks
-// one after the other, barriers where the device has them.
+// The part of CUDA that the project's kernels need, to run them on the CPU. Each thread of a block
+// is a thread here, the blocks run one after the other, and barriers are where the device has them.
 
 #include <barrier>
 #include <cmath>
@@ -10,12 +10,14 @@
 
 #define __global__
 #define __device__
+#define __forceinline__ inline
 #define __shared__ static  // blocks take turns
 #define __launch_bounds__(...)
 #define __align__(bytes) __attribute__((aligned(bytes)))
 
 struct Index { unsigned x = 1, y = 1, z = 1; };
-struct float4 { float x, y, z, w; };
+struct alignas(16) float4 { float x, y, z, w; };
+struct alignas(8) uint2 { unsigned x, y; };
 
 static thread_local Index threadIdx, blockIdx;
 static Index blockDim, gridDim;
@@ -36,6 +38,21 @@ static unsigned __float_as_uint(float x) {
     std::memcpy(&bits, &x, 4);
     return bits;
 }
+
+// As cvt.rn.bf16x2.f32: rounded to the nearest, ties to even; NaN becomes 0x7fff.
+static unsigned two_bf16(float high, float low) {
+    auto rounded = [](float x) {
+        const unsigned bits = __float_as_uint(x);
+        return x != x ? 0x7fffu : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+    };
+    return rounded(high) << 16 | rounded(low);
+}
+
+#define __expf expf  // a function of this name is in glibc
+static float __fdividef(float x, float y) { return x / y; }
+static float rsqrtf(float x) { return 1 / sqrtf(x); }
+
+static unsigned __umulhi(unsigned a, unsigned b) { return (unsigned long long)a * b >> 32; }
 
 static void __syncthreads() { block_barrier->arrive_and_wait(); }
 

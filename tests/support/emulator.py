@@ -1,4 +1,4 @@
-"""CUDA kernels of ours on the CPU, where there is no GPU to test them on (needs g++)."""
+"""Runs the project's CUDA kernels on the CPU, where there is no GPU to test them on (needs g++)."""
 
 import ctypes
 import re
@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,7 +16,24 @@ HEADER = Path(__file__).with_name("cuda_on_cpu.h")
 KERNEL = re.compile(
     r'extern "C" __global__ void\s+(?:__launch_bounds__\([^)]*\)\s+)?(\w+)\((.*?)\)', re.S
 )
-EXP2 = re.compile(r'asm\("ex2\.approx\.ftz\.f32 %0, %1;" : "=f"\((\w+)\) : "f"\((\w+)\)\)')
+# Instructions that kernels write as assembly, and the functions of cuda_on_cpu.h that replace them.
+ASSEMBLY = {
+    r'asm\("ex2\.approx\.ftz\.f32 %0, %1;" : "=f"\((\w+)\) : "f"\((\w+)\)\)': r"\1 = exp2f(\2)",
+    r'asm\("lg2\.approx\.ftz\.f32 %0, %1;" : "=f"\((\w+)\) : "f"\((\w+)\)\)': r"\1 = log2f(\2)",
+    r'asm\("cvt\.rn\.bf16x2\.f32 %0, %1, %2;" : "=r"\((\w+)\) : "f"\((\w+)\), "f"\((\w+)\)\)': (
+        r"\1 = two_bf16(\2, \3)"
+    ),
+}
+
+
+INTEGERS = {np.int32: ctypes.c_int32, np.int64: ctypes.c_int64}
+
+
+def _c_value(argument):
+    """A kernel's argument as ctypes passes it."""
+    if argument is None or torch.is_tensor(argument):
+        return ctypes.c_void_p(None if argument is None else argument.data_ptr())
+    return INTEGERS[type(argument)](argument)
 
 
 class Emulator:
@@ -29,7 +47,9 @@ class Emulator:
     def __init__(self, source: Path, folder: Path, **macros: int):
         if shutil.which("g++") is None:
             pytest.skip("g++ is not installed: kernels cannot be run on the CPU")
-        code = EXP2.sub(r"\1 = exp2f(\2)", read_source(source))
+        code = read_source(source)
+        for assembly, replacement in ASSEMBLY.items():
+            code = re.sub(assembly, replacement, code)
         defined = [f"#define {key} {int(value)}" for key, value in macros.items()]
         parts = [f'#include "{HEADER}"', *defined, code]
         for name, parameters in KERNEL.findall(code):
@@ -46,13 +66,11 @@ class Emulator:
         self._library = ctypes.CDLL(library)
 
     def kernel(self, name: str):
-        """What stands for `cdm.kernels.nvrtc.Kernel`: called with grid, block and arguments."""
+        """Stands in for `cdm.kernels.nvrtc.Kernel`: called with grid, block and arguments."""
 
         def run(grid, block, *arguments):
-            plain = [
-                ctypes.c_void_p(a.data_ptr()) if torch.is_tensor(a) else ctypes.c_int(int(a))
-                for a in arguments
-            ]
-            self._library[f"on_cpu_{name}"](*map(ctypes.c_int, (*grid, block)), *plain)
+            grid_x, grid_y = (*grid, 1)[:2]
+            sizes = map(ctypes.c_int, (grid_x, grid_y, block))
+            self._library[f"on_cpu_{name}"](*sizes, *map(_c_value, arguments))
 
         return run

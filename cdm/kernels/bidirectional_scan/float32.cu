@@ -8,9 +8,9 @@
 // Defined by the caller: D_STATE, B_COLUMN (of x_dbl, where B starts; C follows), ROW (columns of
 // x_dbl), CHANNELS (threads per direction).
 
-constexpr int TILE = 16;  // tokens
+#include "activations.cuh"
 
-__device__ __forceinline__ float softplus(float x) { return x > 20 ? x : log1pf(expf(x)); }
+constexpr int TILE = 16;  // tokens
 
 extern "C" __global__ void __launch_bounds__(2 * CHANNELS) bidirectional_scan(
     const float* __restrict__ u, const float* __restrict__ delta, const float* __restrict__ x_dbl,
@@ -60,7 +60,7 @@ extern "C" __global__ void __launch_bounds__(2 * CHANNELS) bidirectional_scan(
             const size_t place = (size_t)b * length + token;
             if (k >= num_tiles / 2) {
                 const float gate = z[place * z_stride + channel];
-                y_t = (y_t + y[place * d_inner + channel]) * (gate / (1 + expf(-gate)));
+                y_t = (y_t + y[place * d_inner + channel]) * silu(gate);
             }
             y[place * d_inner + channel] = y_t;
         }

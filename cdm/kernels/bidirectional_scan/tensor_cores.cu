@@ -20,6 +20,11 @@
 // each), WARPS (of a block and direction), MIN_BLOCKS (of a processor), POLY_MASK (which of 16
 // exponentials are polynomials, to spare the special function unit).
 
+#define BF16 1
+
+#include "activations.cuh"
+#include "float_or_bf16.cuh"
+
 typedef unsigned int u32;
 
 template <int N>
@@ -34,34 +39,13 @@ constexpr int J = D_STATE / 8;         // state tiles
 constexpr int K = DT_RANK / 16;        // steps of the product with dt_proj
 constexpr int ROW_CHUNKS = (DT_RANK + 2 * D_STATE) / 8;  // 16-byte pieces of x_dbl's dt, B, C
 constexpr int STAGES = 4;              // tiles on their way
-constexpr float LOG2_E = 1.44269504f, LN_2 = 0.693147181f;
+constexpr float LN_2 = 0.693147181f;
 constexpr float MAGIC = 12582912.0f;   // 1.5 * 2^23: adding it rounds to an integer
-
-__device__ __forceinline__ float low(u32 pair) { return __uint_as_float(pair << 16); }
-__device__ __forceinline__ float high(u32 pair) { return __uint_as_float(pair & 0xffff0000u); }
-
-__device__ __forceinline__ u32 pack(float low, float high) {
-    u32 pair;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
-    return pair;
-}
 
 __device__ __forceinline__ u32 transpose(u32 pair) {  // of an 8x8 matrix across the warp
     u32 result;
     asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(result) : "r"(pair));
     return result;
-}
-
-__device__ __forceinline__ float exp2_sfu(float x) {
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-
-__device__ __forceinline__ float log2_sfu(float x) {
-    float y;
-    asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
 }
 
 // 2^(l a) for -126 <= l a <= 0: a cubic on [-1/2, 1/2] that is exact at 0, so that slow decays
@@ -71,15 +55,6 @@ __device__ __forceinline__ float exp2_polynomial(float l, float a) {
     float f = fmaf(l, a, MAGIC - shifted);
     float p = fmaf(f, fmaf(f, fmaf(f, 0.0554913f, 0.2421200f), LN_2), 1.0f);
     return __int_as_float(__float_as_int(p) + (__float_as_int(shifted) << 23));
-}
-
-// Softplus in units of ln 2, log2(1 + 2^x), for x = log2(e) * argument; absolute error about 1e-7.
-__device__ __forceinline__ float softplus2(float x) {
-    return fmaxf(x, 0.0f) + log2_sfu(1.0f + exp2_sfu(-fabsf(x)));
-}
-
-__device__ __forceinline__ float silu(float x) {
-    return __fdividef(x, 1.0f + exp2_sfu(-LOG2_E * x));
 }
 
 __device__ __forceinline__ void mma_bf16(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
@@ -215,7 +190,7 @@ __device__ __forceinline__ void scan(const u32* __restrict__ u_, const u32* __re
 #pragma unroll
                     for (int e = 0; e < 2; e++) {
                         int q = r % 2 * 2 + e;
-                        h[r / 2][j][q] = fmaf(exp2_sfu(l * A[r / 2][j][q]), h[r / 2][j][q],
+                        h[r / 2][j][q] = fmaf(fast_exp2(l * A[r / 2][j][q]), h[r / 2][j][q],
                                               ends[at * D_STATE + 8 * j + 2 * c + e]);
                     }
             }
@@ -281,7 +256,7 @@ __device__ __forceinline__ void scan(const u32* __restrict__ u_, const u32* __re
         for (int i = 0; i < HALVES; i++)
 #pragma unroll
             for (int e = 0; e < 4; e++)
-                l[i][e] = softplus2(fmaf(l[i][e], LOG2_E, bias[2 * i + e / 2]));
+                l[i][e] = fast_softplus2(fmaf(l[i][e], LOG2_E, bias[2 * i + e / 2]));
 #pragma unroll
         for (int e = 0; e < 2; e++) {
             Lengths of_rows;
@@ -349,7 +324,7 @@ __device__ __forceinline__ void scan(const u32* __restrict__ u_, const u32* __re
                         const float a = A[i][j][e];
                         decays[i][j][e] = polynomial
                                               ? exp2_polynomial(fminf(l.at[r], longest[r]), a)
-                                              : exp2_sfu(l.at[r] * a);
+                                              : fast_exp2(l.at[r] * a);
                     }
         };
         decay(0);
@@ -393,8 +368,8 @@ __device__ __forceinline__ void scan(const u32* __restrict__ u_, const u32* __re
 #pragma unroll
                 for (int r = 0; r < R; r++) {
                     const u32 own = values.at[r], other = share.at[r], z_r = gate.at[r];
-                    values.at[r] = pack((low(own) + low(other)) * silu(low(z_r)),
-                                        (high(own) + high(other)) * silu(high(z_r)));
+                    values.at[r] = pack((low(own) + low(other)) * fast_silu(low(z_r)),
+                                        (high(own) + high(other)) * fast_silu(high(z_r)));
                 }
             }
             if (token < length && channels_in) *out = values;

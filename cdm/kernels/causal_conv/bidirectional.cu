@@ -2,15 +2,14 @@
 //
 // A thread owns four neighbouring channels of RUN tokens and holds their rows in registers.
 //
-// Defined by the caller: FLOAT32 or not (bfloat16), WIDTH of the convolution, RUN.
+// Defined by the caller: BF16 (see float_or_bf16.cuh), WIDTH of the convolution, RUN.
 
+#include "activations.cuh"
 #include "float_or_bf16.cuh"
 
 constexpr int REACH = WIDTH - 1;
 
-__device__ __forceinline__ float silu(float x) {
-    return FLOAT32 ? x / (1 + expf(-x)) : __fdividef(x, 1 + __expf(-x));
-}
+__device__ __forceinline__ float gate(float x) { return BF16 ? fast_silu_expf(x) : silu(x); }
 
 __device__ __forceinline__ float4 fma(float4 a, float4 b, float4 c) {
     return make_float4(fmaf(a.x, b.x, c.x), fmaf(a.y, b.y, c.y), fmaf(a.z, b.z, c.z),
@@ -20,21 +19,21 @@ __device__ __forceinline__ float4 fma(float4 a, float4 b, float4 c) {
 // x: (batch, length, d_inner), rows x_stride apart; weight: (WIDTH, d_inner);
 // y: (2, batch, length, d_inner).
 extern "C" __global__ void __launch_bounds__(256) bidirectional_conv(
-    const Half4* __restrict__ x, const float4* __restrict__ weight, const float4* __restrict__ bias,
-    Half4* __restrict__ y, int batch_size, int length, int d_inner, int x_stride) {
+    const Vec4* __restrict__ x, const float4* __restrict__ weight, const float4* __restrict__ bias,
+    Vec4* __restrict__ y, int batch_size, int length, int d_inner, int x_stride) {
     const int groups = d_inner / 4, runs = (length + RUN - 1) / RUN;
     const int index = blockIdx.x * blockDim.x + threadIdx.x;
     const int group = index % groups, run = index / groups, start = run * RUN, b = blockIdx.y;
     if (run >= runs) return;
     x += (size_t)b * length * (x_stride / 4) + group;
-    Half4* forward = y + (size_t)b * length * groups + group;
-    Half4* backward = forward + (size_t)batch_size * length * groups;
+    Vec4* forward = y + (size_t)b * length * groups + group;
+    Vec4* backward = forward + (size_t)batch_size * length * groups;
 
-    Half4 rows[RUN + 2 * REACH];  // tokens start - REACH ... start + RUN - 1 + REACH
+    Vec4 rows[RUN + 2 * REACH];  // tokens start - REACH ... start + RUN - 1 + REACH
 #pragma unroll
     for (int i = 0; i < RUN + 2 * REACH; i++) {
         const int t = start - REACH + i;
-        rows[i] = t >= 0 && t < length ? x[(size_t)t * (x_stride / 4)] : Half4{};
+        rows[i] = t >= 0 && t < length ? x[(size_t)t * (x_stride / 4)] : Vec4{};
     }
     float4 w[WIDTH];
 #pragma unroll
@@ -50,7 +49,7 @@ extern "C" __global__ void __launch_bounds__(256) bidirectional_conv(
             y_b = fma(w[k], widen(rows[i + 2 * REACH - k]), y_b);
         }
         const size_t at = (size_t)(start + i) * groups;
-        narrow(forward + at, make_float4(silu(y_f.x), silu(y_f.y), silu(y_f.z), silu(y_f.w)));
-        narrow(backward + at, make_float4(silu(y_b.x), silu(y_b.y), silu(y_b.z), silu(y_b.w)));
+        narrow(forward + at, make_float4(gate(y_f.x), gate(y_f.y), gate(y_f.z), gate(y_f.w)));
+        narrow(backward + at, make_float4(gate(y_b.x), gate(y_b.y), gate(y_b.z), gate(y_b.w)));
     }
 }

@@ -5,9 +5,10 @@
 // s counts the steps of the walk: tokens in order, or from the last to the first. A thread owns one
 // channel of RUN steps. All is computed in float32.
 //
-// Defined by the caller: WIDTH of the convolution, RUN, BF16 (see value.cuh).
+// Defined by the caller: WIDTH of the convolution, RUN, BF16 (see float_or_bf16.cuh).
 
-#include "value.cuh"
+#include "activations.cuh"
+#include "float_or_bf16.cuh"
 
 constexpr int REACH = WIDTH - 1;
 
@@ -52,7 +53,7 @@ extern "C" __global__ void causal_conv(const Value *x, const float *weight, cons
         float c = bias[here.channel];
 #pragma unroll
         for (int k = 0; k < WIDTH; ++k) c += w[k] * window[i + k];
-        y[here.at(here.start + i, d_inner)] = narrow(c / (1 + expf(-c)));
+        y[here.at(here.start + i, d_inner)] = narrow(silu(c));
     }
 }
 

@@ -58,13 +58,13 @@ def grouped_max(x, rows, offsets, weight):
 def _launch(name, out, rows, *arguments):
     """One thread for four channels of each of out's points."""
     num_points, channels = out.shape[:-1].numel(), out.shape[-1]
-    kernels = _kernels(out.device.index, out.dtype == torch.float32, channels, rows.shape[-1])
+    kernels = _kernels(out.device.index, out.dtype == torch.bfloat16, channels, rows.shape[-1])
     grid = (-(-num_points * channels // (4 * THREADS)),)
     kernels[name](grid, THREADS, *arguments, np.int64(num_points))
 
 
 @cache
-def _kernels(device_index, float32, channels, neighbours):
-    macros = {"FLOAT32": float32, "CHANNELS": channels, "K": neighbours}
+def _kernels(device_index, bf16, channels, neighbours):
+    macros = {"BF16": bf16, "CHANNELS": channels, "K": neighbours}
     names = "differences", "weighted_sum", "grouped_max"
     return {name: Kernel(SOURCE, name, device_index, **macros) for name in names}

@@ -4,7 +4,7 @@
 // A thread has four channels of one point and all of its neighbours. Sums are float32; q, k, v and
 // what goes into a matrix product are HALF.
 //
-// Defined by the caller: FLOAT32 or not (bfloat16), CHANNELS (a multiple of 32), K (neighbours).
+// Defined by the caller: BF16 (see float_or_bf16.cuh), CHANNELS (a multiple of 32), K (neighbours).
 
 #include "float_or_bf16.cuh"
 
@@ -42,10 +42,10 @@ __device__ __forceinline__ float relu(float x) { return x > 0 ? x : 0; }
 //   q: (points, CHANNELS); k: (rows, CHANNELS); rows: (points, K); positions: (points, K, 3);
 //   weight: (CHANNELS, 3); bias, scale, shift: (CHANNELS); out: (points, K, CHANNELS).
 extern "C" __global__ void __launch_bounds__(256) differences(
-    const Half4* __restrict__ q, const Half4* __restrict__ k, const long long* __restrict__ rows,
+    const Vec4* __restrict__ q, const Vec4* __restrict__ k, const long long* __restrict__ rows,
     const float* __restrict__ positions, const float* __restrict__ weight,
     const float* __restrict__ bias, const float* __restrict__ scale,
-    const float* __restrict__ shift, Half4* __restrict__ out, long num_points) {
+    const float* __restrict__ shift, Vec4* __restrict__ out, long num_points) {
     const long index = (long)blockIdx.x * blockDim.x + threadIdx.x, point = index / GROUPS;
     const int group = index % GROUPS;
     if (point >= num_points) return;
@@ -69,9 +69,9 @@ extern "C" __global__ void __launch_bounds__(256) differences(
 //   v: (rows, CHANNELS); logits: (points, K, CHANNELS / 8); out: (points, CHANNELS); the others
 //   as above.
 extern "C" __global__ void __launch_bounds__(256) weighted_sum(
-    const Half4* __restrict__ v, const Half4* __restrict__ logits,
+    const Vec4* __restrict__ v, const Vec4* __restrict__ logits,
     const long long* __restrict__ rows, const float* __restrict__ positions,
-    const float* __restrict__ weight, const float* __restrict__ bias, Half4* __restrict__ out,
+    const float* __restrict__ weight, const float* __restrict__ bias, Vec4* __restrict__ out,
     long num_points) {
     const long index = (long)blockIdx.x * blockDim.x + threadIdx.x, point = index / GROUPS;
     const int group = index % GROUPS;
@@ -103,8 +103,8 @@ extern "C" __global__ void __launch_bounds__(256) weighted_sum(
 //   x: (rows, CHANNELS); rows: (points, K); offsets: (points, K, 3); weight: (CHANNELS, 3);
 //   out: (points, CHANNELS).
 extern "C" __global__ void __launch_bounds__(256) grouped_max(
-    const Half4* __restrict__ x, const long long* __restrict__ rows,
-    const float* __restrict__ offsets, const float* __restrict__ weight, Half4* __restrict__ out,
+    const Vec4* __restrict__ x, const long long* __restrict__ rows,
+    const float* __restrict__ offsets, const float* __restrict__ weight, Vec4* __restrict__ out,
     long num_points) {
     const long index = (long)blockIdx.x * blockDim.x + threadIdx.x, point = index / GROUPS;
     const int group = index % GROUPS;

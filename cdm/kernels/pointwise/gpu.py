@@ -65,7 +65,7 @@ class Pointwise:
 @cache
 def _kernels(device_index, half, d_model, contact_dim):
     macros = {
-        "FLOAT32": half == torch.float32,
+        "BF16": half == torch.bfloat16,
         "D_MODEL": d_model,
         "CONTACT_DIM": contact_dim,
     }

@@ -1,7 +1,7 @@
 // What happens to every point alone between the matrix products of PointMamba, one pass over
 // memory each. The residual stream stays float32; what goes into a matrix product is HALF.
 //
-// Defined by the caller: FLOAT32 or not (bfloat16), D_MODEL (a multiple of 4), CONTACT_DIM.
+// Defined by the caller: BF16 (see float_or_bf16.cuh), D_MODEL (a multiple of 4), CONTACT_DIM.
 
 #include "float_or_bf16.cuh"
 
@@ -13,7 +13,7 @@ __device__ __forceinline__ float gelu(float x) { return 0.5f * x * (1 + erff(0.7
 extern "C" __global__ void __launch_bounds__(256) embed(
     const float* __restrict__ x_t, const float4* __restrict__ weight,
     const float4* __restrict__ share, const float4* __restrict__ step_share,
-    Half4* __restrict__ out, long num_rows, int num_points, int hidden) {
+    Vec4* __restrict__ out, long num_rows, int num_points, int hidden) {
     const int groups = hidden / 4;
     const long index = (long)blockIdx.x * blockDim.x + threadIdx.x, row = index / groups;
     const int group = index % groups;
@@ -67,9 +67,9 @@ __device__ __forceinline__ void layer_norm(float4 (&v)[VECTORS], const float4* w
 
 // stream = LayerNorm_e(y); out = LayerNorm_0(stream): the embedding's norm and the first block's.
 extern "C" __global__ void __launch_bounds__(256) embedding_norm(
-    const Half4* __restrict__ y, const float4* __restrict__ weight_e,
+    const Vec4* __restrict__ y, const float4* __restrict__ weight_e,
     const float4* __restrict__ bias_e, const float4* __restrict__ weight,
-    const float4* __restrict__ bias, float4* __restrict__ stream, Half4* __restrict__ out,
+    const float4* __restrict__ bias, float4* __restrict__ stream, Vec4* __restrict__ out,
     long num_rows) {
     const long row = ((long)blockIdx.x * blockDim.x + threadIdx.x) / 32;
     const int lane = threadIdx.x % 32;
@@ -90,8 +90,8 @@ extern "C" __global__ void __launch_bounds__(256) embedding_norm(
 
 // stream += y; out = LayerNorm(stream): a block's residual and the next block's norm.
 extern "C" __global__ void __launch_bounds__(256) residual_norm(
-    const Half4* __restrict__ y, const float4* __restrict__ weight,
-    const float4* __restrict__ bias, float4* __restrict__ stream, Half4* __restrict__ out,
+    const Vec4* __restrict__ y, const float4* __restrict__ weight,
+    const float4* __restrict__ bias, float4* __restrict__ stream, Vec4* __restrict__ out,
     long num_rows) {
     const long row = ((long)blockIdx.x * blockDim.x + threadIdx.x) / 32;
     const int lane = threadIdx.x % 32;
@@ -115,7 +115,7 @@ extern "C" __global__ void __launch_bounds__(256) residual_norm(
 // out = (stream + y) W^T + b: the last block's residual and the layers behind it, folded into one.
 // weight: (CONTACT_DIM, D_MODEL); out: (rows, CONTACT_DIM) float32.
 extern "C" __global__ void __launch_bounds__(256) residual_head(
-    const Half4* __restrict__ y, const float4* __restrict__ stream,
+    const Vec4* __restrict__ y, const float4* __restrict__ stream,
     const float4* __restrict__ weight, const float* __restrict__ bias, float* __restrict__ out,
     long num_rows) {
     const long row = ((long)blockIdx.x * blockDim.x + threadIdx.x) / 32;

@@ -23,28 +23,19 @@
 // All is computed in float32. Sums over channels go lane, warp, block in a fixed order, and over
 // blocks on the caller's side: the same input gives the same bits.
 //
-// The caller defines BF16 (see value.cuh).
+// The caller defines BF16 (see float_or_bf16.cuh).
 
-#include "value.cuh"
+#include "activations.cuh"
+#include "float_or_bf16.cuh"
 
 constexpr int STATES = 16, LANES = 4, OWN = STATES / LANES;
 constexpr int CHANNELS = 64, THREADS = CHANNELS * LANES, WARPS = THREADS / 32;
 constexpr int TILE = 8, SHARE = TILE / LANES;  // steps; those a thread fetches, and a lane writes
 constexpr int PITCH = TILE + 4;                // of a channel in shared memory: no bank conflicts
-constexpr float LOG2E = 1.4426950408889634f;
 constexpr unsigned ALL = 0xffffffffu;
 
 typedef float PerChannel[CHANNELS][PITCH];
 typedef float PerStep[TILE][2 * STATES];  // B, then C
-
-// As torch's softplus: beyond 20 the difference to the identity is below float32's resolution.
-__device__ inline float softplus(float x) { return x > 20 ? x : log1pf(expf(x)); }
-
-__device__ inline float power_of_two(float x) {
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
 
 // The first half of v for threads without this bit in their number, the second for the others,
 // each summed with the same half of the thread that differs in this bit.
@@ -158,7 +149,7 @@ recurrence(const Value *u, const Value *raw, const float *A, const Value *B, con
     float a[OWN], h[OWN] = {};
     read(a, A + at.states(0));
 #pragma unroll
-    for (int n = 0; n < OWN; ++n) a[n] *= LOG2E;
+    for (int n = 0; n < OWN; ++n) a[n] *= LOG2_E;
 
     float next_raw[SHARE], next_x[SHARE], next_BC = fetch_BC(at, 0);
     at.fetch(next_raw, raw, 0);
@@ -187,7 +178,7 @@ recurrence(const Value *u, const Value *raw, const float *A, const Value *B, con
             sum[i] = 0;
 #pragma unroll
             for (int n = 0; n < OWN; ++n) {
-                h[n] = power_of_two(d[i] * a[n]) * h[n] + dx * b[n];
+                h[n] = fast_exp2(d[i] * a[n]) * h[n] + dx * b[n];
                 sum[i] += h[n] * c[n];
             }
         }
@@ -221,7 +212,7 @@ recurrence_gradient(const Value *u, const Value *raw, const float *A, const Valu
     float a[OWN], g[OWN] = {}, sum_A[OWN] = {}, sum_D = 0, sum_bias = 0;
     read(a, A + at.states(0));
 #pragma unroll
-    for (int n = 0; n < OWN; ++n) a[n] *= LOG2E;
+    for (int n = 0; n < OWN; ++n) a[n] *= LOG2_E;
 
     const int last = at.tiles - 1;
     float next_raw[SHARE], next_x[SHARE], next_dy[SHARE], next_BC = fetch_BC(at, last);
@@ -254,7 +245,7 @@ recurrence_gradient(const Value *u, const Value *raw, const float *A, const Valu
             dx[i] *= d[i];
 #pragma unroll
             for (int n = 0; n < OWN; ++n)
-                h[i + 1][n] = power_of_two(d[i] * a[n]) * h[i][n] + dx[i] * b[n];
+                h[i + 1][n] = fast_exp2(d[i] * a[n]) * h[i][n] + dx[i] * b[n];
         }
 
         float g_B[TILE], g_decay[TILE];
@@ -270,7 +261,7 @@ recurrence_gradient(const Value *u, const Value *raw, const float *A, const Valu
                 part[n] = dx[i] * g[n];
                 part[OWN + n] = dy_[i] * h[i + 1][n];
                 g_B[i] += g[n] * b[n];
-                g[n] *= power_of_two(d[i] * a[n]);
+                g[n] *= fast_exp2(d[i] * a[n]);
                 const float through = g[n] * h[i][n];
                 g_decay[i] += through * a[n];
                 sum_A[n] += through * d[i];
@@ -289,7 +280,7 @@ recurrence_gradient(const Value *u, const Value *raw, const float *A, const Valu
             const int step = SHARE * at.lane + j, t = tile * TILE + step;
             const float d_t = tile_d[at.channel][step], x_t = tile_x[at.channel][step];
             const float dy_t = tile_dy[at.channel][step];
-            const float raw_gradient = (x_t * g_B[j] + g_decay[j] * (1 / LOG2E)) * -expm1f(-d_t);
+            const float raw_gradient = (x_t * g_B[j] + g_decay[j] * (1 / LOG2_E)) * -expm1f(-d_t);
             sum_D += x_t * dy_t;
             sum_bias += raw_gradient;
             if (t < length) {
