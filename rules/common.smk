@@ -13,6 +13,7 @@ os.environ.update(
 
 from snakemake.exceptions import WorkflowError
 
+from cdm.commands.config_files import as_typed
 from cdm.config import is_demo, load_config
 from cdm.errors import CDMError, NotTrained
 from cdm.evaluation.evaluate import evaluation_key
@@ -29,6 +30,8 @@ if is_demo(config):
 
 PLAN, SAMPLES = None, None
 try:
+    typed = workflow.config_settings  # Snakemake made 7 of 007 before it came here
+    config.update(as_typed(config, typed.configfiles, typed.config_args))
     CONFIG = load_config(config)
     if workflow.is_main_process:
         PLAN, SAMPLES = make_plan(CONFIG)

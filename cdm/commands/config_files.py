@@ -1,19 +1,21 @@
-"""The configuration as Snakemake would read it, for commands beside Snakemake."""
+"""The configuration as it was typed, for the workflow and for commands beside it."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from cdm.config import SCHEMA, Config, is_demo, load_config
+from cdm.config.text_yaml import read_text_yaml
 from cdm.errors import ConfigError
+from cdm.files import expand_path
 
 DEFAULTS, DEMO_DEFAULTS = SCHEMA.with_name("config.yaml"), SCHEMA.with_name("demo.yaml")
 
 
-def read_config(configfiles: Sequence[str], assignments: Sequence[str]) -> Config:
+def read_config(configfiles: Iterable[str | Path], assignments: Iterable[str]) -> Config:
     """The configuration that `snakemake --configfile ... --config ...` runs with.
 
     Args:
@@ -22,24 +24,45 @@ def read_config(configfiles: Sequence[str], assignments: Sequence[str]) -> Confi
     Raises:
         ConfigError: no such file, not YAML, or not a valid configuration.
     """
+    user = _read_user(configfiles, assignments)
+    return load_config(overlay(_defaults(user), user))
+
+
+def as_typed(
+    merged: Mapping[str, Any], configfiles: Iterable[str | Path], assignments: Iterable[str] | None
+) -> dict[str, Any]:
+    """What Snakemake merged, with everything the user gave as the text that was typed.
+
+    Snakemake reads values before the workflow sees them: 007 arrives as 7, and of a section that
+    comes twice in one file only the last arrives. So the user's files and `--config` are read
+    again.
+
+    Args:
+        merged: Snakemake's `config`.
+        configfiles: of `--configfile`.
+        assignments: of `--config`, as typed.
+    Raises:
+        ConfigError: a file or value is not YAML, or holds a key twice.
+    """
+    return overlay(merged, _read_user(configfiles, assignments or ()))
+
+
+def _read_user(configfiles: Iterable[str | Path], assignments: Iterable[str]) -> dict[str, Any]:
     user: dict[str, Any] = {}
     for name in configfiles:
-        user = overlay(user, _read_yaml(Path(name)))
+        user = overlay(user, _read_file(Path(expand_path(str(name), "--configfile"))))
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals:
             raise ConfigError(f"--config {assignment}: expected key=value, such as exp_name=mine")
-        try:
-            user = overlay(user, {key: yaml.safe_load(text)})
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--config {assignment}: the value is not YAML ({error})") from None
-    return load_config(overlay(_defaults(user), user))
+        user = overlay(user, {key: read_text_yaml(text, f"--config {assignment}")})
+    return user
 
 
 def config_arguments(config: Config) -> str:
     """`--config ...` that makes Snakemake run with this configuration, quoted for a shell."""
     found = config.as_dict()
-    changes = _difference(_defaults(found), found)
+    changes = _difference(load_config(_defaults(found)).as_dict(), found)
     words = [f"{key}={_flow(value)}" for key, value in changes.items()]
     return "--config " + " ".join(map(shlex.quote, words)) if words else ""
 
@@ -54,9 +77,9 @@ def overlay(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
 
 
 def _defaults(user: Mapping[str, Any]) -> dict[str, Any]:
-    defaults = _read_yaml(DEFAULTS)
+    defaults = _read_file(DEFAULTS)
     demo = is_demo(overlay(defaults, user))
-    return overlay(defaults, _read_yaml(DEMO_DEFAULTS)) if demo else defaults
+    return overlay(defaults, _read_file(DEMO_DEFAULTS)) if demo else defaults
 
 
 def _difference(base: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,13 +100,15 @@ def _flow(value: Any) -> str:
     return text.removesuffix("\n").removesuffix("\n...")
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _read_file(path: Path) -> dict[str, Any]:
+    """Keys and values of a file, scalars as typed; none for an empty file."""
     try:
-        content = yaml.safe_load(path.read_text("utf-8"))
+        text = path.read_text("utf-8-sig")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not YAML ({error})") from None
-    if not isinstance(content or {}, dict):
-        raise ConfigError(f"{path}: holds {type(content).__name__}, expected keys with values")
-    return content or {}
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text ({error})") from None
+    content = read_text_yaml(text, str(path)) or {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: holds a {type(content).__name__}, expected keys with values")
+    return content

@@ -1,4 +1,4 @@
-"""The commands read the configuration as Snakemake does."""
+"""The commands and the workflow read the configuration alike, as it was typed."""
 
 import json
 import shlex
@@ -9,8 +9,9 @@ import yaml
 from helpers import DEMO_MODEL, REPO, run_config, write_dataset
 
 from cdm.__main__ import main
-from cdm.commands.config_files import config_arguments, read_config
+from cdm.commands.config_files import as_typed, config_arguments, read_config
 from cdm.config import Config
+from cdm.errors import ConfigError
 
 FILE = {"exp_name": "mine", "exp_dir": "demo", "sampling": {"batch_size": 7}}
 ARGUMENTS = ["dataset={data_dir: data, sets: [HUMANISE], num_points: 64}", "seed=5", "gpu=null"]
@@ -54,3 +55,53 @@ def test_the_printed_arguments_give_the_configuration_back(config: Config):
 def test_a_wrong_configuration_is_told_in_one_message(arguments, message, capsys):
     assert main(arguments) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.fixture
+def typed(tmp_path):
+    """A file whose values YAML would read as other ones."""
+    path = tmp_path / "mine.yaml"
+    path.write_text("exp_name: 2024_10_01\nexp_dir: 1.10\nsampling: {batch_size: 16}\n")
+    return path
+
+
+def test_text_keys_are_those_that_were_typed(typed):
+    config = read_config([typed], ["exp_name=007", "dataset={statistics: 2024-10-01}"])
+    assert (config.exp_name, config.exp_dir, config.sampling.batch_size) == ("007", "1.10", 16)
+    assert config.dataset.statistics == "2024-10-01"
+    assert config == read_config([], shlex.split(config_arguments(config))[1:])
+
+
+def test_what_snakemake_made_of_a_value_is_undone(typed):
+    merged = {"exp_name": 7, "exp_dir": 1.1, "seed": 3, "sampling": {"batch_size": 16, "eta": 0.0}}
+    assert as_typed(merged, [typed], ["exp_name=007"]) == {
+        "exp_name": "007",
+        "exp_dir": "1.10",
+        "seed": 3,
+        "sampling": {"batch_size": "16", "eta": 0.0},
+    }
+    assert as_typed(merged, [], None) == merged
+
+
+def test_a_key_that_comes_twice_is_refused_in_files_and_in_assignments(typed):
+    typed.write_text("seed: 1\n" + typed.read_text() + "seed: 2\n")
+    with pytest.raises(
+        ConfigError, match=r"mine.yaml: the key 'seed' comes twice, in lines 1 and 5"
+    ):
+        as_typed({}, [typed], [])
+    with pytest.raises(ConfigError, match=r"--config dataset=.*'phase' comes twice"):
+        read_config([], ["dataset={phase: val, phase: test}"])
+
+
+def test_a_configuration_file_in_the_home_folder_is_found(typed, monkeypatch):
+    monkeypatch.setenv("HOME", str(typed.parent))
+    assert read_config(["~/mine.yaml"], []).exp_dir == "1.10"
+
+
+def test_a_file_that_is_no_mapping_is_refused(typed):
+    typed.write_text("- a\n")
+    with pytest.raises(ConfigError, match=r"mine.yaml: holds a list, expected keys with values"):
+        read_config([typed], [])
+    typed.write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match=r"mine.yaml: not UTF-8 text"):
+        read_config([typed], [])

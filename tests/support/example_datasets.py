@@ -24,6 +24,7 @@ def dataset_config(**options) -> DatasetConfig:
         "transforms": None,
         "captions": "random",
         "statistics": None,
+        "statistics_phase": None,
         "on_bad_item": "fail",
         "min_horizon": 40,
         "max_horizon": 200,

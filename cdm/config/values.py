@@ -1,0 +1,164 @@
+"""Raw values against the schema: read as the type it wants, and explained where they do not fit."""
+
+import difflib
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jsonschema
+
+from cdm.config.text_yaml import read_text_yaml
+from cdm.files import expand_path
+
+BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+LONGEST = 200  # characters of a found value that a message shows
+
+
+def _is_integer(checker, value: Any) -> bool:
+    """JSON Schema counts 3.0 as an integer; a number of maps or points is typed as 3."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_finite_number(checker, value: Any) -> bool:
+    """YAML knows .nan and .inf, which pass every minimum and maximum or make maps of NaN."""
+    try:
+        return not isinstance(value, bool) and math.isfinite(value)
+    except (TypeError, OverflowError):
+        return False
+
+
+Validator = jsonschema.validators.extend(
+    jsonschema.Draft202012Validator,
+    type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine_many(
+        {"integer": _is_integer, "number": _is_finite_number}
+    ),
+)
+
+
+def coerce(value: Any, schema: Mapping[str, Any]) -> Any:
+    """Read text, nested anywhere in the value, as the type the schema wants.
+
+    Text comes from `--config` and from files read by `read_text_yaml`. Values that already have a
+    type stay as they are; in particular no number becomes text, because what was typed is lost.
+    """
+    if isinstance(value, Mapping):
+        props = schema.get("properties", {})
+        return {str(key): coerce(item, props.get(key, {})) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [coerce(item, schema.get("items", {})) for item in value]
+    if not schema or not isinstance(value, str):
+        return value
+    for reading in _readings(value):
+        if _fits(reading, schema):
+            return reading
+    return _nested(value, schema)
+
+
+def _readings(text: str) -> Iterator[Any]:
+    """What a scalar may stand for, the most special first."""
+    word = text.strip().lower()
+    if word in ("null", "~"):
+        yield None
+    if word in BOOLEANS:
+        yield BOOLEANS[word]
+    if len(word) < LONGEST and re.fullmatch(r"[-+]?(0|[1-9][0-9]*(_[0-9]+)*)", word, re.ASCII):
+        yield int(word)  # not 010, which YAML reads as 8
+    elif re.fullmatch(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?", word, re.ASCII):
+        yield float(word)
+    yield text
+
+
+def _nested(text: str, schema: Mapping[str, Any]) -> Any:
+    """Text that stands for a list or keys, as in `--config dataset='{sets: [PROX]}'`."""
+    if text.strip()[:1] not in ("[", "{"):
+        return text
+    return coerce(read_text_yaml(text, "--config"), schema)
+
+
+def _fits(value: Any, schema: Mapping[str, Any]) -> bool:
+    return Validator(schema).is_valid(value)
+
+
+def explain(values: Mapping[str, Any], schema: Mapping[str, Any]) -> list[str]:
+    """One readable line for each fault: where, what was found, what was expected."""
+    errors = Validator(schema).iter_errors(values)
+    return sorted({line for error in errors for line in _explain(error, schema)})
+
+
+def _explain(error: jsonschema.ValidationError, schema: Mapping[str, Any]) -> list[str]:
+    path = ".".join(str(part) for part in error.absolute_path)
+    here = f"{path}." if path else ""
+    if error.validator == "additionalProperties":
+        known = error.schema["properties"]
+        unknown = [key for key in error.instance if key not in known]
+        nearest = {key: _nearest(key, path, known, schema) for key in unknown}
+        return [f"unknown key '{here}{key}'; {advice}" for key, advice in nearest.items()]
+    if error.validator == "required":
+        missing = [key for key in error.validator_value if key not in error.instance]
+        return [f"missing key '{here}{key}' (see config/config.yaml)" for key in missing]
+    found, meaning = _found(error.instance), error.schema.get("description", "")
+    if error.schema.get("type") == "object":
+        keys = ", ".join(error.schema["properties"])
+        return [f"{path or 'the configuration'}: found {found}, expected keys with values: {keys}"]
+    if _is_finite_number(None, error.instance) and _fits("text", error.schema):
+        return [
+            f"{path}: found the number {found}, expected text ({meaning}): put what was meant in "
+            "quotes, because 007 and 7, or 1.10 and 1.1, are the same number"
+        ]
+    hidden = ("description", "format")
+    expected = {key: value for key, value in error.schema.items() if key not in hidden}
+    wanted = ", ".join(f"{key} {json.dumps(value)}" for key, value in expected.items())
+    return [f"{path}: found {found}, expected {wanted} ({meaning})"]
+
+
+def _found(value: Any) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+
+def _nearest(key: str, path: str, known: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
+    """The valid key a mistyped or misplaced one most likely stands for."""
+    here = f"{path}." if path else ""
+    everywhere = list(_paths(schema))
+    if key in everywhere and "." in key:
+        *sections, last = key.split(".")
+        nested = "".join(f"{section}: {{" for section in sections[1:]) + f"{last}: ..."
+        value = f"{{{nested}{'}' * len(sections)}"
+        return f"write it nested, {sections[0]}: {value}, or --config {sections[0]}='{value}'"
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean '{here}{close[0]}'?"
+    same = [name for name in everywhere if name.rsplit(".", 1)[-1] == key]
+    if same:
+        return f"did you mean '{same[0]}'?"
+    leaves = {name.rsplit(".", 1)[-1]: name for name in reversed(everywhere)}
+    close = difflib.get_close_matches(key, leaves, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean '{leaves[close[0]]}'?"
+    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0) or list(known)[:1]
+    return f"the nearest valid key is '{here}{nearest[0]}'; valid here: {', '.join(known)}"
+
+
+def _paths(schema: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, sub in schema.get("properties", {}).items():
+        yield prefix + key
+        yield from _paths(sub, f"{prefix}{key}.")
+
+
+def expand_paths(values: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with `~` and variables replaced in all keys the schema calls a path.
+
+    Raises:
+        ConfigError: a variable that is not set, or a character no path may have.
+    """
+    expanded = {}
+    for key, value in values.items():
+        sub = schema["properties"][key]
+        if isinstance(value, Mapping):
+            value = expand_paths(value, sub)
+        elif sub.get("format") == "path" and value is not None:
+            value = expand_path(value, key)
+        expanded[key] = value
+    return expanded

@@ -1,0 +1,59 @@
+"""What follows from a configuration's keys."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from helpers import demo_config, raw_config
+
+from cdm.config import load_config
+
+
+def test_outputs_lie_under_the_run_name_only():
+    assert demo_config(exp_name="mine").run_dir == "outputs/mine"
+
+
+def test_without_an_experiment_the_runs_own_folder_holds_the_checkpoint():
+    trained = load_config(raw_config(exp_name="mine", dataset={"data_dir": "d"}))
+    assert trained.checkpoint_dir == "outputs/mine"
+    assert load_config(raw_config(exp_dir="outputs/exp")).checkpoint_dir == "outputs/exp"
+
+
+@pytest.mark.parametrize(
+    "data_repr, contact_dim",
+    [("contact_cont_joints", 2), ("contact_all_joints", 22), ("contact_pelvis", 1)],
+)
+def test_a_map_has_a_column_for_each_joint(data_repr, contact_dim):
+    dataset = demo_config().dataset
+    chosen = replace(dataset, data_repr=data_repr, data_repr_joints=(0, 10))
+    assert chosen.contact_dim == contact_dim
+
+
+@pytest.mark.parametrize(
+    "use_scene_model, told, given, runs",
+    [
+        (False, None, False, False),
+        (True, None, False, True),
+        (True, None, True, False),
+        (True, False, True, True),
+        (True, True, False, False),
+    ],
+)
+def test_the_scene_model_runs_unless_the_dataset_gives_the_features(
+    use_scene_model, told, given, runs
+):
+    config = demo_config()
+    scene_model = replace(
+        config.model.scene_model, use_scene_model=use_scene_model, use_openscene=told
+    )
+    config = replace(
+        config,
+        model=replace(config.model, scene_model=scene_model),
+        dataset=replace(config.dataset, use_openscene=given),
+    )
+    assert config.runs_scene_model == runs
+
+
+def test_a_configuration_survives_json():
+    config = demo_config()
+    assert load_config(json.loads(json.dumps(config.as_dict()))) == config
