@@ -112,16 +112,18 @@ def test_a_preempted_chunk_job_stops_within_seconds_and_its_retry_finishes(run, 
 def test_jobs_of_one_machine_never_share_a_gpu(run, slow_run, tmp_path):
     leases = tmp_path / "leases.txt"
     environment = {
-        "CDM_HOOK_GPUS": "GPU-1,GPU-2",
+        "CDM_HOOK_GPUS": f"GPU-1{tmp_path},GPU-2{tmp_path}",  # names of this test alone
         "CDM_HOOK_LEASES": str(leases),
-        "TMPDIR": str(tmp_path),
     }
     run.finish("--cores", "3", "--resources", "gpu=3", **environment)
     assert_same(arrays(run), arrays(slow_run))
-    assert run.logs().count("all 2 GPU(s) are taken by other jobs; waiting for one") == 1
+    assert run.logs().count("all 2 GPU(s) are taken by other jobs") == 1
     holders = {}
     events = sorted(line.split() for line in leases.read_text().splitlines())
-    assert len(events) == 6 and {device for *_, device in events} == {"cuda:0", "cuda:1"}
+    assert len(events) == 6 and {device for *_, device in events} == {
+        f"GPU-1{tmp_path}",
+        f"GPU-2{tmp_path}",
+    }
     for _, job, event, device in events:
         if event == "begin":
             assert holders.setdefault(device, job) == job, events
