@@ -1,13 +1,13 @@
 """Sample one chunk of the dataset and write its store and record."""
 
 from cdm.config import load_config
-from cdm.files import not_from_the_future
+from cdm.files import clamp_future_mtimes
 from cdm.jobs.log import job_log
 from cdm.jobs.progress import Clock, Heartbeat
 from cdm.run.planning import load_plan
 
 with job_log(snakemake.log[0]) as log:
-    not_from_the_future(snakemake.input)
+    clamp_future_mtimes(snakemake.input)
     plan = load_plan(load_config(snakemake.config))
     chunk = plan.find_chunk(snakemake.wildcards.chunk)
     with Heartbeat(plan.config.run_dir, chunk.name) as heartbeat:

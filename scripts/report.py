@@ -4,11 +4,11 @@ from pathlib import Path
 
 from cdm.config import load_config
 from cdm.evaluation.report import write_report
-from cdm.files import not_from_the_future
+from cdm.files import clamp_future_mtimes
 from cdm.jobs.log import job_log
 from cdm.run.planning import load_plan
 
 with job_log(snakemake.log[0]) as log:
-    not_from_the_future(snakemake.input)
+    clamp_future_mtimes(snakemake.input)
     plan = load_plan(load_config(snakemake.config))
     write_report(plan, Path(snakemake.input[0]).parent, Path(snakemake.output[0]), log)

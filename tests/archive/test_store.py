@@ -27,7 +27,6 @@ from cdm.archive import ContactMaps
 from cdm.archive.export import export_npz, export_pred_contact
 from cdm.archive.store import lost_files, read_record, record_path, verify_chunk
 from cdm.errors import ArchiveError
-from cdm.files import replacing
 from cdm.run.merge import merge
 
 
@@ -142,25 +141,6 @@ def test_a_merge_of_another_plan_removes_the_record_of_the_one_before(plan):
     assert not os.path.exists(plan.archive_record)
     assert os.path.exists(smaller.archive_record)
     assert len(ContactMaps(plan.archive)) == 6
-
-
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
-def test_a_disk_that_refuses_leaves_nothing_and_says_what_to_do(tmp_path, code):
-    target = tmp_path / "file.json"
-    target.write_text("old")
-    with pytest.raises(ArchiveError, match="Finished chunks are kept"):
-        with replacing(target) as temporary:
-            temporary.write_text("half")
-            raise OSError(code, os.strerror(code))
-    assert [path.name for path in tmp_path.iterdir()] == ["file.json"]
-    assert target.read_text() == "old"
-
-
-def test_leftovers_of_a_killed_attempt_are_removed_by_the_next(tmp_path):
-    (tmp_path / ".chunk.zarr.12345678.tmp").mkdir()
-    with replacing(tmp_path / "chunk.zarr") as temporary:
-        temporary.mkdir()
-    assert [path.name for path in tmp_path.iterdir()] == ["chunk.zarr"]
 
 
 def test_a_record_reads_back_as_it_was_written(plan):

@@ -14,11 +14,10 @@ import pytest
 from archives import make_run
 from helpers import REPO
 
-import cdm.files
 from cdm.archive import ContactMaps
 from cdm.archive.store import verify_archive
 from cdm.errors import ArchiveError
-from cdm.files import replacing
+from cdm.files import replacing, whole
 
 WRITE = """
 import sys, time
@@ -65,7 +64,7 @@ def test_a_second_writer_waits_and_leaves_the_firsts_temporary_alone(tmp_path):
 
 
 def test_a_writer_that_does_not_end_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(cdm.files, "LOCK_WAIT_S", 0.2)
+    monkeypatch.setattr(whole, "LOCK_WAIT_S", 0.2)
     other = start(tmp_path, WRITE, "other")
     assert other.stdout.readline() == "wrote a\n"
     with pytest.raises(ArchiveError, match=r"another process is writing .*store.*or end it"):

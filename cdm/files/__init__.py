@@ -1,0 +1,70 @@
+"""Files: whole or not there, locked while written, and read as what they should be.
+
+It imports `cdm.errors` only.
+"""
+
+from cdm.files.content import (
+    FileState,
+    checksum,
+    clamp_future_mtimes,
+    hash_file,
+    list_names,
+    read_bytes,
+)
+from cdm.files.locks import is_locked, lock_path, try_lock, unlock
+from cdm.files.names import expand_path, safe_name
+from cdm.files.records import (
+    digest,
+    encode_json,
+    is_sealed,
+    read_json,
+    seal,
+    typed,
+    unseal,
+    write_json,
+)
+from cdm.files.whole import (
+    explain_os_error,
+    is_folder,
+    remove,
+    remove_if_unused,
+    remove_leftovers,
+    replacing,
+    replacing_all,
+    sync,
+    target_of,
+    write_bytes,
+)
+
+__all__ = [
+    "FileState",
+    "checksum",
+    "clamp_future_mtimes",
+    "digest",
+    "encode_json",
+    "expand_path",
+    "explain_os_error",
+    "hash_file",
+    "is_folder",
+    "is_locked",
+    "is_sealed",
+    "list_names",
+    "lock_path",
+    "read_bytes",
+    "read_json",
+    "remove",
+    "remove_if_unused",
+    "remove_leftovers",
+    "replacing",
+    "replacing_all",
+    "safe_name",
+    "seal",
+    "sync",
+    "target_of",
+    "try_lock",
+    "typed",
+    "unlock",
+    "unseal",
+    "write_bytes",
+    "write_json",
+]

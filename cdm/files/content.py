@@ -1,0 +1,99 @@
+"""What files hold: their bytes, checksums, and what tells that they changed."""
+
+import contextlib
+import errno
+import hashlib
+import os
+import stat
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+class FileState(NamedTuple):
+    """What the file system knows about a file without reading it.
+
+    Size and mtime alone do not tell an edit: copies and archives restore an old mtime, and a file
+    that is renamed over another may have the same of both. The system sets ctime itself, and the
+    new file has another inode.
+    """
+
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+
+    @classmethod
+    def of(cls, stat: os.stat_result) -> "FileState":
+        """The part of a stat that counts."""
+        return cls(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+
+    def agrees_with(self, recorded: Mapping[str, Any]) -> bool:
+        """Whether a record's values are these; older records hold size and mtime only."""
+        return all(recorded.get(key, now) == now for key, now in self._asdict().items())
+
+
+def hash_file(path: str | Path) -> str:
+    """sha256 of a file's bytes, in hex."""
+    return checksum(path)[1]
+
+
+def checksum(path: str | Path) -> list:
+    """Size in bytes and sha256 of a file.
+
+    Plain reads of 64 kB: larger buffers, and those that `hashlib.file_digest` sets up, cost more
+    than a small file's bytes.
+
+    Raises:
+        OSError: not there, unreadable, or no file.
+    """
+    digest, size = hashlib.sha256(), 0
+    with _opened(path) as descriptor:
+        while block := os.read(descriptor, 1 << 16):
+            digest.update(block)
+            size += len(block)
+    return [size, digest.hexdigest()]
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """All bytes of a file.
+
+    Raises:
+        OSError: not there, unreadable, or no file.
+    """
+    with _opened(path) as descriptor, open(descriptor, "rb", closefd=False) as file:
+        return file.read()
+
+
+@contextlib.contextmanager
+def _opened(path: str | Path) -> Iterator[int]:
+    """A descriptor to read from; a pipe or a device in place of a file does not make us wait."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a file", str(path))
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def list_names(folder: str | Path) -> set[str]:
+    """Names of what lies in a folder, none if it is not there: one request for all of them."""
+    try:
+        return set(os.listdir(folder))
+    except OSError:
+        return set()
+
+
+def clamp_future_mtimes(paths: Iterable[str | Path]) -> None:
+    """Set modification times that lie in the future to now.
+
+    A clock may go back, and the clocks of two machines differ. A file made now from one that is
+    dated in the future would look older than its source, and Snakemake would make it again.
+    """
+    now = time.time()
+    for path in paths:
+        with contextlib.suppress(OSError):  # only the date: whoever reads the file will tell
+            if os.stat(path).st_mtime > now:
+                os.utime(path)
