@@ -13,7 +13,7 @@ def test_the_name_of_one_file_is_returned_as_it_is(name):
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../a", "/etc/passwd", "a/b", "a\nb", "a\0"])
 def test_a_name_that_leads_elsewhere_is_refused_with_its_place(name):
-    with pytest.raises(DataError, match="split.txt, line 3: found the name"):
+    with pytest.raises(DataError, match=r"split\.txt, line 3: found the name"):
         safe_name(name, "split.txt, line 3")
     with pytest.raises(ArchiveError):
         safe_name(name, "here", ArchiveError)
@@ -29,7 +29,7 @@ def test_home_and_variables_are_replaced(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("path", ["$NOT_SET/a", "${NOT_SET}", "~no-such-user/a", "a\nb"])
 def test_what_cannot_be_replaced_is_refused_with_its_key(path):
-    with pytest.raises(ConfigError, match="dataset.data_dir: found"):
+    with pytest.raises(ConfigError, match=r"dataset\.data_dir: found"):
         expand_path(path, "dataset.data_dir")
 
 
