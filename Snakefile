@@ -45,10 +45,10 @@ onstart:
 onsuccess:
     if makes_maps():
         LIVE.stop()
-        print(farewell(), file=sys.stderr)
+        print(farewell(PLAN), file=sys.stderr)
 
 
 onerror:
     if makes_maps():
         LIVE.stop()
-        print(advice(), file=sys.stderr)
+        print(advice(PLAN), file=sys.stderr)

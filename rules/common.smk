@@ -5,21 +5,23 @@ import sys
 
 # The package lies beside the Snakefile, so that no environment needs to have it installed.
 sys.path.insert(0, str(workflow.basedir))
+# Jobs inherit this path. An empty part of it would be the working folder, whose files would then
+# stand before Python's own modules. dict(...): the linter takes os.environ for a job's setting.
+inherited = dict(os.environ).get("PYTHONPATH", "").split(os.pathsep)
 os.environ.update(
-    PYTHONPATH=os.pathsep.join(
-        [str(workflow.basedir), dict(os.environ).get("PYTHONPATH", "")]
-    )
+    PYTHONPATH=os.pathsep.join([str(workflow.basedir), *filter(None, inherited)])
 )
 
 from snakemake.exceptions import WorkflowError
 
 from cdm.commands.config_files import as_typed
+from cdm.commands.hints import advice, farewell
+from cdm.commands.live import LiveProgress
+from cdm.commands.pace import describe_pace
 from cdm.config import is_demo, load_config
 from cdm.errors import CDMError, NotTrained
 from cdm.evaluation.evaluate import evaluation_key
 from cdm.evaluation.study import study_key
-from cdm.commands.live import LiveProgress
-from cdm.commands.pace import describe_pace
 from cdm.run.plan import describe, save_plan
 from cdm.run.planning import load_plan, make_plan
 
@@ -85,24 +87,4 @@ def makes_maps():
     """Whether this run works through the plan; known once the targets are."""
     return PLAN and not {"train", "compare_samplers"} & set(
         workflow.dag_settings.targets
-    )
-
-
-def farewell():
-    if not Path(PLAN.archive_record).exists():
-        return ""
-    return (
-        f"\nThe maps are in {PLAN.archive}. To look into them:\n\n"
-        "  from cdm.archive import ContactMaps\n"
-        f'  maps = ContactMaps("{PLAN.archive}")\n'
-        "  print(maps.keys[0], maps.distance(*maps.keys[0]).shape)\n"
-    )
-
-
-def advice():
-    done = sum(Path(record).exists() for record in PLAN.chunk_records())
-    return (
-        f"\n{done} of {len(PLAN.chunks)} chunks are finished and stay finished. Once the cause "
-        "above is removed, type the same command again to go on;\n"
-        f"python -m cdm status {RUN} says how far it is and what failed."
     )

@@ -1,5 +1,6 @@
-# One chunk of the dataset on one GPU. Its JSON record, written last, is its only output; the
-# name carries a fingerprint of everything that decides the numbers, so inputs need no dates.
+# One chunk of the dataset on one GPU. Its JSON record, written last, is its only output. The name
+# carries a fingerprint of everything that decides the numbers, so inputs need no dates: ancient()
+# is safe here, because it only covers files that rules of this workflow make.
 
 
 rule generate_chunk:

@@ -1,0 +1,31 @@
+"""What a run says at its end can be typed as it stands."""
+
+import re
+
+import pytest
+from helpers import plan_run, write_dummy_chunk
+
+from cdm.commands.hints import advice, farewell
+from cdm.run.merge import merge
+
+
+@pytest.fixture
+def plan(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return plan_run(tmp_path)[0]
+
+
+def test_the_farewell_is_a_program_that_reads_the_archive(plan, capsys):
+    assert farewell(plan) == ""
+    for chunk in plan.chunks:
+        write_dummy_chunk(plan, chunk)
+    merge(plan, lambda line: None)
+    program = re.sub(r"(?m)^  ", "", farewell(plan).partition("\n\n")[2])
+    exec(program, {})
+    assert "('HUMANISE', '0', " in capsys.readouterr().out
+
+
+def test_after_a_failure_it_is_said_what_is_finished_and_what_to_type(plan):
+    write_dummy_chunk(plan, plan.chunks[0])
+    assert f"1 of {len(plan.chunks)} chunks are finished" in advice(plan)
+    assert advice(plan).endswith("cdm status outputs/run")
