@@ -35,7 +35,7 @@ def choose_device(gpu: int | str | None, log: Callable[[str], None]) -> str:
     Args:
         gpu: None for the CPU, "auto" for a free GPU or else the CPU, or a number. Numbers count
             the devices in `CUDA_VISIBLE_DEVICES`, or without it those that nvidia-smi lists.
-        log: gets a line when the job waits for a GPU, and when it computes on the CPU.
+        log: gets a line when the job waits for a GPU, and one that says where it computes.
     Returns:
         "cpu", or "cuda:0": the leased GPU is the only one that this process sees.
     Raises:
@@ -55,6 +55,7 @@ def choose_device(gpu: int | str | None, log: Callable[[str], None]) -> str:
     name = lease(devices if gpu == "auto" else [devices[gpu]], log)
     os.environ[VISIBLE] = name
     _check_that_torch_sees(name)
+    log(f"computing on {name}")
     return "cuda:0"
 
 

@@ -30,28 +30,43 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 TARGETS = ("job", "snakemake", "group")
 
 
-def kill_run(folder: Path, kills: int, seed: int, log=print) -> collections.Counter:
+def kill_run(
+    folder: Path, kills: int, seed: int, log=print, jobs: int = 1, gpu: str | None = None
+) -> collections.Counter:
     """Kill runs in `folder` until there were `kills` kills.
 
+    Args:
+        folder: where they work.
+        kills: how many signals are sent.
+        seed: of targets, signals and moments.
+        log: gets a line for each kill and each archive.
+        jobs: chunk jobs at a time.
+        gpu: what the configuration says; None computes on the CPU.
     Returns:
         How often each (target, signal) struck; `archives`: how many were compared.
     Raises:
         AssertionError: something half-written was accepted, or an archive differs.
     """
-    undisturbed = Run(folder / "undisturbed")
+    changes = {"gpu": gpu, "workflow": {"chunk_size": 1 if jobs > 1 else 3}}
+    arguments = ("--cores", str(2 * jobs), "--resources", f"gpu={jobs}")
+    undisturbed = Run(folder / "undisturbed", **changes)
     started = time.monotonic()
-    undisturbed.finish()
+    undisturbed.finish(*arguments)
     duration = time.monotonic() - started
     expected = arrays(undisturbed)
     log(f"undisturbed: {duration:.1f} s, {len(expected['sample'])} samples")
 
-    pick, run, counts = random.Random(seed), Run(folder / "killed"), collections.Counter()
+    pick, run, counts = (
+        random.Random(seed),
+        Run(folder / "killed", **changes),
+        collections.Counter(),
+    )
     groups: list[int] = []
     struck = 0
     try:
         while struck < kills or not counts["archives"]:
             began = time.monotonic()
-            process = run.start()
+            process = run.start(*arguments)
             groups.append(process.pid)
             if struck < kills:
                 hit = _strike(process, pick, pick.uniform(0.2, 0.9) * duration)
@@ -140,10 +155,14 @@ def main() -> None:
     )
     parser.add_argument("--kills", type=int, default=100, help="how many (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of targets, signals and moments")
+    parser.add_argument("--jobs", type=int, default=1, help="chunk jobs at a time")
+    parser.add_argument("--gpu", help="auto: on GPUs (default: on the CPU)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         started = time.monotonic()
-        counts = kill_run(Path(folder), arguments.kills, arguments.seed)
+        counts = kill_run(
+            Path(folder), arguments.kills, arguments.seed, jobs=arguments.jobs, gpu=arguments.gpu
+        )
     archives = counts.pop("archives")
     for name, count in sorted(counts.items()):
         print(f"{count:4} x {name}")
