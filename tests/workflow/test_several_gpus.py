@@ -14,7 +14,7 @@ from cdm.jobs.device import visible_devices
 pytestmark = pytest.mark.gpu
 
 # Seven chunks of one item, each some seconds long.
-LONG = {"diffusion": {"timestep_respacing": 1000}, "sampling": {"batch_size": 2, "k_samples": 8}}
+LONG = {"diffusion": {"timestep_respacing": 500}, "sampling": {"batch_size": 1, "k_samples": 16}}
 CHUNKS = {"workflow": {"chunk_size": 1}, "num_points": 2048}
 
 
