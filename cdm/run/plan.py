@@ -242,10 +242,12 @@ def describe(plan: Plan) -> str:
     a, config = plan.architecture, plan.config
     sizes = ", ".join(f"{key} {value}" for key, value in a.sizes.items())
     scene = f"scene model     {plan.scene_model['path']}\n" if plan.scene_model else ""
+    read_as = plan.checkpoint.get("read_as")
+    read_as = f"read as         {read_as}\n" if read_as else ""
     source = "computed by the workflow" if plan.statistics["computed"] else "read"
     return (
         f"checkpoint      {plan.checkpoint['path']}\n"
-        f"sha256          {plan.checkpoint['sha256']}\n"
+        f"sha256          {plan.checkpoint['sha256']}\n{read_as}"
         f"architecture    {a.arch} ({sizes}, last_dim {a.last_dim})\n"
         f"conditions      text {a.text_feat_dim} ({config.model.text_model.version}), time "
         f"{a.time_emb_dim}, point features {a.point_feat_dim}\n{scene}"

@@ -9,8 +9,9 @@ from cdm.archive.store import store_path
 from cdm.config import Config
 from cdm.datasets import Dataset, Sample, stat_files
 from cdm.datasets.statistics import find_statistics
-from cdm.errors import CheckpointError, ConfigError, DataError, NotTrained
+from cdm.errors import DataError, NoCheckpoint, NotTrained
 from cdm.model.checkpoint import find_checkpoint, inspect_checkpoint, inspect_scene_model
+from cdm.model.point_features import check_configuration, check_dataset_columns
 from cdm.model.text import find_text_weights
 from cdm.run.contents import ContentResolver, digest
 from cdm.run.dataset import open_dataset
@@ -29,9 +30,10 @@ def make_plan(config: Config) -> tuple[Plan, list[Sample]]:
     Raises:
         CheckpointError, DataError, ConfigError: in seconds, with the path that was looked at.
     """
+    check_configuration(config)
     checkpoint_path = _find_checkpoint(config)
     checkpoint = inspect_checkpoint(checkpoint_path, config)
-    _check_point_features(config, checkpoint.architecture.point_feat_dim)
+    check_dataset_columns(config, checkpoint.architecture.point_feat_dim)
     scene_model = inspect_scene_model(config, checkpoint.architecture.point_feat_dim)
     text_model = config.model.text_model
     weights = find_text_weights(text_model.version, text_model.path)
@@ -64,7 +66,7 @@ def make_plan(config: Config) -> tuple[Plan, list[Sample]]:
     plan = Plan(
         config=config,
         architecture=checkpoint.architecture,
-        checkpoint={"path": str(checkpoint.path), "sha256": checkpoint.sha256},
+        checkpoint=checkpoint.provenance(),
         scene_model=scene_model,
         statistics=statistics,
         settings=settings,
@@ -77,7 +79,7 @@ def make_plan(config: Config) -> tuple[Plan, list[Sample]]:
 def _find_checkpoint(config: Config) -> Path:
     try:
         return find_checkpoint(config.checkpoint_dir)
-    except CheckpointError:
+    except NoCheckpoint:
         if Path(config.checkpoint_dir) != Path(config.run_dir):
             raise
         raise NotTrained(
@@ -86,27 +88,6 @@ def _find_checkpoint(config: Config) -> Path:
             "exp_dir=outputs/my_exp), train one with these settings (snakemake train), or try the "
             "built-in weights (exp_dir=demo)"
         ) from None
-
-
-def _check_point_features(config: Config, point_feat_dim: int) -> None:
-    """Columns that the dataset gives, as far as the configuration tells, against the model's."""
-    dataset = config.dataset
-    if point_feat_dim == 0 or config.runs_scene_model:
-        return
-    color_dim = 3 * dataset.use_color * (dataset.name != "ContactHumanML3DDataset")
-    given = f"dataset.use_color {dataset.use_color}, dataset.use_openscene {dataset.use_openscene}"
-    if not dataset.use_openscene and point_feat_dim != color_dim:
-        raise ConfigError(
-            f"the model was trained on {point_feat_dim} point features, the dataset gives "
-            f"{color_dim} ({given}): set dataset.use_openscene: true to have OpenScene features "
-            "or affordances go in, or model.scene_model.use_openscene: false and "
-            "pretrained_weight to have the scene model make them"
-        )
-    if dataset.use_openscene and dataset.use_color and point_feat_dim <= 3:
-        raise ConfigError(
-            f"the model was trained on {point_feat_dim} point feature(s), the dataset gives 3 of "
-            f"colour and more ({given}): set dataset.use_color: false"
-        )
 
 
 def _computed_statistics(config: Config, dataset: Dataset) -> str:
