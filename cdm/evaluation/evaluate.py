@@ -30,7 +30,7 @@ from cdm.evaluation.summary import (
     text_table,
 )
 from cdm.files import digest, write_bytes, write_json
-from cdm.jobs.progress import Log
+from cdm.jobs.log import Log
 from cdm.run.dataset import open_dataset
 from cdm.run.plan import Plan, read_samples
 
@@ -152,9 +152,9 @@ def summarise(measured: Measured, plan: Plan) -> dict[str, Any]:
         )
     return {
         "archive": plan.archive,
-        "checkpoint": plan.checkpoint,
-        "sampler": plan.settings["sampling"]
-        | {"steps": len(plan.settings["diffusion"][2]), "of": config.diffusion.steps},
+        "checkpoint": asdict(plan.checkpoint),
+        "sampler": plan.identity["sampling"]
+        | {"steps": plan.num_steps, "of": config.diffusion.steps},
         "evaluation": asdict(config.evaluation),
         "num_samples": len(measured.samples),
         "skipped": measured.skipped,

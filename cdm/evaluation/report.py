@@ -21,7 +21,7 @@ from cdm.evaluation.plots import save
 from cdm.evaluation.study_tables import short_table, verdict
 from cdm.evaluation.summary import headlines, number
 from cdm.files import write_bytes
-from cdm.jobs.progress import Log
+from cdm.jobs.log import Log
 from cdm.run.dataset import open_dataset
 from cdm.run.plan import Plan, read_samples
 

@@ -26,7 +26,8 @@ from cdm.evaluation.study import (
 from cdm.evaluation.study_tables import verdict, write_summary
 from cdm.files import digest
 from cdm.jobs.device import choose_device, device_name
-from cdm.jobs.progress import Log, Progress
+from cdm.jobs.log import Log
+from cdm.jobs.progress import Progress
 from cdm.noise import normal, stream_key
 from cdm.run.dataset import open_dataset
 from cdm.run.load import encode_texts, load_model, planned_statistics
@@ -198,13 +199,13 @@ class Study:
         config = self.config
         return digest(
             [
-                {key: value for key, value in self.plan.settings.items() if key not in own},
+                {key: value for key, value in self.plan.identity.items() if key not in own},
                 [config.diffusion.steps, config.diffusion.noise_schedule],
                 statistics,
                 {k: v for k, v in asdict(config.evaluation).items() if k not in drawn},
                 [self.k_samples, config.compare.projections],
                 [self.model.precision, MEASURES_VERSION],
                 [[s.set, s.index, s.caption_idx, s.text] for s in self.samples],
-                sorted((name, found["sha256"]) for name, found in self.reader.contents.items()),
+                sorted((name, found.sha256) for name, found in self.reader.contents.items()),
             ]
         )
