@@ -4,7 +4,6 @@
 rule merge:
     input:
         PLAN.chunk_records(),
-        lambda wildcards: run_again_if_lost("merge", PLAN.archive_record),
     output:
         PLAN.archive_record,
     log:

@@ -1,7 +1,7 @@
-"""Contact backbones by name. The names are those of configurations and of afford-motion (no torch).
+"""Contact backbones by the name that configurations and the reference use (no torch).
 
-A backbone is a file in this folder with a class of its name, and a line in `BACKBONES`. It is
-imported when it is first needed, because that imports torch.
+A backbone is a file here, with a class of its name, and a line below; it is imported when it is
+first asked for.
 """
 
 from importlib import import_module
