@@ -38,7 +38,7 @@ onstart:
     if PLAN:
         save_plan(PLAN, SAMPLES)
     if makes_maps():
-        print(describe(PLAN) + describe_pace(PLAN), file=sys.stderr)
+        print(describe_plan(PLAN) + describe_pace(PLAN), file=sys.stderr)
         LIVE.start()
 
 

@@ -60,10 +60,10 @@ def generate(run: str, numbers: list[int]) -> None:
     layout = Layout(CHUNK_SIZE, CHUNK_SIZE, 1, NUM_POINTS, NUM_JOINTS, "float32")
     provenance = {
         "config": plan.config.as_dict(),
-        "settings": plan.settings,
-        "checkpoint": plan.checkpoint,
+        "settings": plan.identity,
+        "checkpoint": asdict(plan.checkpoint),
         "architecture": asdict(plan.architecture),
-        "statistics": plan.statistics["values"] | {"path": plan.statistics["path"], "sigma": 0.8},
+        "statistics": plan.statistics.values | {"path": plan.statistics.path, "sigma": 0.8},
         "precision": "fp32",
         "device": "dummy generator",
         "versions": {},

@@ -78,11 +78,7 @@ class CheckpointError(CDMError):
     """A checkpoint or an encoder's weights are missing, damaged, or of another architecture."""
 
 
-class NoCheckpoint(CheckpointError):
-    """An experiment folder has no ckpt/model*.pt."""
-
-
-class NotTrained(NoCheckpoint):
+class NotTrained(CheckpointError):
     """The run's own folder is where the checkpoint will be, and it is not there yet."""
 
 

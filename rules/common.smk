@@ -19,10 +19,11 @@ from cdm.commands.hints import advice, farewell
 from cdm.commands.live import LiveProgress
 from cdm.commands.pace import describe_pace
 from cdm.config import is_demo, load_config
-from cdm.errors import CDMError, NotTrained
+from cdm.errors import CDMError, NotTrained, printable
 from cdm.evaluation.evaluate import evaluation_key
 from cdm.evaluation.study import study_key
-from cdm.run.plan import describe, save_plan
+from cdm.run.losses import find_losses
+from cdm.run.plan import describe_plan, save_plan
 from cdm.run.planning import load_plan, make_plan
 
 if is_demo(config):
@@ -47,6 +48,8 @@ except CDMError as error:
     raise WorkflowError(str(error))
 
 RUN = CONFIG.run_dir
+# Finished work that lost a file: "merge" or the name of a chunk -> the lost file.
+LOSSES = find_losses(PLAN) if PLAN and workflow.is_main_process else {}
 LIVE = PLAN and LiveProgress(PLAN, sys.stderr)
 # No --cores is given for a cluster, and its jobs must not take all cores of their node.
 ON_CLUSTER = workflow.remote_exec or not workflow.resource_settings.cores
@@ -65,7 +68,19 @@ def dataset_files():
 
 def statistics_file():
     """Normalisation statistics, where a rule computes them."""
-    return [PLAN.statistics["path"]] if PLAN.statistics["computed"] else []
+    return [PLAN.statistics.path] if PLAN.statistics.computed else []
+
+
+def run_again_if_lost(name, record):
+    """Have a finished job run again if files of it are lost, as `snakemake -R RECORD` would.
+
+    Input functions call this. Snakemake calls them for the jobs that the targets need, before it
+    decides which of these jobs run. So nothing has to be deleted to have a job run again.
+    """
+    if name in LOSSES:
+        workflow.dag.forcefiles.add(record)
+        print(f"{printable(LOSSES[name])}; {name} runs again", file=sys.stderr)
+    return []
 
 
 def job_threads(wildcards):

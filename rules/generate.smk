@@ -6,6 +6,9 @@
 rule generate_chunk:
     input:
         ancient(dataset_files() + statistics_file()),
+        lambda wildcards: run_again_if_lost(
+            wildcards.chunk, f"{RUN}/chunks/{wildcards.chunk}.json"
+        ),
     output:
         f"{RUN}/chunks/{{chunk}}.json",
     log:

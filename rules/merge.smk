@@ -4,6 +4,7 @@
 rule merge:
     input:
         PLAN.chunk_records(),
+        lambda wildcards: run_again_if_lost("merge", PLAN.archive_record),
     output:
         PLAN.archive_record,
     log:

@@ -1,13 +1,13 @@
 # Normalisation statistics, where neither the configuration nor the data folder has them.
 # A rule of its own, so that every chunk uses the same ones.
 
-if PLAN.statistics["computed"]:
+if PLAN.statistics.computed:
 
     rule compute_statistics:
         input:
             ancient(dataset_files()),
         output:
-            PLAN.statistics["path"],
+            PLAN.statistics.path,
         log:
             f"{RUN}/logs/compute_statistics.log",
         conda:

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cdm.commands.status import LOGS
 from cdm.files import remove
-from cdm.jobs.progress import read_beats
-from cdm.run.plan import Plan
+from cdm.jobs.progress import read_job_states
+from cdm.run.plan import LOGS, Plan
 
 ARCHIVE = "contact_maps"
 QUIET_S = 600.0  # a temporary nobody wrote to for so long belongs to no living job
@@ -44,7 +43,7 @@ def find_leftovers(plans: Sequence[Plan], run: str | Path) -> tuple[list[Leftove
         What may go, and what looks like it but may be in use.
     """
     run = Path(run)
-    beats = read_beats(run)
+    beats = read_job_states(run)
     alive = {name for name, beat in beats.items() if beat.is_alive}
     planned = {chunk.name for plan in plans for chunk in plan.chunks}
     leftovers, kept = [], []

@@ -1,9 +1,10 @@
-"""What a run will cost, by two real batches on this device."""
+"""What a run will cost, estimated from two real batches on this device."""
 
 import math
 import time
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from cdm.archive.store import Layout
@@ -11,12 +12,15 @@ from cdm.config import Config
 from cdm.datasets import FileReader, Item, Sample
 from cdm.errors import BadItem, DataError
 from cdm.jobs.device import choose_device, device_name
-from cdm.jobs.progress import Log, Progress, duration
+from cdm.jobs.log import Log
+from cdm.jobs.progress import Progress, duration
 from cdm.run.dataset import open_dataset
 from cdm.run.load import encode_texts, load_model
 from cdm.run.plan import Plan
 from cdm.sampling.batches import batches
 from cdm.sampling.map_sampler import MapSampler
+
+SHORTEST_S = 1e-6  # of a batch: a coarse clock may say 0, and rates divide by it
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ def estimate(plan: Plan, samples: list[Sample], minutes_per_chunk: float, log: L
     """
     config = plan.config
     k, size = config.sampling.k_samples, config.sampling.batch_size
+    # Everything before the first batch.
     started = time.perf_counter()
     device = choose_device(config.gpu, log)
     items = _items(plan, samples, 2 * size)
@@ -70,38 +75,27 @@ def estimate(plan: Plan, samples: list[Sample], minutes_per_chunk: float, log: L
     sampler = MapSampler(load_model(plan, device), config, features, device)
     start_s = time.perf_counter() - started
 
-    # Two full batches, also of a split that has fewer maps.
-    maps = [(sample, item, k_idx) for sample, item in items for k_idx in range(k)]
-    maps = (maps * math.ceil(2 * size / len(maps)))[: 2 * size]
-    progress = Progress(2 * size, "estimate", log)
-    seconds = []
-    with torch.inference_mode():
-        for batch in batches(iter(maps), size):
-            started = time.perf_counter()
-            sampler.sample(batch, progress)  # returns host memory: the device is done
-            seconds.append(time.perf_counter() - started)
-    first_s, second_s = seconds
+    # Two batches.
+    first_s, second_s = _time_two_batches(sampler, items, k, size, log)
 
+    # The whole run from these.
     def chunk_s(chunk_size: int) -> float:
-        warming_up = max(0.0, first_s - second_s)
-        return start_s + warming_up + math.ceil(chunk_size * k / size) * second_s
+        return before_maps_s + math.ceil(chunk_size * k / size) * second_s
 
-    num_chunks = len(plan.chunks)
+    before_maps_s = start_s + max(0.0, first_s - second_s)  # with warming up
     chunk_size = min(config.workflow.chunk_size, plan.num_samples)
-    suggested = _suggest(
-        config, start_s + max(0.0, first_s - second_s), second_s, minutes_per_chunk
-    )
+    suggested = _suggest(config, before_maps_s, second_s, minutes_per_chunk)
     suggested = min(suggested, plan.num_samples)
     return Estimate(
         device=device_name(device),
         num_samples=plan.num_samples,
         num_maps=plan.num_samples * k,
         batch_size=size,
-        num_steps=len(plan.settings["diffusion"][2]),
+        num_steps=plan.num_steps,
         start_s=start_s,
         first_batch_s=first_s,
         second_batch_s=second_s,
-        device_hours=num_chunks * chunk_s(chunk_size) / 3600,
+        device_hours=len(plan.chunks) * chunk_s(chunk_size) / 3600,
         archive_bytes=archive_bytes(plan),
         chunk_size=config.workflow.chunk_size,
         minutes_per_chunk=chunk_s(chunk_size) / 60,
@@ -110,8 +104,23 @@ def estimate(plan: Plan, samples: list[Sample], minutes_per_chunk: float, log: L
     )
 
 
+def _time_two_batches(
+    sampler: MapSampler, items: list[tuple[Sample, Item]], k: int, size: int, log: Log
+) -> list[float]:
+    """Seconds of two full batches; items come again where there are too few."""
+    maps = [(sample, item, k_idx) for sample, item in items for k_idx in range(k)]
+    maps = (maps * math.ceil(2 * size / len(maps)))[: 2 * size]
+    progress, seconds = Progress(2 * size, "estimate", log), []
+    with torch.inference_mode():
+        for batch in batches(iter(maps), size):
+            started = time.perf_counter()
+            sampler.sample(batch, progress)  # returns host memory: the device is done
+            seconds.append(max(SHORTEST_S, time.perf_counter() - started))
+    return seconds
+
+
 def archive_bytes(plan: Plan) -> int:
-    """Bytes of the archive's sharded arrays: nothing in them is compressed."""
+    """Bytes of the archive's sharded arrays, in which nothing is compressed."""
     config = plan.config
     layout = Layout(
         num_samples=1,
@@ -121,7 +130,10 @@ def archive_bytes(plan: Plan) -> int:
         contact_dim=plan.architecture.contact_dim,
         dtype=config.workflow.dtype,
     )
-    return plan.num_samples * sum(values.nbytes for values in layout.empty().values())
+    rows = layout.arrays().values()
+    return plan.num_samples * sum(
+        math.prod(row) * np.dtype(dtype).itemsize for row, dtype, _ in rows
+    )
 
 
 def _suggest(config: Config, start_s: float, batch_s: float, minutes: float) -> int:

@@ -1,8 +1,8 @@
 """One bar for the whole job on a terminal, plain lines where there is none (no torch).
 
-The bar keeps the terminal's last line to itself and lets everything else scroll above it, as apt
-does. It is drawn from the same files that `python -m cdm status` reads, so that it also shows jobs
-that run on a cluster.
+The bar keeps the last line of the terminal to itself, and all other text scrolls above it, as apt
+does. It is drawn from the same files that `python -m cdm status` reads. So it also shows jobs that
+run on a cluster.
 """
 
 import atexit
@@ -21,11 +21,11 @@ LINE_EVERY_S = 60.0
 
 
 class LiveProgress:
-    """Shows how far a run is, from `start` to `stop`, in a thread of its own.
+    """Shows how far a run is, from `start` to `stop`, in its own thread.
 
     Args:
         plan: of the run that now begins.
-        stream: the terminal, or whatever the messages of the run go to.
+        stream: the terminal, or the file that the messages of the run go to.
     """
 
     def __init__(self, plan: Plan, stream: TextIO):
@@ -58,7 +58,7 @@ class LiveProgress:
 
 
 class Meter:
-    """Counts again and again; its rate is that of the job since it first looked."""
+    """Counts what is done, again and again. Its rate is that of the run since the first count."""
 
     def __init__(self, plan: Plan, run: str | Path | None = None):
         self.plan, self.run = plan, run or plan.config.run_dir
@@ -67,14 +67,14 @@ class Meter:
         self.first, self.began = self.counts.maps_done, time.monotonic()
 
     def measure(self) -> None:
-        """Look again."""
+        """Count again."""
         started = time.monotonic()
         self.counts = count(self.plan, self.run)
         self.cost_s = time.monotonic() - started
 
     @property
     def rate(self) -> float:
-        """Maps per second since the first look; what the jobs say until there is a difference."""
+        """Maps per second since the first count; before a map is done, what the jobs report."""
         gained, seconds = self.counts.maps_done - self.first, time.monotonic() - self.began
         return gained / seconds if gained > 0 and seconds > 0 else self.counts.rate
 
@@ -85,7 +85,7 @@ class Meter:
 
 
 class BottomLine:
-    """The last line of a terminal, kept out of what scrolls.
+    """The last line of a terminal, which does not scroll with the others.
 
     Uses the scroll region of ECMA-48 terminals (DECSTBM); each change is one write, so that the
     output of other processes cannot come in between.

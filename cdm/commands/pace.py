@@ -1,4 +1,4 @@
-"""How long finished chunks took, and so how long the others will take (no torch)."""
+"""How long finished chunks took, and therefore how long the others will take (no torch)."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -12,14 +12,14 @@ from cdm.archive.store import ChunkRecord, read_record
 from cdm.errors import ArchiveError
 from cdm.files import list_names
 from cdm.jobs.progress import duration
-from cdm.run.plan import Plan
+from cdm.run.plan import CHUNKS, Plan
 
 NEWEST = 20  # finished chunks that are looked at
 
 # Phases of a chunk before its first map.
 START_PHASES = ("import", "load", "text", "model", "warm_up")
 
-# What makes maps of two plans equally dear, beside the architecture.
+# The settings that decide what a map costs, besides the architecture and the number of points.
 COSTLY_SETTINGS = ("text_model", "point_feat", "diffusion", "sampling")
 
 
@@ -29,10 +29,10 @@ class Pace:
 
     Attributes:
         num_chunks: how many were looked at.
-        start_s: median seconds of a chunk beside its maps: START_PHASES.
+        start_s: median seconds of a chunk before its first map (START_PHASES).
         map_s: median seconds of one map.
-        gpu_busy: mean share (0 to 1) of the sampling time that the GPU was busy; None where
-            the records do not tell.
+        gpu_busy: mean share (0 to 1) of the sampling time that the GPU was busy; None if no
+            record tells.
     """
 
     num_chunks: int
@@ -41,22 +41,22 @@ class Pace:
     gpu_busy: float | None
 
     def seconds(self, num_maps: float) -> float:
-        """Seconds of a chunk of so many maps."""
+        """Seconds of a chunk of `num_maps` maps."""
         return self.start_s + num_maps * self.map_s
 
 
 def measure_pace(plan: Plan, run: str | Path, newest: int = NEWEST) -> Pace | None:
     """The pace of the newest finished chunks in a run's folder; None before there is one.
 
-    Chunks of earlier plans count where they cost the same: same architecture, points, steps.
+    Chunks of earlier plans count too if their maps cost the same: same architecture, points and
+    steps.
     """
     records = list(islice(_alike(plan, Path(run)), newest))
     if not records:
         return None
     starts, per_map, busy = [], [], []
     for record in records:
-        num_maps = record.layout.num_samples * record.layout.k_samples
-        per_map.append(record.seconds["sample"] / num_maps)
+        per_map.append(record.seconds["sample"] / _num_maps(record))
         starts.append(sum(record.seconds.get(phase, 0.0) for phase in START_PHASES))
         if record.gpu_busy is not None:
             busy.append(record.gpu_busy)
@@ -73,9 +73,9 @@ def describe_pace(plan: Plan) -> str:
     pace = measure_pace(plan, plan.config.run_dir)
     if pace is None:
         return "pace            not known before a chunk is finished (see python -m cdm estimate)\n"
-    k, names = plan.config.sampling.k_samples, list_names(Path(plan.config.run_dir, "chunks"))
+    k, names = plan.config.sampling.k_samples, list_names(Path(plan.config.run_dir, CHUNKS))
     left = [
-        pace.seconds((chunk.stop - chunk.start) * k)
+        pace.seconds(chunk.num_samples * k)
         for chunk in plan.chunks
         if f"{chunk.name}.json" not in names
     ]
@@ -89,19 +89,25 @@ def describe_pace(plan: Plan) -> str:
 
 def _alike(plan: Plan, run: Path) -> Iterator[ChunkRecord]:
     """Records of chunks that cost what this plan's cost, newest first."""
-    folder = run / "chunks"
+    folder = run / CHUNKS
     names = {name for name in list_names(folder) if name.endswith(".json") and name[0] != "."}
     mine = names & {f"{chunk.name}.json" for chunk in plan.chunks}
     paths = [folder / name for name in mine or names]
-    wanted = _cost(plan.settings, asdict(plan.architecture))
+    wanted = _cost(plan.identity, asdict(plan.architecture))
     for path in sorted(paths, key=_modified, reverse=True)[: 4 * NEWEST]:
         try:
             record = read_record(path)
             cost = _cost(record.provenance["settings"], record.provenance["architecture"])
-            if cost == wanted and record.seconds["sample"] > 0:
+            # Seconds are rounded: a chunk of skipped samples took none.
+            if cost == wanted and record.seconds["sample"] > 0 and _num_maps(record) > 0:
                 yield record
-        except (ArchiveError, KeyError):
+        except (ArchiveError, KeyError, TypeError):
             continue  # a damaged record has nothing to say
+
+
+def _num_maps(record: ChunkRecord) -> int:
+    """Maps that the chunk holds: skipped samples have none."""
+    return (len(record.samples) - len(record.skipped)) * record.layout.k_samples
 
 
 def _cost(settings: Mapping[str, Any], architecture: Mapping[str, Any]) -> str:

@@ -12,7 +12,9 @@ from cdm.datasets import Dataset, FileReader, Sample
 from cdm.datasets.base import evenly_spread
 from cdm.errors import ArchiveError
 from cdm.jobs.device import choose_device, device_name
-from cdm.jobs.progress import Log, Progress
+from cdm.jobs.log import Log
+from cdm.jobs.machine import describe_device, read_device
+from cdm.jobs.progress import Progress
 from cdm.run.dataset import open_dataset
 from cdm.run.load import encode_texts, load_model
 from cdm.run.plan import Plan, read_plan, read_samples
@@ -134,14 +136,16 @@ def _tolerance(maps: ContactMaps, plan: Plan, device: str) -> float:
     here = {"torch": torch.__version__, "numpy": np.__version__}
     there = maps.attributes.get("versions", {})
     same_versions = all(there.get(name) == version for name, version in here.items())
-    kinds = {_kind(name) for name in maps.attributes.get("devices", [])}
-    if same_versions and kinds == {_kind(device_name(device))}:
+    made_on = [read_device(found) for found in maps.attributes.get("devices", [])]
+    now = describe_device(device)
+    # The number of CPU threads cannot change a map.
+    if same_versions and made_on and all(_same_device(found, now) for found in made_on):
         return 0.0
     return TOLERANCE[maps.attributes["precision"]] + (
         FLOAT16 if plan.config.workflow.dtype == "float16" else 0.0
     )
 
 
-def _kind(name: str) -> str:
-    """A device's name without what cannot change a map: the CPU's number of threads."""
-    return "CPU" if name.startswith("CPU") else name
+def _same_device(a: dict, b: dict) -> bool:
+    """Whether two devices give the same bits; a CPU's number of threads cannot change a map."""
+    return (a["kind"], a["name"]) == (b["kind"], b["name"])

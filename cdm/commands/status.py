@@ -1,54 +1,56 @@
-"""What a run is doing, from files alone (no torch).
+"""What a run is doing, read from files alone and changing none (no torch).
 
-A chunk is *done* once its record and its store are there. Of the others, those whose job renews
-its heartbeat are *running*, those whose log ends in an error *failed*, and the rest *waiting*;
-jobs that were cut off leave a heartbeat that no longer beats, and their chunks wait again.
+A chunk is *done* once its record and its store are there. A chunk whose job renews its heartbeat
+is *running*. A chunk whose log ends in an error has *failed*. The rest is *waiting*. A job that was
+cut off leaves a heartbeat that is not renewed any more; its chunk waits again.
 """
 
-import os
-import re
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cdm.archive.store import read_record
 from cdm.commands.pace import measure_pace
-from cdm.errors import ArchiveError
+from cdm.errors import ArchiveError, listed
 from cdm.files import is_sealed, list_names
-from cdm.jobs.progress import Beat, duration, read_beats
-from cdm.run.plan import Plan
+from cdm.jobs.log import FAILED, read_ending
+from cdm.jobs.progress import JobState, duration, per_second, read_job_states
+from cdm.run.losses import find_losses
+from cdm.run.plan import CHUNKS, LOGS, Plan
 
-LOGS = Path("logs", "generate_chunk")
 LISTED = 10  # lines of a kind before "... and N more"
-ERROR = re.compile(r"^(?:\d\d:\d\d:\d\d )?error: (.*)\Z", re.MULTILINE | re.DOTALL)
 REASON = b'"reason":'  # as a key: quotes inside a JSON string are escaped
 
 
 @dataclass
 class Counts:
-    """How far a run is; cheap enough to be asked every second.
+    """How far a run is. This is cheap enough to be asked every second.
 
     Attributes:
         done: names of finished chunks.
-        running: beats of the jobs that generate chunks of this plan.
-        merging: beat of a running merge.
-        cut_off: beats that stopped without an end.
-        maps_done: maps of finished chunks and of running ones (these are fractional).
+        running: the jobs that generate chunks of this plan.
+        merging: the job that merges, if one does.
+        cut_off: jobs that ended without a word.
+        maps_done: maps of finished chunks, and of running ones in fractions.
         maps_total: maps of the whole plan.
     """
 
     done: set[str]
-    running: list[Beat]
-    merging: Beat | None
-    cut_off: list[Beat]
+    running: list[JobState]
+    merging: JobState | None
+    cut_off: list[JobState]
     maps_done: float
     maps_total: int
 
     @property
     def rate(self) -> float:
-        """Maps per second of the running jobs together, by what they say."""
-        return sum(beat.rate for beat in self.running)
+        """Maps per second of the running jobs together, as they report it."""
+        return sum(job.rate for job in self.running)
+
+    @property
+    def share(self) -> float:
+        """Maps done of all maps, 0 to 1."""
+        return min(1.0, self.maps_done / self.maps_total) if self.maps_total else 1.0
 
 
 @dataclass
@@ -59,12 +61,14 @@ class Status:
         failed: chunk, error, log of each failed chunk.
         waiting: number of chunks that wait.
         skipped: set, index, caption_idx, reason and chunk of every sample without a map.
-        damaged: what is wrong with records that cannot be read.
+        dropped: name -> reason of the clips that the dataset left out when the plan was made.
+        damaged: records that cannot be read, and finished chunks that lost a file.
         maps_per_second: of the running jobs together; None while none runs.
-        map_seconds: seconds of one map on one device, by finished chunks; None before one is.
+        map_seconds: seconds of one map on one device, as finished chunks took; None before the
+            first is finished.
         gpu_busy: share 0 to 1, or None where the records do not tell.
         eta_seconds: until the last chunk is done, at the present rate; None while none runs.
-        archive: "merged", "merging", "of an earlier plan" or "not merged".
+        archive: "merged", "damaged", "merging", "of an earlier plan" or "not merged".
     """
 
     run: str
@@ -75,6 +79,7 @@ class Status:
     failed: list[dict[str, str]] = field(default_factory=list)
     waiting: int = 0
     skipped: list[dict[str, Any]] = field(default_factory=list)
+    dropped: dict[str, str] = field(default_factory=dict)
     damaged: list[str] = field(default_factory=list)
     maps_per_second: float | None = None
     map_seconds: float | None = None
@@ -86,9 +91,9 @@ class Status:
         """JSON types, for `--json`."""
         counts, rate = self.counts, self.maps_per_second
 
-        def job(beat: Beat) -> dict[str, Any]:
+        def job(state: JobState) -> dict[str, Any]:
             shown = ("name", "host", "pid", "job", "maps", "total", "rate")
-            return {key: getattr(beat, key) for key in shown} | {"age_s": round(beat.age_s, 1)}
+            return {key: getattr(state, key) for key in shown} | {"age_s": round(state.age_s, 1)}
 
         return {
             "run": self.run,
@@ -106,10 +111,11 @@ class Status:
             "seconds_per_map": self.map_seconds,
             "gpu_busy": self.gpu_busy,
             "eta_seconds": self.eta_seconds,
-            "running": [job(beat) for beat in counts.running],
-            "cut_off": [job(beat) for beat in counts.cut_off],
+            "running": [job(state) for state in counts.running],
+            "cut_off": [job(state) for state in counts.cut_off],
             "failed": self.failed,
             "skipped": self.skipped,
+            "dropped": self.dropped,
             "damaged": self.damaged,
             "archive": self.archive,
         }
@@ -117,23 +123,23 @@ class Status:
 
 def count(plan: Plan, run: str | Path) -> Counts:
     """Look at the names of the chunks and at the heartbeats."""
-    k, names = plan.config.sampling.k_samples, list_names(Path(run, "chunks"))
+    k, names = plan.config.sampling.k_samples, list_names(Path(run, CHUNKS))
     done, maps = set(), 0.0
     for chunk in plan.chunks:
         if f"{chunk.name}.json" in names and f"{chunk.name}.zarr" in names:
             done.add(chunk.name)
-            maps += (chunk.stop - chunk.start) * k
-    beats = read_beats(run)
-    merging = beats.pop("merge", None)
-    undone = {chunk.name for chunk in plan.chunks} - done if beats else set()
-    mine = [beat for name, beat in beats.items() if name in undone]
-    running = [beat for beat in mine if beat.is_alive]
+            maps += chunk.num_samples * k
+    jobs = read_job_states(run)
+    merging = jobs.pop("merge", None)
+    undone = {chunk.name for chunk in plan.chunks} - done if jobs else set()
+    mine = [job for name, job in jobs.items() if name in undone]
+    running = [job for job in mine if job.is_alive]
     return Counts(
         done=done,
         running=running,
         merging=merging if merging and merging.is_alive else None,
-        cut_off=[beat for beat in mine if not beat.is_alive],
-        maps_done=maps + sum(beat.maps for beat in running),
+        cut_off=[job for job in mine if job not in running],
+        maps_done=maps + sum(job.maps for job in running),
         maps_total=plan.num_samples * k,
     )
 
@@ -149,56 +155,49 @@ def read_status(plan: Plan, run: str | Path) -> Status:
     status = Status(
         str(run), plan.num_samples, len(plan.chunks), plan.config.sampling.k_samples, counts
     )
-    running = {beat.name for beat in counts.running}
+    status.dropped = plan.dropped
+    losses = find_losses(plan, run)
+    status.damaged = [
+        f"{name}: {lost}; it is made again with the next run"
+        for name, lost in losses.items()
+        if name == "merge" or name in counts.done
+    ]
+    running = {job.name for job in counts.running}
     logs = list_names(Path(run, LOGS)) if len(counts.done) < len(plan.chunks) else set()
     for chunk in plan.chunks:
         if chunk.name in counts.done:
-            _look_into(Path(run, "chunks", f"{chunk.name}.json"), status)
+            _look_into(Path(run, CHUNKS, f"{chunk.name}.json"), status)
         elif chunk.name not in running:
             log = Path(run, LOGS, f"{chunk.name}.log")
-            error = last_error(log) if log.name in logs else None
-            if error:
-                status.failed.append({"chunk": chunk.name, "error": error, "log": str(log)})
+            ending = read_ending(log) if log.name in logs else None
+            if ending and ending.kind == FAILED:
+                failed = {"chunk": chunk.name, "error": ending.error, "log": str(log)}
+                status.failed.append(failed)
     status.waiting = len(plan.chunks) - len(counts.done) - len(running) - len(status.failed)
 
     pace = measure_pace(plan, run)
     if pace:
         status.map_seconds, status.gpu_busy = pace.map_s, pace.gpu_busy
     if counts.running:
-        # A job that still loads has no rate of its own.
-        usual = 1 / pace.map_s if pace else 0.0
-        rate = sum(beat.rate or usual for beat in counts.running)
+        # A job that still loads its model reports no rate yet.
+        usual = per_second(1, pace.map_s) if pace else 0.0
+        rate = sum(job.rate or usual for job in counts.running)
         status.maps_per_second = rate
         status.eta_seconds = (counts.maps_total - counts.maps_done) / rate if rate else None
     status.archive = _archive_state(plan, Path(run), counts)
+    if status.archive == "merged" and "merge" in losses:
+        status.archive = "damaged"
     return status
 
 
-def last_error(log: Path) -> str | None:
-    """The error a job's log ends with, or None."""
-    text = read_tail(log)
-    found = ERROR.search(text)
-    if found:
-        return found[1]
-    return text.splitlines()[-1] if "Traceback (most recent call last)" in text else None
-
-
-def read_tail(log: Path) -> str:
-    """The last lines of a log; empty where there is none."""
-    with suppress(OSError), open(log, "rb") as file:
-        file.seek(max(0, os.fstat(file.fileno()).st_size - 8192))
-        return file.read().decode("utf-8", "replace").strip()
-    return ""
-
-
 def _look_into(path: Path, status: Status) -> None:
-    """Skipped samples of a finished chunk; whole records are read only where there are some."""
+    """Skipped samples of a finished chunk. A record is read whole only if it has some."""
     try:
         content = path.read_bytes()
         if REASON in content or not is_sealed(content):
             for row in read_record(path).skipped:
-                kept = {key: row.get(key) for key in ("set", "index", "caption_idx", "reason")}
-                status.skipped.append(kept | {"chunk": path.stem})
+                shown = {key: row.get(key) for key in ("set", "index", "caption_idx", "reason")}
+                status.skipped.append(shown | {"chunk": path.stem})
     except FileNotFoundError:
         pass  # just removed
     except ArchiveError as error:
@@ -222,7 +221,7 @@ def _archive_state(plan: Plan, run: Path, counts: Counts) -> str:
 def describe_status(status: Status, width: int = 80) -> str:
     """The status as text."""
     counts, rate = status.counts, status.maps_per_second
-    share = counts.maps_done / counts.maps_total
+    share = counts.share
     table = {
         "done": len(counts.done),
         "running": len(counts.running),
@@ -244,25 +243,27 @@ def describe_status(status: Status, width: int = 80) -> str:
         f"GPU busy   {busy}",
         f"time left  {left}",
         f"skipped    {len(status.skipped)} sample(s)",
+        f"dropped    {len(status.dropped)} clip(s)",
         f"archive    {status.archive}",
     ]
-    lines += _section("running", [_job(beat) for beat in counts.running])
-    lines += _section(
-        "cut off; the chunk starts anew with the next run", [_job(beat) for beat in counts.cut_off]
-    )
+    lines += _section("running", list(map(_job_text, counts.running)))
+    cut_off = list(map(_job_text, counts.cut_off))
+    lines += _section("cut off; the chunk starts anew with the next run", cut_off)
     failed = [f"{f['chunk']}: {f['error']}\n    log: {f['log']}" for f in status.failed]
     lines += _section("failed", failed)
-    lines += _section("damaged records", status.damaged)
+    lines += _section("damaged", status.damaged)
     skipped = [
         f"{s['set']}/{s['index']} caption {s['caption_idx']}: {s['reason']}" for s in status.skipped
     ]
     lines += _section("skipped", skipped)
+    dropped = [f"{name}: {reason}" for name, reason in status.dropped.items()]
+    lines += _section("dropped from the split when the plan was made", dropped)
     return "\n".join(lines) + "\n"
 
 
 def progress_line(run: str, counts: Counts, rate: float, num_chunks: int, width: int = 0) -> str:
-    """One line on the whole job, with a bar where `width` columns are given."""
-    share = counts.maps_done / counts.maps_total
+    """One line on the whole run, with a bar where `width` columns are given."""
+    share = counts.share
     left = duration((counts.maps_total - counts.maps_done) / rate) if rate else "-"
     parts = [
         f"{counts.maps_done:.6g}/{counts.maps_total} maps",
@@ -289,15 +290,14 @@ def _percent(share: float) -> str:
     return f"{int(share * 1000) / 10:.3g} %"
 
 
-def _job(beat: Beat) -> str:
-    where = f"{beat.host} pid {beat.pid}" + (f" job {beat.job}" if beat.job else "")
-    done = f"{beat.maps:.4g}/{beat.total} maps" if beat.total else "starting"
-    rate = f", {beat.rate:.3g} maps/s" if beat.rate else ""
-    return f"{beat.name}  {done}{rate}  on {where}, {beat.age_s:.0f} s ago"
+def _job_text(job: JobState) -> str:
+    where = f"{job.host} pid {job.pid}" + (f" job {job.job}" if job.job else "")
+    done = f"{job.maps:.4g}/{job.total} maps" if job.total else "starting"
+    rate = f", {job.rate:.3g} maps/s" if job.rate else ""
+    return f"{job.name}  {done}{rate}  on {where}, {job.age_s:.0f} s ago"
 
 
 def _section(title: str, entries: list[str]) -> list[str]:
     if not entries:
         return []
-    more = [f"  ... and {len(entries) - LISTED} more"] if len(entries) > LISTED else []
-    return ["", f"{title}:", *(f"  {entry}" for entry in entries[:LISTED]), *more]
+    return ["", f"{title}:", f"  {listed(entries, LISTED)}"]

@@ -1,32 +1,34 @@
 """Which chunks would run now, and why (no torch).
 
 The plan is made anew, as when Snakemake reads the Snakefile. Each chunk of it that is not finished
-is held against the newest finished chunk of the same number, whose record tells what it was made
-from; without one, against the plan of the last run.
+is compared with the newest finished chunk of the same number, whose record tells what it was made
+from. If there is none, it is compared with the plan of the last run. Nothing is changed by this.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cdm.archive.store import ChunkRecord, read_record, store_path
-from cdm.commands.status import LOGS, last_error, read_tail
 from cdm.datasets import Sample
-from cdm.errors import ArchiveError
-from cdm.jobs.progress import read_beats
+from cdm.errors import ArchiveError, listed
+from cdm.jobs.log import FAILED, FINISHED, read_ending
+from cdm.jobs.progress import read_job_states
 from cdm.model.text import find_text_weights
-from cdm.run.contents import ITEMS, ContentResolver
 from cdm.run.dataset import open_dataset
-from cdm.run.plan import Chunk, Plan, read_plan, read_samples
+from cdm.run.inputs import ITEMS, InputResolver
+from cdm.run.losses import find_losses
+from cdm.run.plan import CHUNKS, LOGS, Chunk, Plan, read_plan, read_samples
 
-WRITTEN = " samples written in "  # in the last line of a finished chunk's log
 SHOWN = 3  # items or keys of a kind before "and N more"
+
+Change = tuple[str, Any, Any]  # key of a setting, its value before, its value now
 
 
 @dataclass(frozen=True)
-class Reason:
-    """Chunks that would run for the same reasons."""
+class TodoGroup:
+    """Neighbouring chunks that would run for the same reasons."""
 
     chunks: tuple[str, ...]
     reasons: tuple[str, ...]
@@ -39,19 +41,21 @@ class Why:
     Attributes:
         run: the run's folder.
         num_chunks: of the plan.
-        todo: what would run; neighbours with the same reasons together.
+        todo: what would run.
         merge: whether the archive would be made (again).
+        merge_reason: why; "" if it would not.
     """
 
     run: str
     num_chunks: int
-    todo: tuple[Reason, ...]
+    todo: tuple[TodoGroup, ...]
     merge: bool
+    merge_reason: str = ""
 
     @property
     def num_todo(self) -> int:
         """Chunks that would run."""
-        return sum(len(reason.chunks) for reason in self.todo)
+        return sum(len(group.chunks) for group in self.todo)
 
 
 def explain(plan: Plan, samples: list[Sample]) -> Why:
@@ -61,47 +65,56 @@ def explain(plan: Plan, samples: list[Sample]) -> Why:
         plan, samples: as `cdm.run.planning.make_plan` returns them.
     """
     run = Path(plan.config.run_dir)
-    try:
-        last = read_plan(run)
-    except ArchiveError:
-        last = None
-    explainer = _Explainer(plan, samples, run, last)
-    grouped: list[tuple[list[str], tuple[str, ...]]] = []
-    merged = Path(plan.archive_record).exists() and Path(plan.archive).exists()
+    losses = find_losses(plan)
+    merged = Path(plan.archive_record).exists() and "merge" not in losses
+    explainer = _Explainer(plan, samples, losses)
+    groups: list[tuple[list[str], tuple[str, ...]]] = []
     for chunk in () if merged else plan.chunks:  # an archive that is there needs no chunks
-        record = Path(plan.chunk_record(chunk))
-        if record.exists() and store_path(record).exists():
+        if Path(plan.chunk_record(chunk)).exists() and chunk.name not in losses:
             continue
         reasons = tuple(explainer.reasons(chunk))
-        if grouped and grouped[-1][1] == reasons:
-            grouped[-1][0].append(chunk.name)
+        if groups and groups[-1][1] == reasons:
+            groups[-1][0].append(chunk.name)
         else:
-            grouped.append(([chunk.name], reasons))
-    return Why(
-        run=str(run),
-        num_chunks=len(plan.chunks),
-        todo=tuple(Reason(tuple(names), reasons) for names, reasons in grouped),
-        merge=not merged,
-    )
+            groups.append(([chunk.name], reasons))
+    reason = "" if merged else losses.get("merge", "there is no archive of this plan yet")
+    todo = tuple(TodoGroup(tuple(names), reasons) for names, reasons in groups)
+    return Why(str(run), len(plan.chunks), todo, merge=not merged, merge_reason=reason)
 
 
 class _Explainer:
-    def __init__(self, plan: Plan, samples: list[Sample], run: Path, last: Plan | None):
-        self.plan, self.samples, self.run, self.last = plan, samples, run, last
-        self.planned = {chunk.name for chunk in last.chunks} if last else set()
+    """Gives the reasons for one chunk after the other.
+
+    Args:
+        plan, samples: of the configuration as it is now.
+        losses: finished chunks that lost a file (`cdm.run.losses.find_losses`).
+    """
+
+    def __init__(self, plan: Plan, samples: list[Sample], losses: Mapping[str, str]):
+        self.plan, self.samples, self.losses = plan, samples, losses
+        self.run = Path(plan.config.run_dir)
+        try:
+            self.last = read_plan(self.run)
+        except ArchiveError:
+            self.last = None
+        self.planned = {chunk.name for chunk in self.last.chunks} if self.last else set()
         self.dataset = open_dataset(plan.config, plan.architecture.point_feat_dim)
         text_model = plan.config.model.text_model
         weights = find_text_weights(text_model.version, text_model.path)
-        self.resolver = ContentResolver(plan.config, weights, plan.statistics, stats={})
-        self.beats = read_beats(run)
+        self.resolver = InputResolver(plan.config, weights, plan.statistics, states={})
+        self.jobs = read_job_states(self.run)
         self.records: dict[str, list[Path]] = {}
-        for path in run.glob("chunks/[0-9]*-*.json"):
+        for path in self.run.glob(f"{CHUNKS}/[0-9]*-*.json"):
             self.records.setdefault(path.name.split("-")[0], []).append(path)
 
     def reasons(self, chunk: Chunk) -> Iterator[str]:
-        beat = self.beats.get(chunk.name)
-        if beat and beat.is_alive:
-            yield f"it is running now, on {beat.host}"
+        """Why a chunk is not finished, one sentence for each reason."""
+        job = self.jobs.get(chunk.name)
+        if job and job.is_alive:
+            yield f"it is running now, on {job.host}"
+            return
+        if chunk.name in self.losses:
+            yield f"finished before, but a file of it is lost: {self.losses[chunk.name]}"
             return
         before = self._newest(chunk)
         if before:
@@ -112,7 +125,7 @@ class _Explainer:
         elif chunk.name not in self.planned:
             yield from self._since_the_last_plan(chunk)
         if chunk.name in self.planned:
-            yield from self._unfinished(chunk, beat is not None)
+            yield from self._unfinished(chunk, cut_off=job is not None)
 
     def _newest(self, chunk: Chunk) -> ChunkRecord | None:
         """The record last written for a chunk of this number, readable and with its store."""
@@ -126,32 +139,37 @@ class _Explainer:
         return None
 
     def _differences(self, chunk: Chunk, before: ChunkRecord) -> Iterator[str]:
-        """What separates a chunk from the finished one it replaces."""
-        settings = list(_changed("", before.provenance["settings"], self.plan.settings))
-        yield from settings
+        """How a chunk differs from the finished one that it replaces."""
+        # Settings.
+        changes = list(_changes("", before.provenance["settings"], self.plan.identity))
+        yield from map(_change_text, changes)
+
+        # Rows. With another chunk size every chunk holds other items, which explains nothing.
         rows = self.samples[chunk.start : chunk.stop]
         then = {(r["set"], r["index"], r["caption_idx"]): r["text"] for r in before.samples}
-        moved = list(_moved(then, rows)) if not _changes_chunk_size(settings) else []
+        resized = any(key == "chunk_size" for key, _, _ in changes)
+        moved = [] if resized else list(_moved(then, rows))
         yield from moved
 
+        # Content of the files.
         files = {name for sample in rows for name in self.dataset.files(sample)}
-        contents = {
-            **before.contents,
-            ITEMS: {n: c for n, c in before.contents.get(ITEMS, {}).items() if n in files},
-        }
-        edited = list(self.resolver.changed(contents))
-        yield from _listed("edited file(s)", edited)
-        if not (settings or moved or edited):
-            if files != set(before.contents.get(ITEMS, {})):
+        recorded = before.contents.get(ITEMS, {})
+        still_read = {name: content for name, content in recorded.items() if name in files}
+        edited = list(self.resolver.changed({**before.contents, ITEMS: still_read}))
+        yield from _several("edited file(s)", edited)
+
+        # What is left.
+        if not (changes or moved or edited):
+            if files != set(recorded):
                 yield "its items are read from other files"
             elif before.base != chunk.base:
                 yield "scene_id or scene_trans of an item was edited"
 
     def _since_the_last_plan(self, chunk: Chunk) -> Iterator[str]:
-        """What separates an unfinished chunk from the last plan, which had none of its name."""
-        settings = list(_changed("", self.last.settings, self.plan.settings))
-        yield from settings
-        if settings:
+        """How an unfinished chunk differs from the last plan, which had none of its name."""
+        changes = list(_changes("", self.last.identity, self.plan.identity))
+        yield from map(_change_text, changes)
+        if changes:
             return
         if chunk.start >= self.last.num_samples:
             yield "new items at the end of the split"
@@ -166,53 +184,58 @@ class _Explainer:
         yield from moved or ["its items are not those of the last plan"]
 
     def _unfinished(self, chunk: Chunk, cut_off: bool) -> Iterator[str]:
-        """What became of it in the last run."""
+        """What became of it in the last run.
+
+        Args:
+            cut_off: its job left a heartbeat that does not beat any more.
+        """
         log = self.run / LOGS / f"{chunk.name}.log"
-        error = last_error(log)
-        if error:
-            yield f"failed: {error.splitlines()[0]} (log: {log})"
-        elif not cut_off and WRITTEN in read_tail(log):
-            yield "finished before, but its record or store was removed"
-        elif cut_off or log.exists():
-            yield "cut off before it was finished"
+        ending = read_ending(log)
+        if ending is None:
+            yield "cut off before it was finished" if cut_off else "planned, not started yet"
+        elif ending.kind == FAILED:
+            yield f"failed: {ending.error.splitlines()[0]} (log: {log})"
+        elif ending.kind == FINISHED and not cut_off:
+            yield "finished before, but its record was removed"
         else:
-            yield "planned, not started yet"
+            yield "cut off before it was finished"
 
 
 def _moved(then: Mapping[tuple, str], rows: list[Sample]) -> Iterator[str]:
-    """How a chunk's rows differ from what they were: (set, index, caption_idx) -> text."""
+    """How a chunk's rows differ from earlier ones: (set, index, caption_idx) -> text."""
     now = {(s.set, s.index, s.caption_idx): s.text for s in rows}
-    yield from _listed("new item(s) in it", (_name(key) for key in now if key not in then))
-    yield from _listed("item(s) no longer in it", (_name(key) for key in then if key not in now))
+    yield from _several("new item(s) in it", (_name(key) for key in now if key not in then))
+    yield from _several("item(s) no longer in it", (_name(key) for key in then if key not in now))
     captions = (
         f"{_name(key)}: {then[key]!r} -> {text!r}"
         for key, text in now.items()
         if key in then and then[key] != text
     )
-    yield from _listed("edited caption(s)", captions)
+    yield from _several("edited caption(s)", captions)
     if set(now) == set(then) and list(now) != list(then):
         yield "its items come in another order"
 
 
-def _changes_chunk_size(settings: list[str]) -> bool:
-    return any(text.startswith("setting chunk_size:") for text in settings)
-
-
-def _changed(prefix: str, before: Any, now: Any) -> Iterator[str]:
-    """`setting KEY: BEFORE -> NOW` of every leaf that differs."""
+def _changes(prefix: str, before: Any, now: Any) -> Iterator[Change]:
+    """(key, value before, value now) of every setting that differs."""
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         for key in sorted({*before, *now}):
             inner = f"{prefix}.{key}" if prefix else key
-            yield from _changed(inner, before.get(key), now.get(key))
+            yield from _changes(inner, before.get(key), now.get(key))
         return
-    before, now = _plain(before), _plain(now)
+    before, now = _as_json(before), _as_json(now)
     if before != now:
-        yield f"setting {prefix}: {_short(before)} -> {_short(now)}"
+        yield prefix, before, now
 
 
-def _plain(value: Any) -> Any:
+def _as_json(value: Any) -> Any:
     """Tuples as the lists that JSON makes of them."""
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+    return [_as_json(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _change_text(change: Change) -> str:
+    key, before, now = change
+    return f"setting {key}: {_short(before)} -> {_short(now)}"
 
 
 def _short(value: Any) -> str:
@@ -220,11 +243,11 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:28]}...{text[-9:]}"
 
 
-def _listed(what: str, entries) -> Iterator[str]:
+def _several(what: str, entries: Iterable[str]) -> Iterator[str]:
+    """One sentence on several entries; none if there is no entry."""
     entries = list(entries)
     if entries:
-        more = f" and {len(entries) - SHOWN} more" if len(entries) > SHOWN else ""
-        yield f"{what}: {', '.join(entries[:SHOWN])}{more}"
+        yield f"{what}: {listed(entries, SHOWN, ', ')}"
 
 
 def _name(key: tuple) -> str:
@@ -235,16 +258,16 @@ def _name(key: tuple) -> str:
 def describe_why(why: Why, command: str) -> str:
     """The answer as text, with the command to type."""
     lines = [f"{why.run}: {why.num_todo} of {why.num_chunks} chunks would run"]
-    for reason in why.todo:
-        first, last = reason.chunks[0], reason.chunks[-1]
-        if len(reason.chunks) > 1:
+    for group in why.todo:
+        first, last = group.chunks[0], group.chunks[-1]
+        if len(group.chunks) > 1:
             numbers = f"{first.split('-')[0]} to {last.split('-')[0]}"
-            lines.append(f"  chunks {numbers} ({len(reason.chunks)}):")
+            lines.append(f"  chunks {numbers} ({len(group.chunks)}):")
         else:
             lines.append(f"  chunk {first}:")
-        lines += [f"    {text}" for text in reason.reasons]
+        lines += [f"    {text}" for text in group.reasons]
     if why.merge:
-        lines.append("  then the merge: there is no archive of this plan yet")
+        lines.append(f"  then the merge: {why.merge_reason}")
     elif not why.todo:
         lines.append("  the archive is of this very plan: nothing to do")
     if why.todo or why.merge:

@@ -2,11 +2,9 @@
 
 import numpy as np
 
-from cdm.datasets.base import AFFORDANCE_DIM, NUM_JOINTS, Dataset, Item, Sample, translation
-from cdm.datasets.files import REBUILD, load_npy, load_npz
-from cdm.datasets.tables import AnnoRow, read_row_numbers, read_table
-from cdm.datasets.values import check_colors, check_distances, check_points
-from cdm.errors import BadItem, DataError, listed
+from cdm.datasets.base import NUM_JOINTS, Dataset, Item, Sample, translation
+from cdm.datasets.files import REBUILD, AnnoRow, load_npy, load_npz, read_index, read_table
+from cdm.errors import BadItem, DataError
 
 NO_TRUTH = (
     "scenes without ground truth can be read with dataset.name=ContactMapCustomDataset; otherwise "
@@ -25,10 +23,11 @@ class ContactMapDataset(Dataset):
             rows, wanted = self.read_rows(set_name), self.read_split(set_name)
             outside = sorted(index for index in wanted if not 0 <= index < len(rows))
             if outside:
+                first = ", ".join(map(str, outside[:5])) + (", ..." if len(outside) > 5 else "")
                 raise DataError(
                     f"{self.data_dir / self._split_file(set_name)}: {len(outside)} ids have no row "
-                    f"in {set_name}/contact_motion/anno.csv ({len(rows)} rows): "
-                    f"{listed(outside, 5, ', ')}; split and table must belong together"
+                    f"in {set_name}/contact_motion/anno.csv ({len(rows)} rows): {first}; split and "
+                    "table must belong together"
                 )
             for index, row in enumerate(rows):
                 if index not in wanted:
@@ -52,7 +51,17 @@ class ContactMapDataset(Dataset):
 
     def read_split(self, set_name: str) -> set[int]:
         """Row numbers the split file lists."""
-        return read_row_numbers(self.data_dir, self._split_file(set_name))
+        split = self._split_file(set_name)
+        ids = set()
+        for number, line in enumerate(read_index(self.data_dir, split).splitlines(), start=1):
+            try:
+                ids.update(int(word) for word in line.split())
+            except ValueError as error:
+                raise DataError(
+                    f"{self.data_dir / split}: line {number} is {line.strip()!r}, expected a row "
+                    "number such as 000012"
+                ) from error
+        return ids
 
     def files(self, sample):
         names = [self._contact_file(sample)]
@@ -63,7 +72,6 @@ class ContactMapDataset(Dataset):
         return names
 
     def read_item(self, sample, reader):
-        # The item's own arrays.
         num_points = self.config.num_points
         columns = 6 if self.config.use_color else (3, 6)
         shapes = {"points": (num_points, columns), "dist": (num_points, NUM_JOINTS)}
@@ -71,15 +79,10 @@ class ContactMapDataset(Dataset):
         if "/feat/" in openscene:
             shapes["mask"] = (num_points,)
         arrays = self.read_arrays(sample, reader, shapes)
-        place = self._place(sample, reader)
-        points = arrays["points"]
-        check_points(points[:, :3], place)
-        check_distances(arrays["dist"], place)
+        points = arrays["points"].astype(np.float32, copy=False)
 
-        # Point features: colours, then OpenScene columns or one of affordance.
         features = [points[:, :0]]
         if self.config.use_color:
-            check_colors(points[:, 3:], place, -1, 1)
             features.append((points[:, 3:] + 1) / 2)  # [-1, 1] to [0, 1]
         if "mask" in shapes:
             features.append(self._scene_rows(reader, sample, openscene, arrays["mask"]))
@@ -93,7 +96,7 @@ class ContactMapDataset(Dataset):
             sample=sample,
             c_pc_xyz=points[:, :3],
             c_pc_feat=np.concatenate(features, axis=1, dtype=np.float32),
-            distance=self._select(arrays["dist"]),
+            distance=self._select(arrays["dist"].astype(np.float32, copy=False)),
             info_scene_trans=translation(sample.scene_trans),
             info_scene_mesh=self._scene_mesh(sample),
             info_obj_mask=mask,
@@ -101,18 +104,11 @@ class ContactMapDataset(Dataset):
 
     def read_distance(self, sample, reader):
         shapes = {"dist": (self.config.num_points, NUM_JOINTS)}
-        distance = self.read_arrays(sample, reader, shapes)["dist"]
-        check_distances(distance, self._place(sample, reader))
-        return self._select(distance)
+        return self._select(self.read_arrays(sample, reader, shapes)["dist"])
 
     def read_arrays(self, sample, reader, shapes: dict) -> dict[str, np.ndarray]:
         """Arrays of these names and shapes of the item's contact file."""
-        name = self._contact_file(sample)
-        return load_npz(reader, name, shapes, missing=NO_TRUTH, indices=("mask",))
-
-    def _place(self, sample, reader) -> str:
-        """What messages call the item: its contact file."""
-        return str(reader.path(self._contact_file(sample)))
+        return load_npz(reader, self._contact_file(sample), shapes, missing=NO_TRUTH)
 
     def target_mask_file(self, sample):
         return self._item_file(sample, "target_mask", "npy")
@@ -120,10 +116,10 @@ class ContactMapDataset(Dataset):
     def _scene_rows(self, reader, sample, relpath, mask) -> np.ndarray:
         """Rows of the scene's features that belong to the item's points."""
         features = reader.read_shared(relpath)
-        if mask.min() < 0 or mask.max() >= len(features):
+        if mask.dtype.kind not in "iu" or mask.min() < 0 or mask.max() >= len(features):
             raise BadItem(
-                f"{self._place(sample, reader)}: 'mask' goes from {mask.min()} to {mask.max()}, "
-                f"expected row numbers of {relpath} "
+                f"{reader.path(self._contact_file(sample))}: 'mask' is {mask.dtype} from "
+                f"{mask.min()} to {mask.max()}, expected row numbers of {relpath} "
                 f"({len(features)} rows); {REBUILD}"
             )
         return features[mask]
@@ -145,7 +141,7 @@ class ContactMapDataset(Dataset):
     def _openscene_file(self, sample: Sample) -> str:
         """One affordance column where the model wants one and it exists, else scene features."""
         affordance = self._item_file(sample, "affordance", "npy")
-        if self.point_feat_dim == AFFORDANCE_DIM and (self.data_dir / affordance).exists():
+        if self.point_feat_dim == 1 and (self.data_dir / affordance).exists():
             return affordance
         scene = sample.scene_id + ("_vh_clean_2" if sample.set == "HUMANISE" else "")
         return f"{sample.set}/feat/{scene}_openscene_feat_distill.npy"

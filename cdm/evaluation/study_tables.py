@@ -1,62 +1,57 @@
-"""The outcome of a study in sentences, tables and a figure (no torch)."""
+"""The study's outcome in sentences, tables and a figure (no torch)."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cdm.evaluation.measure_table import headlines
-from cdm.evaluation.study import COMPARED, ENERGY, FULL, REPEAT
-from cdm.evaluation.summary import csv_text, number, text_table
+from cdm.evaluation.study import ENERGY
+from cdm.evaluation.summary import csv_text, headlines, number, text_table
 from cdm.files import write_bytes, write_json
 
 
 def verdict(summary: Mapping[str, Any]) -> list[str]:
     """The outcome in sentences."""
-    full, repeat = summary["settings"][:2]
+    full, again = summary["cells"][:2]
 
     def name(key: str) -> str:
         chosen = summary[key]
         if (chosen["method"], chosen["steps"]) == (full["method"], full["steps"]):
-            return "the full chain: no setting with fewer steps is as good"
+            return "the full chain: no cell with fewer steps is as good"
         times = full["seconds_per_map"] / chosen["seconds_per_map"]
         return f"{chosen['method']} with {chosen['steps']} steps, {times:.1f} times as fast"
 
-    # What was drawn, the rule, and what it recommends.
-    noise_floor = ", ".join(
+    floor = ", ".join(
         f"{key} {interval['value']:.5f} [{interval['low']:.5f}, {interval['high']:.5f}]"
-        for key, interval in summary["noise_floor"].items()
+        for key, interval in summary["floor"].items()
     )
     lines = [
         f"{summary['num_samples']} samples of {summary['num_items']} items, "
         f"{summary['k_samples']} maps each; the full chain is {full['method']} with "
         f"{full['steps']} steps.",
         summary["rule"],
-        f"Noise floor: {noise_floor}.",
+        f"Floor: {floor}.",
         f"Recommended: {name('recommended')}.",
-        f"By (1) alone, without the noise floor: {name('within_intervals')}.",
-        "By (1) alone, if measures may also be better than the full chain's interval "
-        f"(no diversity counts as better): {name('not_worse')}.",
+        f"By (1) alone, without the floor: {name('within_intervals')}.",
+        "By (1) alone, and letting measures pass that are better than the full chain's interval "
+        f"(of diversity none is): {name('not_worse')}.",
     ]
-
-    # What limits the verdict.
-    if repeat["outside"]:
+    if again["outside"]:
         lines.append(
             "Caution: the second full chain itself lies outside in "
-            f"{', '.join(repeat['outside'])}, where chance decides. More items or maps "
+            f"{', '.join(again['outside'])}, where chance decides. More items or maps "
             "(compare.max_items, compare.k_samples) make that rarer."
         )
-    devices = dict.fromkeys(setting["device"] for setting in summary["settings"])
+    devices = dict.fromkeys(cell["device"] for cell in summary["cells"])
     if len(devices) > 1:
-        lines.append(f"Seconds per map were measured on several devices: {', '.join(devices)}.")
+        lines.append(f"Seconds per map are of several devices: {', '.join(devices)}.")
     return [
         *lines,
-        "This was shown for this checkpoint and these items only. Differences smaller than the "
-        "intervals are not seen.",
+        "Shown for this checkpoint and these items alone, no finer than the intervals are wide.",
     ]
 
 
 def short_table(summary: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: the headline measures of every setting."""
+    """Header and rows: the headline measures of every cell."""
     names = headlines(summary["measures"])
     header = [
         "sampler",
@@ -66,54 +61,51 @@ def short_table(summary: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]
         "energy distance",
         "s/map",
         "outside",
-        "beyond noise floor",
+        "beyond floor",
     ]
-    labels = {FULL: " (full chain)", REPEAT: " (second full chain)", COMPARED: ""}
+    labels = {"full": " (full chain)", "floor": " (second full chain)", "cell": ""}
     rows = [
         [
-            setting["method"] + labels[setting["role"]],
-            str(setting["steps"]),
-            *(number(setting["measures"][name]["value"]) for name in names),
-            f"{setting['diversity_ratio']:.3f}",
-            f"{setting[ENERGY]['value']:.5f}" if setting[ENERGY] else "-",
-            f"{setting['seconds_per_map']:.4f}",
-            f"{len(setting['outside'])} of {len(summary['measures'])}",
-            ", ".join(setting["beyond_noise_floor"]) or "-",
+            cell["method"] + labels[cell["role"]],
+            str(cell["steps"]),
+            *(number(cell["measures"][name]["value"]) for name in names),
+            f"{cell['diversity_ratio']:.3f}",
+            f"{cell[ENERGY]['value']:.5f}" if cell[ENERGY] else "-",
+            f"{cell['seconds_per_map']:.4f}",
+            f"{len(cell['outside'])} of {len(summary['measures'])}",
+            ", ".join(cell["beyond_floor"]) or "-",
         ]
-        for setting in summary["settings"]
+        for cell in summary["cells"]
     ]
     return header, rows
 
 
 def summary_csv(summary: Mapping[str, Any]) -> str:
-    """summary.csv: one line per setting and measure."""
-    ends = ("value", "low", "high")
+    """One line per cell and measure."""
     rows = []
-    for setting in summary["settings"]:
-        measures = setting["measures"]
-        if setting[ENERGY]:
-            measures = measures | {ENERGY: setting[ENERGY]}
+    for cell in summary["cells"]:
+        measures = cell["measures"] | ({ENERGY: cell[ENERGY]} if cell[ENERGY] else {})
         for name, measure in measures.items():
             shift = measure.get("mean_difference", {})
             rows.append(
                 {
-                    **{key: setting[key] for key in ("method", "steps", "role", "seconds_per_map")},
+                    **{key: cell[key] for key in ("method", "steps", "role", "seconds_per_map")},
                     "measure": name,
-                    **{key: measure[key] for key in (*ends, "num_items")},
-                    **{f"mean_difference_{key}": shift.get(key, "") for key in ends},
-                    "outside": name in setting["outside"],
-                    "beyond_noise_floor": name in setting["beyond_noise_floor"],
+                    **{key: measure[key] for key in ("value", "low", "high", "num_items")},
+                    **{f"mean_difference_{k}": shift.get(k, "") for k in ("value", "low", "high")},
+                    "outside": name in cell["outside"],
+                    "beyond_floor": name in cell["beyond_floor"],
                 }
             )
-    return csv_text(list(rows[0]), rows)
+    return csv_text(rows)
 
 
 def summary_text(summary: Mapping[str, Any]) -> str:
-    """summary.txt: verdict, short table, and for each setting the measures that lie outside."""
+    """summary.txt: verdict, short table, and the measures outside of each cell."""
     outside = [
-        f"{setting['method']}, {setting['steps']} steps: {', '.join(setting['outside'])}\n"
-        for setting in summary["settings"]
-        if setting["outside"]
+        f"{cell['method']}, {cell['steps']} steps: {', '.join(cell['outside'])}\n"
+        for cell in summary["cells"]
+        if cell["outside"]
     ]
     lines = "".join(f"{sentence}\n" for sentence in verdict(summary))
     text = f"{lines}\n{text_table(*short_table(summary))}"
@@ -121,7 +113,7 @@ def summary_text(summary: Mapping[str, Any]) -> str:
 
 
 def summary_markdown(summary: Mapping[str, Any]) -> str:
-    """summary.md: verdict, figure and short table, for a page of documentation."""
+    """summary.md: verdict, figure and short table, to put into a page."""
     header, rows = short_table(summary)
     table = [header, ["---"] * len(header), *rows]
     lines = [f"- {sentence}" for sentence in verdict(summary)]
@@ -130,13 +122,18 @@ def summary_markdown(summary: Mapping[str, Any]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def write_summary(summary: dict[str, Any], folder: Path) -> list[str]:
-    """Write tables and figure of a study into a folder; returns the names of the files."""
+def write_summary(summary: dict[str, Any], record: Path) -> None:
+    """Write tables and figure beside the record, which comes last."""
     from cdm.evaluation.plots import plot_study  # matplotlib takes a while
 
+    folder = record.parent
     write_json(folder / "summary.json", summary)
     texts = {"csv": summary_csv, "txt": summary_text, "md": summary_markdown}
     for ending, text in texts.items():
         write_bytes(folder / f"summary.{ending}", text(summary).encode())
     plot_study(summary, folder / "quality.png")
-    return [*(f"summary.{ending}" for ending in ("json", *texts)), "quality.png"]
+    for old in folder.glob("summary-*.json"):
+        if old != record:
+            old.unlink()
+    files = [*(f"summary.{ending}" for ending in ("json", *texts)), "quality.png"]
+    write_json(record, {"recommended": summary["recommended"], "files": files})

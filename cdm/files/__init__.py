@@ -4,13 +4,13 @@ It imports `cdm.errors` only.
 """
 
 from cdm.files.content import (
+    FileContent,
     FileState,
     checksum,
     clamp_future_mtimes,
     hash_file,
     list_names,
     read_bytes,
-    read_with_state,
 )
 from cdm.files.locks import is_locked, lock_path, try_lock, unlock
 from cdm.files.names import expand_path, safe_name
@@ -38,6 +38,7 @@ from cdm.files.whole import (
 )
 
 __all__ = [
+    "FileContent",
     "FileState",
     "checksum",
     "clamp_future_mtimes",
@@ -53,7 +54,6 @@ __all__ = [
     "lock_path",
     "read_bytes",
     "read_json",
-    "read_with_state",
     "remove",
     "remove_if_unused",
     "remove_leftovers",

@@ -34,6 +34,32 @@ class FileState(NamedTuple):
         return all(recorded.get(key, now) == now for key, now in self._asdict().items())
 
 
+class FileContent(NamedTuple):
+    """What was read from a file: the file's state then, and the sha256 of its bytes.
+
+    A chunk's record keeps it as {size, mtime_ns, ctime_ns, inode, sha256}.
+    """
+
+    state: FileState
+    sha256: str
+
+    @classmethod
+    def read(cls, path: str | Path) -> "FileContent":
+        """The content of a file as it is now.
+
+        Raises:
+            OSError: it cannot be read, or it changes meanwhile.
+        """
+        content = cls(FileState.of(os.stat(path)), hash_file(path))
+        if content.state != FileState.of(os.stat(path)):
+            raise OSError(errno.EBUSY, "changed while it was read", str(path))
+        return content
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return self.state._asdict() | {"sha256": self.sha256}
+
+
 def hash_file(path: str | Path) -> str:
     """sha256 of a file's bytes, in hex."""
     return checksum(path)[1]
@@ -62,19 +88,8 @@ def read_bytes(path: str | Path) -> bytes:
     Raises:
         OSError: not there, unreadable, or no file.
     """
-    return read_with_state(path)[0]
-
-
-def read_with_state(path: str | Path) -> tuple[bytes, FileState]:
-    """All bytes of a file, and its state after they were read.
-
-    Raises:
-        OSError: not there, unreadable, or no file.
-    """
-    with _opened(path) as descriptor:
-        with open(descriptor, "rb", closefd=False) as file:
-            data = file.read()
-        return data, FileState.of(os.fstat(descriptor))
+    with _opened(path) as descriptor, open(descriptor, "rb", closefd=False) as file:
+        return file.read()
 
 
 @contextlib.contextmanager

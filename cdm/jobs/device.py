@@ -21,8 +21,8 @@ import time
 from collections.abc import Callable, Iterator
 
 from cdm.errors import ConfigError
+from cdm.jobs.machine import scheduler_job
 
-SCHEDULER_JOB = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID")
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 POLL_S = 0.5
 LONGEST_NAME = 107  # bytes of a socket's name
@@ -87,7 +87,7 @@ def lease(names: list[str], log: Callable[[str], None]) -> str:
     Returns:
         The name of the device that is now held. A process that holds one of them keeps it.
     """
-    allocation = next((os.environ[key] for key in SCHEDULER_JOB if os.environ.get(key)), "")
+    allocation = scheduler_job()
     addresses = {name: f"\0contact-maps/{name}@{allocation}".encode() for name in names}
     addresses = {name: address[: LONGEST_NAME + 1] for name, address in addresses.items()}
     for name in names:

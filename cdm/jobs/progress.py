@@ -1,7 +1,7 @@
 """How far a job is: seconds of each phase, lines in its log, and a heartbeat file (no torch).
 
-A running job renews `running/{name}.json` every few seconds. That file is all that others see of
-it: jobs may run on other machines that share nothing but the file system.
+A running job renews its heartbeat `running/{name}.json` every few seconds. Others learn of the job
+from this file alone, because jobs may run on machines that share nothing but the file system.
 """
 
 import contextlib
@@ -10,23 +10,23 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from cdm.files import remove
+from cdm.files import read_json, remove, typed
 from cdm.jobs.every import Every
-
-Log = Callable[[str], None]
+from cdm.jobs.log import Log
+from cdm.jobs.machine import process_birth, process_space, scheduler_job
 
 REPORT_EVERY_S = 5.0  # at most this often a line in the log, and at most 60 s apart
 BEAT_EVERY_S = 3.0
+YEAR_9999_S = 253_402_300_800.0  # seconds since 1970
 STALE_S = 120.0  # network file systems show a change up to a minute late
 
 
 class Clock:
-    """Seconds spent in each named phase."""
+    """Measures the seconds spent in each named phase: `with clock("load"): ...`."""
 
     def __init__(self):
         self.seconds: dict[str, float] = {}
@@ -41,8 +41,8 @@ class Clock:
 
 
 @dataclass
-class Beat:
-    """What a job last said of itself.
+class JobState:
+    """What a job last wrote about itself.
 
     Attributes:
         name: of the chunk, or "merge".
@@ -66,6 +66,11 @@ class Beat:
     rate: float = 0.0
     birth: str = ""
 
+    def __post_init__(self):
+        counts = 0 <= self.maps <= self.total and 0 <= self.rate
+        if not (counts and self.pid > 0 and 0 <= self.updated < YEAR_9999_S):
+            raise ValueError("a number in it is out of range")
+
     @property
     def age_s(self) -> float:
         """Seconds since it was renewed."""
@@ -87,18 +92,19 @@ class Beat:
             return False
         except PermissionError:
             pass  # another user's
-        return self.birth in ("", _birth(self.pid))
+        return self.birth in ("", process_birth(self.pid))
 
     @property
     def is_of_this_machine(self) -> bool:
         """Whether its process can be looked up from here."""
-        return (self.host, self.process_space) == (socket.gethostname(), _process_space())
+        return (self.host, self.process_space) == (socket.gethostname(), process_space())
 
 
 class Heartbeat:
-    """Renews a job's beat while the `with` block runs, and removes it at the end.
+    """Writes a job's state every few seconds while the `with` block runs; removes it at the end.
 
-    After a SIGKILL the file stays and grows old. A disk that refuses the file never stops the job.
+    After a SIGKILL the file stays and is not renewed any more. A disk that refuses the file never
+    stops the job.
 
     Args:
         run: the run's folder, `outputs/{exp_name}`.
@@ -107,17 +113,16 @@ class Heartbeat:
 
     def __init__(self, run: str | Path, name: str):
         self.path = heartbeat_path(run, name)
-        jobs = (os.environ.get(key) for key in ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID"))
         now = time.time()
-        self.beat = Beat(
+        self.state = JobState(
             name=name,
             host=socket.gethostname(),
             pid=os.getpid(),
-            process_space=_process_space(),
-            job=next(filter(None, jobs), ""),
+            process_space=process_space(),
+            job=scheduler_job(),
             started=now,
             updated=now,
-            birth=_birth(os.getpid()),
+            birth=process_birth(os.getpid()),
         )
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="heartbeat", daemon=True)
@@ -135,18 +140,18 @@ class Heartbeat:
 
     def report(self, maps: float, total: int, rate: float) -> None:
         """Say how far the job is; written with the next beat."""
-        self.beat.maps, self.beat.total, self.beat.rate = maps, total, rate
+        self.state.maps, self.state.total, self.state.rate = min(maps, total), total, rate
 
     def _renew(self) -> None:
         while not self._ended.wait(BEAT_EVERY_S):
             self._write()
 
     def _write(self) -> None:
-        self.beat.updated = time.time()
+        self.state.updated = time.time()
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         with contextlib.suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(asdict(self.beat)), "utf-8")
+            temporary.write_text(json.dumps(asdict(self.state)), "utf-8")
             os.replace(temporary, self.path)  # whole or old; not fsynced, it is soon renewed
 
 
@@ -155,47 +160,32 @@ def heartbeat_path(run: str | Path, name: str) -> Path:
     return Path(run, "running", f"{name}.json")
 
 
-def read_beats(run: str | Path) -> dict[str, Beat]:
-    """The beats that lie in a run's folder, dead ones too, by name."""
-    beats = {}
+def read_job_states(run: str | Path) -> dict[str, JobState]:
+    """The states that lie in a run's folder, by name; those of jobs that ended without a word too.
+
+    A file that is no job's state counts as not there. So does one that is removed meanwhile.
+    """
+    states = {}
     for path in sorted(Path(run, "running").glob("*.json")):
-        with contextlib.suppress(OSError, ValueError, TypeError):  # just removed, or not ours
-            beats[path.stem] = Beat(**json.loads(path.read_bytes()))
-    return beats
+        with contextlib.suppress(OSError, ValueError):
+            states[path.stem] = typed(JobState, read_json(path))
+    return states
 
 
-def _birth(pid: int) -> str:
-    """When a process was started: the machine's boot and clock ticks since; "" if not known."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        # Field 22 of the line; the second field is a name in brackets that may hold spaces.
-        return f"{boot} {Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[19]}"
-    except (OSError, IndexError):
-        return ""
-
-
-def _process_space() -> str:
-    """Tells containers of one machine apart, whose pids mean different processes."""
-    try:
-        return os.readlink("/proc/self/ns/pid")
-    except OSError:
-        return ""
-
-
-@dataclass
 class Progress:
-    """Logs maps done, maps per second and the time left: now and then, and at the end.
+    """Logs how many maps are done, how many per second, and the time left.
 
-    Lines come at every tenth of the chunk or every minute, whichever is sooner.
+    Args:
+        total: maps there will be.
+        name: begins each line.
+        log: gets the lines: now and then (see `_due`), and one at the end.
+        heartbeat: told the same after each denoising step.
     """
 
-    total: int
-    name: str
-    log: Log
-    heartbeat: Heartbeat | None = None
-    finished: int = 0
-
-    def __post_init__(self):
+    def __init__(self, total: int, name: str, log: Log, heartbeat: Heartbeat | None = None):
+        self.total, self.name, self.log, self.heartbeat = total, name, log, heartbeat
+        self.finished = 0
+        self.num_steps, self.steps, self.size = 1, 0, 0  # of the present batch
         self.started = time.perf_counter()
         self._last_line = Every(REPORT_EVERY_S)
         self._maps_logged = 0.0
@@ -215,14 +205,13 @@ class Progress:
         self._report(self.finished, last=self.finished >= self.total)
 
     def _report(self, maps: float, last: bool = False) -> None:
-        now = time.perf_counter()
-        rate = maps / (now - self.started)
+        rate = per_second(maps, time.perf_counter() - self.started)
         if self.heartbeat:
             self.heartbeat.report(maps, self.total, rate)
         if last or self._due(maps):
             self._last_line.restart()
             self._maps_logged = maps
-            eta = duration((self.total - maps) / rate)
+            eta = duration((self.total - maps) / rate) if rate else "-"
             self.log(f"{self.name}: {maps:.4g}/{self.total} maps, {rate:.3g} maps/s, ETA {eta}")
 
     def _due(self, maps: float) -> bool:
@@ -238,7 +227,14 @@ class Progress:
         return is_first or silent_s >= 60 or maps - self._maps_logged >= self.total / 10
 
 
+def per_second(count: float, seconds: float) -> float:
+    """A rate; 0 if no time passed, as a rounded or a coarse clock may say."""
+    return count / seconds if seconds > 0 else 0.0
+
+
 def duration(seconds: float) -> str:
-    """Hours, minutes and seconds: 1:02:03."""
+    """Hours, minutes and seconds, such as 1:02:03; "-" for what no clock can count to."""
+    if not 0 <= seconds < YEAR_9999_S:
+        return "-"
     left = round(seconds)
     return f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02}"

@@ -1,20 +1,24 @@
-"""exp2, softplus and SiLU as short polynomials that LLVM turns into vector code (float32).
+"""exp2, softplus and SiLU in float32 as short polynomials, and how CPU kernels are compiled.
 
-The libm calls of numba stay scalar and cost ten times more. Each function is within 2e-7 of the
-exact value, relative, wherever that is a normal number.
+LLVM turns these polynomials into vector code. numba's own calls of libm stay scalar and cost ten
+times more. Wherever the exact value is a normal number, the relative error of exp2 is below 1e-7,
+and that of softplus and SiLU below 2.1e-7 (1 + |x|), because their exponent log2(e) x is rounded.
 """
 
+import contextlib
+import hashlib
+import pickle
 import zlib
 from pathlib import Path
 
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
+from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.extending import intrinsic
 
-# numba's cache looks at a kernel's own file and closure, not at what it inlines from here: a kernel
-# that has this number in its closure is compiled again when this file changes. Never 0.
-VERSION = zlib.crc32(Path(__file__).read_bytes()) | 1
+VERSION = zlib.crc32(Path(__file__).read_bytes())  # of this file, which kernels inline
+CHECKSUM_BYTES = hashlib.sha256().digest_size
 
 LOG2_E = np.float32(1.4426950408889634)
 
@@ -95,14 +99,85 @@ def silu(x):
 
 
 def compile_kernel(function, contract=True):
-    """Compile a kernel, cached on disk for later processes.
+    """Compile a kernel with numba, and keep the result on disk for later processes.
+
+    A cache that is damaged, or cannot be written to, costs the compilation and no more.
 
     Args:
-        contract: a product and a sum may become one operation, rounded once.
+        contract: whether a product and a sum may become one operation, which rounds once.
     """
     fastmath = {"contract"} if contract else False
-    options = {"nogil": True, "fastmath": fastmath, "error_model": "numpy"}
-    try:
-        return njit(cache=True, **options)(function)
-    except RuntimeError:  # neither the package's folder nor the user's cache can be written
-        return njit(**options)(function)
+    kernel = njit(nogil=True, fastmath=fastmath, error_model="numpy")(function)
+    # Without a folder that numba can write to (RuntimeError) the kernel is not kept.
+    with contextlib.suppress(RuntimeError):
+        kernel._cache = _CheckedCache(function)  # as enable_caching() does with a FunctionCache
+    return kernel
+
+
+class _CheckedCache(FunctionCache):
+    """numba's cache of a function, which compiles again instead of failing when it is damaged.
+
+    numba's own cache trusts its files: an empty one, left behind by a power cut, would end every
+    later job, and a flipped bit in the machine code would change the results in silence.
+    """
+
+    def __init__(self, py_func):
+        super().__init__(py_func)
+        self._cache_file = _CheckedFile(
+            self._cache_path, self._impl.filename_base, self._impl.locator.get_source_stamp()
+        )
+
+    def _index_key(self, sig, codegen):
+        """numba's key, with the content of all source that is compiled into the kernel.
+
+        numba looks at the kernel's bytecode and closure, but not at what the kernel inlines from
+        this module, and judges its own module's constants by the file's date.
+        """
+        own = zlib.crc32(Path(self._py_func.__code__.co_filename).read_bytes())
+        return *super()._index_key(sig, codegen), own, VERSION
+
+    def load_overload(self, sig, target_context):
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception:
+            with contextlib.suppress(OSError):
+                self.flush()  # forget every entry: this one's file, or the index, is damaged
+            return None
+
+    def save_overload(self, sig, data):
+        with contextlib.suppress(OSError):  # a full disk, a folder that became read-only
+            super().save_overload(sig, data)
+
+
+class _CheckedFile(IndexDataCacheFile):
+    """numba's cache files, each entry with its key and a SHA-256."""
+
+    def save(self, key, data):
+        super().save(key, (key, data))
+
+    def load(self, key):
+        entry = super().load(key)
+        if entry is None:
+            return None
+        saved_key, data = entry
+        if saved_key != key:
+            raise ValueError("the index names the file of another entry")
+        return data
+
+    def _load_index(self):
+        try:
+            return super()._load_index()
+        except Exception:  # unpickling damaged bytes can raise anything
+            return {}
+
+    def _save_data(self, name, data):
+        content = self._dump(data)
+        with self._open_for_write(self._data_path(name)) as file:
+            file.write(hashlib.sha256(content).digest() + content)
+
+    def _load_data(self, name):
+        content = Path(self._data_path(name)).read_bytes()
+        checksum, content = content[:CHECKSUM_BYTES], content[CHECKSUM_BYTES:]
+        if hashlib.sha256(content).digest() != checksum:
+            raise ValueError("the entry is damaged")
+        return pickle.loads(content)

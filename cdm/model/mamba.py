@@ -1,6 +1,7 @@
 """The Mamba-1 block (Gu and Dao 2023) and its bidirectional use with shared weights.
 
-Names follow state-spaces/mamba, as do the keys of the weights.
+Names and the keys of the weights are those of state-spaces/mamba
+(`mamba_ssm/modules/mamba_simple.py`).
 """
 
 import torch
@@ -12,10 +13,15 @@ from cdm.kernels.selective_scan import selective_scan
 
 
 class Mamba(nn.Module):
-    """One Mamba-1 block; the norm and the residual are the caller's.
+    """One Mamba-1 block. The caller adds the norm before it and the residual after it.
 
     Args:
-        backend: of the selective scan.
+        d_model: width of input and output.
+        d_inner: width between in_proj and out_proj.
+        d_state: size of the scan's state, for each of the d_inner channels.
+        d_conv: width of the causal convolution.
+        dt_rank: rank of the projection that makes the step sizes delta.
+        backend: of `cdm.kernels.selective_scan`.
     """
 
     def __init__(self, d_model, d_inner, d_state, d_conv, dt_rank, backend="auto"):
@@ -30,8 +36,21 @@ class Mamba(nn.Module):
         self.D = nn.Parameter(torch.ones(d_inner))
         self.out_proj = nn.Linear(d_inner, d_model, bias=False)
 
+    def forward(self, s):
+        """(batch, length, d_model) to the same shape, from the first point to the last."""
+        x, z = self.in_proj(s).chunk(2, dim=-1)
+        return self.out_proj(self.mix(x, z=z))
+
     def mix(self, x, reverse=False, z=None):
-        """Convolution and selective scan of x, (batch, length, d_inner); z gates the result."""
+        """Convolution and selective scan, between in_proj and out_proj.
+
+        Args:
+            x: (batch, length, d_inner), the first half of in_proj's output.
+            reverse: run both from the last point to the first.
+            z: shape of x, gates the result by SiLU(z); None for no gate.
+        Returns:
+            shape of x.
+        """
         x = causal_conv_silu(x, self.conv1d.weight.squeeze(1), self.conv1d.bias, reverse)
         d_state = self.A_log.shape[1]
         sizes = self.dt_proj.in_features, d_state, d_state
@@ -42,38 +61,33 @@ class Mamba(nn.Module):
             delta_softplus=True, reverse=reverse, backend=self.backend,
         )  # fmt: skip
 
-    def forward(self, s):
-        """(batch, length, d_model) to the same shape, forward in time."""
-        x, z = self.in_proj(s).chunk(2, dim=-1)
-        return self.out_proj(self.mix(x, z=z))
-
 
 class BidirectionalBlock(nn.Module):
-    """s + f(s) + flip(f(flip(s))) with f = Mamba(LayerNorm(.)) and one set of weights.
-
-    The norm, in_proj and the gate act on each element alone, and out_proj is linear: each runs
-    once for both directions. `naive_forward` is the same without that.
-    """
+    """s + f(s) + flip(f(flip(s))) with f(s) = Mamba(LayerNorm(s)) and one set of weights."""
 
     def __init__(self, d_model, **sizes):
         super().__init__()
         self.norm = nn.LayerNorm(d_model)
         self.mamba = Mamba(d_model, **sizes)
 
-    def forward(self, s):
-        """(batch, length, d_model) to the same shape."""
-        return s + self.mix(s)
-
-    def mix(self, s):
-        """f(s) + flip(f(flip(s)))."""
-        x, z = self.mamba.in_proj(self.norm(s)).chunk(2, dim=-1)
-        y = self.mamba.mix(x) + self.mamba.mix(x, reverse=True)
-        return self.mamba.out_proj(y * F.silu(z))
-
     def naive_forward(self, s):
-        """As the formula says: the reference of `forward`."""
+        """The formula: (batch, length, d_model) to the same shape."""
 
         def f(s):
             return self.mamba(self.norm(s))
 
         return s + f(s) + f(s.flip(1)).flip(1)
+
+    def forward(self, s):
+        """The fast form of the same."""
+        return s + self.mix(s)
+
+    def mix(self, s):
+        """f(s) + flip(f(flip(s))), with all projections once (docs/exact-short-rows.md, eq. 20).
+
+        The norm, in_proj and the gate act on each point alone, and out_proj is linear. So only
+        convolution and scan depend on the direction.
+        """
+        x, z = self.mamba.in_proj(self.norm(s)).chunk(2, dim=-1)
+        y = self.mamba.mix(x) + self.mamba.mix(x, reverse=True)
+        return self.mamba.out_proj(y * F.silu(z))

@@ -1,16 +1,20 @@
-"""Orders of a point cloud along a space-filling curve."""
+"""Orders of a point cloud along space-filling curves: the Hilbert curve and the Z-order curve.
+
+Neighbours in the order are near each other in space, so that a scan sees points with their
+surroundings.
+"""
 
 import torch
 
 
 def quantise(xyz, bits=16, stretch=0.999):
-    """Map each axis of a cloud onto the integers [0, 2^bits), in float32 as the reference does.
+    """Map each axis of a cloud onto the integers [0, 2^bits), in float32 as afford-motion does.
 
     Args:
         xyz: (..., num_points, dim), any unit.
-        stretch: part of the range that is used.
+        stretch: the part of the range that is used, at most 1.
     Returns:
-        (..., num_points, dim) int64; an axis without extent becomes 0.
+        (..., num_points, dim) int64. An axis along which all points agree becomes 0.
     """
     xyz = xyz.float()
     low = xyz.amin(dim=-2, keepdim=True)
@@ -27,17 +31,20 @@ def hilbert_encode(ints, bits):
     Returns:
         code: (...) int64 in [0, 2^(dim * bits)).
     """
+    # Undo the rotations and reflections of the curve, bit plane by bit plane.
     axes = list(ints.unbind(-1))
     for plane in reversed(range(bits)):
         for axis in range(len(axes)):
             _exchange(axes, axis, plane)
 
+    # Interleave the bits of the axes; the result is the Gray code of the distance.
     gray = torch.zeros_like(axes[0])
     for plane in reversed(range(bits)):
         for x in axes:
             gray = (gray << 1) | ((x >> plane) & 1)
+    # Gray code to binary: each bit is the exclusive or of all bits above it and itself.
     code, shift = gray, 1
-    while shift < len(axes) * bits:  # running exclusive or, from the top
+    while shift < len(axes) * bits:
         code = code ^ (code >> shift)
         shift *= 2
     return code
@@ -45,6 +52,7 @@ def hilbert_encode(ints, bits):
 
 def hilbert_decode(code, dim, bits):
     """Inverse of `hilbert_encode`: (...) int64 codes to (..., dim) int64."""
+    # The steps of `hilbert_encode`, each undone, in the opposite order.
     gray = code ^ (code >> 1)
     axes = [torch.zeros_like(code) for _ in range(dim)]
     for plane in range(bits):
@@ -59,7 +67,11 @@ def hilbert_decode(code, dim, bits):
 
 
 def _exchange(axes, axis, plane):
-    """Invert the lower bits of axis 0, or swap them with those of `axis`; its own inverse."""
+    """One step of Skilling's transform, in place: it is its own inverse.
+
+    Where bit `plane` of `axis` is set, the bits below it are inverted in axis 0; elsewhere they
+    are swapped between axis 0 and `axis`.
+    """
     lower = (1 << plane) - 1
     inverted = (axes[axis] >> plane) & 1 == 1
     differing = (axes[0] ^ axes[axis]) & lower
@@ -75,8 +87,9 @@ def hilbert_order(xyz, bits=16):
     Args:
         xyz: (batch, num_points, 3), metres.
     Returns:
-        code, order, inverse: (batch, num_points) int64. `order` lists point indices along the
-        curve; `inverse` is the place of each point in it: order[inverse] = 0, 1, 2, ...
+        code, order, inverse: (batch, num_points) int64. `code` is the distance of each point
+        along the curve. `order` lists the points along the curve. `inverse` is the place of each
+        point in that list, so that order[inverse] = 0, 1, 2, ...
     """
     code = hilbert_encode(quantise(xyz, bits), bits)
     return code, *_sort(code)
@@ -89,7 +102,7 @@ def z_order(xyz, bits=10):
 
 
 def z_encode(ints, bits):
-    """Distance along the Z-order curve: bits interleaved, axis 0 lowest.
+    """Distance along the Z-order curve: the bits of the axes interleaved, axis 0 lowest.
 
     Args:
         ints: (..., dim) int64 in [0, 2^bits), with dim * bits < 64.
@@ -105,12 +118,19 @@ def z_encode(ints, bits):
 
 
 def _sort(code):
-    """The stable order of codes and its inverse."""
+    """The order of ascending codes and its inverse. Points of equal code keep their order."""
     order = code.argsort(dim=-1, stable=True)
     places = torch.arange(order.shape[-1], device=order.device).expand_as(order)
     return order, torch.empty_like(order).scatter_(-1, order, places)
 
 
 def gather_points(x, order):
-    """Reorder (batch, num_points, channels) by (batch, num_points) indices."""
+    """Reorder the points of every sample.
+
+    Args:
+        x: (batch, num_points, channels).
+        order: (batch, num_points) int64, index of the point to put at each place.
+    Returns:
+        shape and dtype of x.
+    """
     return x.gather(1, order[..., None].expand(-1, -1, x.shape[-1]))

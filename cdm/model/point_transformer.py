@@ -1,9 +1,12 @@
 """The Point Transformer U-Net (Zhao et al. 2021), for inference.
 
-Layers are those of the authors' semantic segmentation network, with its names of parameters.
-Everything that geometry alone decides (which points are kept at each level, who is whose
-neighbour, relative positions, interpolation weights) is prepared once for a batch of clouds.
-Clouds of a batch have equal size, and tensors are (batch, num_points, channels).
+Layers, and names of parameters, are those of the authors' network for semantic segmentation.
+`geometry` computes once per batch of clouds what does not depend on features: the points kept at
+each level, neighbours, relative positions, and interpolation weights. All clouds of a batch have
+the same size, and tensors are (batch, num_points, channels).
+
+Batch norms use their running statistics. So each is an affine map, which `folded` multiplies into
+the linear layer before it (docs/exact-short-rows.md, eq. 23).
 """
 
 import copy
@@ -19,27 +22,29 @@ from cdm.kernels.nearest_neighbours import nearest_neighbours
 from cdm.kernels.neighbourhoods import Weights, grouped_max, naive, vector_attention
 from cdm.model.point_order import gather_points
 
-STRIDE = 4  # between levels
-NEIGHBOURS = (8, 16, 16, 16, 16)  # of each level
+STRIDE = 4  # each level keeps one point in so many of the next finer level
+NEIGHBOURS = (8, 16, 16, 16, 16)  # k of each level, finest first
 
 
 class Level(NamedTuple):
-    """Geometry of one level. Rows are those of the whole batch: cloud * points of a cloud + point.
+    """Geometry of one level of the U-Net.
 
-    A level but the finest has its points grouped around by those of the finer level, and hands
-    its features on to them by interpolation; the finest has None there.
+    `group` lists, for each point of this level, its k nearest points of the next finer level
+    (pooling). `up` lists, for each point of the finer level, its three nearest points of this
+    level (interpolation). Both are None at the finest level. All indices count the points of the
+    whole batch: the cloud's number times the points of a cloud, plus the point's number.
     """
 
-    neighbours: torch.Tensor  # (batch, n, k) int64, rows of this level
-    positions: tuple[torch.Tensor, ...]  # (batch, n, k, 3), of each attention layer
-    group: torch.Tensor | None  # (batch, n, k) int64, rows of the finer level
-    group_offset: torch.Tensor | None  # (batch, n, k, 3) metres, from its centre
-    up: torch.Tensor | None  # (batch, n of the finer level, 3) int64, rows of this level
+    neighbours: torch.Tensor  # (batch, n, k) int64, points of this level
+    positions: tuple[torch.Tensor, ...]  # (batch, n, k, 3), coded by each attention layer
+    group: torch.Tensor | None  # (batch, n, k) int64, points of the finer level
+    group_offset: torch.Tensor | None  # (batch, n, k, 3) metres, from the group's centre
+    up: torch.Tensor | None  # (batch, n of the finer level, 3) int64, points of this level
     up_weights: torch.Tensor | None  # (batch, n of the finer level, 3)
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """Batch norm over the last axis, always by the running statistics."""
+    """Batch norm over the last axis. It always uses the running statistics."""
 
     def forward(self, x):
         statistics = self.running_mean, self.running_var
@@ -47,25 +52,29 @@ class BatchNorm(nn.BatchNorm1d):
         return y.view_as(x)
 
     def affine_map(self):
-        """Scale and shift it amounts to, (channels,) each."""
+        """The scale and the shift that it applies, (channels,) each."""
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         return scale, self.bias - self.running_mean * scale
 
 
-class FirstLayer(nn.Module):
-    """What enters the finest level; callers apply its linear layer share by share."""
+class InputLayer(nn.Module):
+    """Input layer of the finest level, without its linear part.
+
+    The caller computes the linear part per group of columns (`PointTransformerUNet.input_proj`).
+    So the groups that do not change with the step are multiplied only once.
+    """
 
     def __init__(self, in_dim, out_dim):
         super().__init__()
         self.linear = nn.Linear(in_dim, out_dim, bias=False)
         self.bn = BatchNorm(out_dim)
 
-    def forward(self, shares):
-        return self.bn(shares).relu()
+    def forward(self, input_proj):
+        return self.bn(input_proj).relu()
 
 
 class TransitionDown(nn.Module):
-    """From a level to the next coarser one: the largest feature of every group."""
+    """From a level to the next coarser one: the largest features in the group of each point."""
 
     folds = (("linear", "bn"),)
 
@@ -74,10 +83,27 @@ class TransitionDown(nn.Module):
         self.linear = nn.Linear(3 + in_dim, out_dim, bias=False)
         self.bn = BatchNorm(out_dim)
 
+    def naive_forward(self, x, level):
+        """The formula: linear layer and norm of every member of a group, then the maximum.
+
+        Args:
+            x: (batch, n of the finer level, in_dim).
+            level: the coarser `Level`.
+        Returns:
+            (batch, n, out_dim)
+        """
+        member = F.embedding(level.group, x.flatten(0, 1))  # (batch, n, k, in_dim)
+        y = self.linear(torch.cat([level.group_offset, member], dim=-1))
+        return self.bn(y).relu().amax(dim=2)
+
     def forward(self, x, level):
+        """The fast form: features are multiplied before they are grouped (eq. 24).
+
+        A point is in many groups, but its features have to be multiplied only once.
+        """
         x = x.to(self.linear.weight.dtype)
         offset, feature = self.linear.weight.split([3, x.shape[-1]], dim=1)
-        y = F.linear(x, feature, self.linear.bias)  # before grouping: a point is in many groups
+        y = F.linear(x, feature, self.linear.bias)
         if isinstance(self.bn, nn.Identity):
             return grouped_max(y, level.group, level.group_offset, offset).relu()
         y = F.embedding(level.group, y.flatten(0, 1))  # (batch, n, k, out_dim)
@@ -86,7 +112,10 @@ class TransitionDown(nn.Module):
 
 
 class TransitionUp(nn.Module):
-    """From a level to the next finer one; the coarsest adds the mean of its cloud instead."""
+    """From a level to the next finer one.
+
+    The coarsest level has no coarser one to add. It gets the mean over its cloud instead.
+    """
 
     def __init__(self, dim, coarse_dim=None):
         super().__init__()
@@ -107,7 +136,7 @@ class TransitionUp(nn.Module):
 
 
 class VectorAttention(nn.Module):
-    """Attention of every point to its neighbours, with a weight for each channel."""
+    """Attention of every point to its neighbours, with a weight per channel (the paper's eq. 3)."""
 
     attend = staticmethod(naive.vector_attention)
 
@@ -122,11 +151,11 @@ class VectorAttention(nn.Module):
         )  # fmt: skip
 
     def position(self, offset):
-        """The hidden code of relative positions, (..., 3) metres to (..., 3)."""
+        """The first layers of the position encoding: (..., 3) metres to (..., 3)."""
         return self.linear_p[:3](offset)
 
     def weights(self):
-        """Its `cdm.kernels.neighbourhoods.Weights`."""
+        """The layer's weights as `cdm.kernels.neighbourhoods.Weights`."""
         norm, _, linear, hidden_norm, _, last = self.linear_w
         position = self.linear_p[3]
         hidden = linear.weight, linear.bias
@@ -145,7 +174,7 @@ class VectorAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """Residual block around an attention layer."""
+    """Attention between two linear layers, with a residual around all three."""
 
     folds = (("linear1", "bn1"), ("linear3", "bn3"))
 
@@ -166,12 +195,12 @@ LAYERS = TransitionDown, TransitionUp, Block
 
 
 class PointTransformerUNet(nn.Module):
-    """Encoder and decoder; parameters lie in `enc1`, ... and `dec1`, ..., finest level first.
+    """Encoder and decoder, with parameters in `enc1`, `dec1` (the finest level), `enc2`, ...
 
     Args:
-        in_dim: columns of the first features.
-        planes: channels of each level.
-        blocks: layers of each level's encoder, the transition among them.
+        in_dim: input columns of each point.
+        planes: channels of each level, finest first.
+        blocks: layers of each level's encoder, of which the first is the transition.
     """
 
     def __init__(self, in_dim, planes, blocks):
@@ -179,7 +208,7 @@ class PointTransformerUNet(nn.Module):
         self.num_levels = len(planes)
         finer = in_dim
         for number, (dim, num_blocks) in enumerate(zip(planes, blocks, strict=True), start=1):
-            down = FirstLayer(finer, dim) if number == 1 else TransitionDown(finer, dim)
+            down = InputLayer(finer, dim) if number == 1 else TransitionDown(finer, dim)
             encoder = nn.Sequential(down, *[Block(dim) for _ in range(num_blocks - 1)])
             coarser = planes[number] if number < len(planes) else None
             decoder = nn.Sequential(TransitionUp(dim, coarser), Block(dim))
@@ -188,25 +217,33 @@ class PointTransformerUNet(nn.Module):
             finer = dim
 
     def encoders(self):
-        """One for each level, finest first: a transition and blocks."""
+        """The encoder of each level, finest first: a transition, then blocks."""
         return [getattr(self, f"enc{i + 1}") for i in range(self.num_levels)]
 
     def decoders(self):
-        """Likewise."""
+        """The decoder of each level, finest first: a transition, then one block."""
         return [getattr(self, f"dec{i + 1}") for i in range(self.num_levels)]
 
-    def first(self, columns, start):
-        """The share of some columns, from `start` on, in the first linear layer."""
+    def input_proj(self, columns, start=0):
+        """The input layer's linear part, of one group of columns.
+
+        Args:
+            columns: (batch, num_points, width).
+            start: place of the first of them among all input columns.
+        Returns:
+            (batch, num_points, planes[0]). Groups are summed (docs/exact-short-rows.md, eq. 1).
+        """
         stop = start + columns.shape[-1]
         return F.linear(columns, self.encoders()[0][0].linear.weight[:, start:stop])
 
     def geometry(self, xyz):
-        """What geometry alone decides, of all levels.
+        """Everything that depends only on where the points are, of all levels.
 
         Args:
             xyz: (batch, num_points, 3), metres.
         Returns:
-            tuple of `Level`, finest first; each has a quarter of the points, or one.
+            tuple of `Level`, finest first. Each has a quarter of the points of the finer one, but
+            at least one.
         """
         levels = []
         for encoder, decoder, k in zip(self.encoders(), self.decoders(), NEIGHBOURS, strict=False):
@@ -216,32 +253,43 @@ class PointTransformerUNet(nn.Module):
                 xyz = gather_points(finer, farthest_points(finer, n))
                 group, group_offset = _neighbours(finer, xyz, k)
                 index, distance = nearest_neighbours(xyz, finer, NUM_NEIGHBOURS)
-                up, up_weights = _rows(index, n), interpolation_weights(distance)
+                up, up_weights = _in_batch(index, n), interpolation_weights(distance)
             neighbours, offset = _neighbours(xyz, xyz, k)
             layers = [block.transformer2 for block in (*encoder[1:], *decoder[1:])]
             positions = tuple(layer.position(offset) for layer in layers)
             levels.append(Level(neighbours, positions, group, group_offset, up, up_weights))
         return tuple(levels)
 
-    def encode(self, first, levels):
-        """Features of every level.
+    def encode(self, input_proj, levels, naive=False):
+        """Features of every level, as the decoder takes them.
 
         Args:
-            first: (batch, num_points, planes[0]), what the first linear layer gives.
+            input_proj: (batch, num_points, planes[0]), the input layer's linear part.
             levels: as from `geometry`.
+            naive: run the transitions in their naive form.
         Returns:
             list of (batch, n, planes[i]), finest first.
         """
         features, x = [], None
         for encoder, level in zip(self.encoders(), levels, strict=True):
-            x = encoder[0](first) if x is None else encoder[0](x, level)
+            if x is None:
+                x = encoder[0](input_proj)
+            else:
+                x = encoder[0].naive_forward(x, level) if naive else encoder[0](x, level)
             for block, position in zip(encoder[1:], level.positions, strict=False):
                 x = block(x, level.neighbours, position)
             features.append(x)
         return features
 
     def decode(self, features, levels):
-        """From `encode`'s features of all levels to (batch, num_points, planes[0])."""
+        """From the features of all levels, coarsest first, to those of every point.
+
+        Args:
+            features: as `encode` returns them.
+            levels: as from `geometry`.
+        Returns:
+            (batch, num_points, planes[0])
+        """
         x = coarser = None
         for decoder, own, level in reversed(
             list(zip(self.decoders(), features, levels, strict=True))
@@ -253,15 +301,15 @@ class PointTransformerUNet(nn.Module):
 
 
 def read_unet(shapes, prefix=""):
-    """Levels of a U-Net, off the shapes of its parameters.
+    """Read the sizes of a U-Net off the shapes of its parameters.
 
     Args:
-        shapes: names and shapes.
-        prefix: of its names.
+        shapes: shape of each parameter, by name.
+        prefix: of the U-Net's names.
     Returns:
         in_dim, planes and blocks, as `PointTransformerUNet` takes them.
     Raises:
-        KeyError: there is no first layer of this name.
+        KeyError: there is no input layer below the prefix.
     """
     planes, blocks = [], []
     in_dim = shapes[f"{prefix}enc1.0.linear.weight"][1]
@@ -273,15 +321,16 @@ def read_unet(shapes, prefix=""):
 
 
 def folded(module, dtype=None):
-    """A copy for inference: batch norms are part of the linear layers before them, and
-    neighbourhoods run in kernels of our own where there are any.
+    """A faster copy of a module, for inference; its results differ only by rounding.
 
-    Exact but for rounding, because batch norms go by their running statistics.
+    Batch norms are multiplied into the linear layers before them (docs/exact-short-rows.md, eq.
+    23), and attention runs in this project's kernels where there are any.
 
     Args:
-        module: one with layers of this file in it.
-        dtype: of the matrix products of its transitions and blocks; None: as it is.
+        module: a module that contains layers of this file.
+        dtype: of the matrix products of its transitions and blocks; None keeps theirs.
     """
+    # Batch norms into linear layers, and attention by kernels.
     module = copy.deepcopy(module)
     layers = [layer for layer in module.modules() if isinstance(layer, LAYERS)]
     for part in [inner for layer in layers for inner in layer.modules()]:
@@ -296,28 +345,29 @@ def folded(module, dtype=None):
                 setattr(part, second, nn.Identity())
         if isinstance(part, VectorAttention):
             part.attend = vector_attention
+    # Matrix products in dtype. Position encodings keep theirs.
     if dtype is None:
         return module
     for name, part in [named for layer in layers for named in layer.named_modules()]:
-        if isinstance(part, nn.Linear) and "linear_p" not in name:  # positions stay as they are
+        if isinstance(part, nn.Linear) and "linear_p" not in name:
             part.to(dtype)
     return module
 
 
 def fold(linear, norm):
-    """Weight and bias of one linear layer for a linear layer and the batch norm behind it."""
+    """Weight and bias of a linear layer with the batch norm after it multiplied in (eq. 23)."""
     scale, shift = norm.affine_map()
     bias = shift if linear.bias is None else shift + scale * linear.bias
     return scale[:, None] * linear.weight, bias
 
 
 def _neighbours(xyz, centres, k):
-    """Rows of the k points nearest to each centre, and their offsets from it."""
-    rows = _rows(nearest_neighbours(xyz, centres, k)[0], xyz.shape[1])
-    return rows, F.embedding(rows, xyz.flatten(0, 1)) - centres[:, :, None]
+    """Indices, in the whole batch, of the k points nearest to each centre; offsets from it."""
+    index = _in_batch(nearest_neighbours(xyz, centres, k)[0], xyz.shape[1])
+    return index, F.embedding(index, xyz.flatten(0, 1)) - centres[:, :, None]
 
 
-def _rows(index, num_points):
-    """Rows of the whole batch for indices into each cloud."""
+def _in_batch(index, num_points):
+    """Indices that count the points of the whole batch, for indices into each cloud."""
     start = torch.arange(len(index), device=index.device) * num_points
     return index + start[:, None, None]

@@ -1,7 +1,6 @@
 """One chunk: items -> text features -> sampler -> archive."""
 
 import platform
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,23 +11,23 @@ from typing import Any
 
 import numpy as np
 import torch
+import zarr
 
-from cdm.archive.store import OK, SKIPPED, ChunkRecord, Layout, write_chunk
-from cdm.config import Config
+from cdm.archive.store import OK, SKIPPED, ChunkRecord, Layout, store_path, write_chunk
 from cdm.contact import to_distance
-from cdm.datasets import FileReader, Item, Sample
+from cdm.datasets import Dataset, FileReader, Item, Sample
 from cdm.datasets.statistics import Statistics
 from cdm.errors import ArchiveError, BadItem
 from cdm.jobs.device import choose_device, device_name
-from cdm.jobs.progress import Clock, Heartbeat, Progress
-from cdm.run.contents import is_named_for, read_contents
+from cdm.jobs.log import Log
+from cdm.jobs.machine import describe_device
+from cdm.jobs.progress import Clock, Heartbeat, Progress, per_second
 from cdm.run.dataset import open_dataset
+from cdm.run.inputs import fingerprint_allows, read_inputs, shared_states
 from cdm.run.load import encode_texts, load_model, planned_statistics
 from cdm.run.plan import Chunk, Plan, read_samples
 from cdm.sampling.batches import Batch, batches, prefetch
 from cdm.sampling.map_sampler import MapSampler
-
-Log = Callable[[str], None]
 
 
 def generate_chunk(
@@ -47,7 +46,7 @@ def generate_chunk(
         log: gets one line of text at a time.
         threads: CPU threads to use.
         heartbeat: told how far the chunk is.
-        clock: with the phases that came before.
+        clock: holds the seconds of the phases that came before.
     Returns:
         The record, as written.
     Raises:
@@ -56,159 +55,250 @@ def generate_chunk(
     """
     config, clock = plan.config, clock or Clock()
     torch.set_num_threads(threads)
+    # 1. The rows, the statistics, and the state of the files that are loaded from here on.
     with clock("load"):
         dataset = open_dataset(config, plan.architecture.point_feat_dim)
         samples = read_samples(plan, chunk, dataset)
-        statistics = planned_statistics(plan)
-        reader = FileReader(config.data_dir)
+        states, reader = shared_states(plan), FileReader(config.data_dir)
+        maps = ChunkMaps(plan, samples, planned_statistics(plan), log)
         device = choose_device(config.gpu, log)
         log(f"chunk {chunk.name}: {len(samples)} samples on {device_name(device)}")
+    # 2. Captions become features.
     with clock("text"):
         features = encode_texts(plan, [sample.text for sample in samples], device)
+    # 3. The model goes to its device.
     with clock("model"):
         model = load_model(plan, device)
+        sampler = MapSampler(model, config, features, device, log)
+    # 4. Every usable item gets its maps.
+    progress = Progress(maps.num_maps, f"chunk {chunk.name}", log, heartbeat)
+    _sample_all(sampler, maps, maps.usable_items(dataset, reader), progress, clock)
+    # 5. Store and record are written, if the files are still those that the name promises.
+    contents = read_inputs(plan, dataset, samples, reader, states)
+    provenance = describe_provenance(plan, maps.statistics, device, model.precision)
+    gpu_busy = sampler.gpu_busy(clock.seconds["sample"])
+    return _record(plan, chunk, maps, contents, provenance, clock, gpu_busy, log)
 
-    sampler = MapSampler(model, config, features, device, log)
-    layout = Layout(
-        num_samples=len(samples),
-        chunk_size=config.workflow.chunk_size,
-        k_samples=config.sampling.k_samples,
-        num_points=config.dataset.num_points,
-        contact_dim=plan.architecture.contact_dim,
-        dtype=config.workflow.dtype,
-    )
-    arrays = layout.empty()
-    reasons: dict[int, str] = {}
-    good = load_items(dataset, samples, reader, config, reasons, log)
-    maps = ((row, item, k) for row, item in good for k in range(layout.k_samples))
-    progress = Progress(len(samples) * layout.k_samples, f"chunk {chunk.name}", log, heartbeat)
 
-    def collate(entries: list[tuple[int, Item, int]]) -> tuple[list, Batch]:
-        return entries, sampler.collate([(samples[row], item, k) for row, item, k in entries])
+class ChunkMaps:
+    """The arrays of one chunk, filled map by map, and the samples that have no map.
 
-    def keep(entries: list[tuple[int, Item, int]], drawn: Callable[[], np.ndarray]) -> None:
-        for (row, item, k), x_0 in zip(entries, drawn(), strict=True):
-            if not np.isfinite(x_0).all():
-                problem = BadItem(
-                    f"{_name(samples[row])}: the model gave NaN or infinity; look at its "
-                    "points and at the checkpoint, or set dataset.on_bad_item to skip"
-                )
-                _skip_or_raise(problem, row, config, reasons, log)
-                continue
-            arrays["sample"][row, k] = x_0
-            arrays["distance"][row, k] = to_distance(
-                x_0,
-                statistics.mean,
-                statistics.std,
-                config.dataset.sigma,
-                config.dataset.use_raw_dist,
+    Items are found unusable in the thread that reads ahead, maps in the thread that stores them.
+
+    Args:
+        plan: whose chunk it is.
+        samples: the chunk's rows.
+        statistics: mean and std, to compute distances.
+        log: told once of each sample that is skipped.
+    Attributes:
+        arrays: shaped by `layout`; NaN where nothing was stored.
+        reasons: row -> why the sample has no map.
+    """
+
+    def __init__(self, plan: Plan, samples: list[Sample], statistics: Statistics, log: Log):
+        self.config, self.samples, self.statistics, self.log = plan.config, samples, statistics, log
+        self.layout = Layout(
+            num_samples=len(samples),
+            # A shard has room for chunk_size samples, so it must not be larger than the archive.
+            chunk_size=min(self.config.workflow.chunk_size, plan.num_samples),
+            k_samples=self.config.sampling.k_samples,
+            num_points=self.config.dataset.num_points,
+            contact_dim=plan.architecture.contact_dim,
+            dtype=self.config.workflow.dtype,
+        )
+        self.arrays = self.layout.empty()
+        self.reasons: dict[int, str] = {}
+
+    @property
+    def num_maps(self) -> int:
+        """Maps of the chunk, if no sample is skipped."""
+        return self.layout.num_samples * self.layout.k_samples
+
+    def usable_items(self, dataset: Dataset, reader: FileReader) -> Iterator[tuple[int, Item]]:
+        """(row, item) of every sample whose item can be used.
+
+        Raises:
+            BadItem: an item cannot be used, and `dataset.on_bad_item` is fail.
+        """
+        for row, sample in enumerate(self.samples):
+            try:
+                item = dataset.load(sample, reader)
+            except BadItem as problem:
+                self.skip(row, problem)
+            else:
+                yield row, item
+
+    def store(self, row: int, k: int, item: Item, x_0: np.ndarray) -> None:
+        """Store map k of a sample, or skip the sample if a value of it is not finite.
+
+        Args:
+            x_0: (num_points, contact_dim) float32, the model's normalised output.
+        Raises:
+            BadItem: a value is not finite in the archive's dtype, and `dataset.on_bad_item` is
+                fail.
+        """
+        dataset, statistics = self.config.dataset, self.statistics
+        values = {
+            "sample": x_0,
+            "distance": to_distance(
+                x_0, statistics.mean, statistics.std, dataset.sigma, dataset.use_raw_dist
+            ),
+            "points": item.c_pc_xyz,
+            "scene_trans": item.info_scene_trans,
+            "aug_trans": item.info_aug_trans,
+        }
+        with np.errstate(over="ignore"):  # a value beyond the dtype becomes infinity: refused here
+            values = {n: np.asarray(v).astype(self.arrays[n].dtype) for n, v in values.items()}
+        for name, value in values.items():
+            if not np.isfinite(value).all():
+                self.skip(row, BadItem(f"{self.samples[row]}: {self._not_finite(name, x_0)}"))
+                return
+        for name, value in values.items():
+            place = (row, k) if name in ("sample", "distance") else row
+            self.arrays[name][place] = value
+
+    def _not_finite(self, name: str, x_0: np.ndarray) -> str:
+        advice = "or set dataset.on_bad_item to skip"
+        if not np.isfinite(x_0).all():
+            return (
+                "the model gave NaN or infinity; look at its points and at the checkpoint, "
+                f"{advice}"
             )
-            arrays["points"][row] = item.c_pc_xyz
-            arrays["scene_trans"][row] = item.info_scene_trans
-            arrays["aug_trans"][row] = item.info_aug_trans
+        dtype = self.arrays[name].dtype
+        return (
+            f"'{name}' has a value beyond {dtype} (at most {np.finfo(dtype).max:.3g}); look at "
+            f"the item's table and points, set workflow.dtype to float32, {advice}"
+        )
 
-    # Items are read ahead of the device, and maps are put away behind it, in threads.
-    with torch.inference_mode(), ThreadPoolExecutor(1) as keeper:
-        work = prefetch(map(collate, batches(maps, config.sampling.batch_size)))
+    def skip(self, row: int, problem: BadItem) -> None:
+        """Note that a sample has no map.
+
+        Raises:
+            BadItem: the problem itself, if `dataset.on_bad_item` is fail.
+        """
+        if self.config.dataset.on_bad_item == "fail":
+            raise problem
+        if row not in self.reasons:
+            self.log(f"skipped: {problem}")
+        self.reasons[row] = str(problem)
+
+    def finished_arrays(self) -> dict[str, np.ndarray]:
+        """The arrays, with NaN in all rows of skipped samples."""
+        for row in self.reasons:
+            for values in self.arrays.values():
+                values[row] = np.nan
+        return self.arrays
+
+    def sample_rows(self) -> list[dict[str, Any]]:
+        """The record's rows: what each sample is, and whether it has its maps."""
+        return [
+            {
+                "set": sample.set,
+                "index": sample.index,
+                "caption_idx": sample.caption_idx,
+                "text": sample.text,
+                "scene_id": sample.scene_id,
+                "status": SKIPPED if row in self.reasons else OK,
+            }
+            | ({"reason": self.reasons[row]} if row in self.reasons else {})
+            for row, sample in enumerate(self.samples)
+        ]
+
+
+def _sample_all(
+    sampler: MapSampler,
+    maps: ChunkMaps,
+    items: Iterator[tuple[int, Item]],
+    progress: Progress,
+    clock: Clock,
+) -> None:
+    """Sample k maps of each item. One thread reads ahead of the device, one stores behind it."""
+    entries = ((row, item, k) for row, item in items for k in range(maps.layout.k_samples))
+
+    def collate(group: list[tuple[int, Item, int]]) -> tuple[list, Batch]:
+        return group, sampler.collate([(maps.samples[row], item, k) for row, item, k in group])
+
+    def store(group: list[tuple[int, Item, int]], wait_for_x_0: Callable[[], np.ndarray]) -> None:
+        for (row, item, k), x_0 in zip(group, wait_for_x_0(), strict=True):
+            maps.store(row, k, item, x_0)
+
+    with torch.inference_mode(), ThreadPoolExecutor(1) as writer:
+        work = prefetch(map(collate, batches(entries, maps.config.sampling.batch_size)))
+        # The first batch compiles and captures; its time is told apart.
         with clock("warm_up"):
             first = next(work, None)
             if first is not None:
                 sampler.warm_up(first[1])
+        # While a batch is stored, the next one is sampled.
         with clock("sample"):
-            kept = []
-            for entries, batch in chain(filter(None, [first]), work):
-                kept.append(keeper.submit(keep, entries, sampler.start(batch, progress)))
-                while kept and kept[0].done():
-                    kept.pop(0).result()
-            for waiting in kept:
-                waiting.result()
-    for row in reasons:
-        for values in arrays.values():
-            values[row] = np.nan
+            pending = []
+            for group, batch in chain(filter(None, [first]), work):
+                pending.append(writer.submit(store, group, sampler.start(batch, progress)))
+                while pending and pending[0].done():
+                    pending.pop(0).result()
+            for stored in pending:
+                stored.result()
 
-    contents = read_contents(plan, dataset, samples, reader)
-    if not is_named_for(chunk.fingerprint, chunk.base, contents):
+
+def _record(
+    plan: Plan,
+    chunk: Chunk,
+    maps: ChunkMaps,
+    contents: dict[str, dict],
+    provenance: dict[str, Any],
+    clock: Clock,
+    gpu_busy: float | None,
+    log: Log,
+) -> ChunkRecord:
+    """Write a chunk's store and record, and say so in the log."""
+    if not fingerprint_allows(chunk.fingerprint, chunk.base, contents):
         raise ArchiveError(
             f"chunk {chunk.name}: an item was edited after this run was planned. Start snakemake "
             "again; finished chunks are kept"
         )
+    store, started = store_path(Path(plan.chunk_record(chunk))), time.perf_counter()
     record = ChunkRecord(
         name=chunk.name,
         base=chunk.base,
-        layout=layout,
-        samples=[_sample_row(sample, reasons.get(row)) for row, sample in enumerate(samples)],
+        layout=maps.layout,
+        samples=maps.sample_rows(),
         contents=contents,
-        provenance=provenance(plan, statistics, device, model.precision),
+        provenance=provenance,
         seconds=clock.seconds,
-        gpu_busy=sampler.gpu_busy(clock.seconds["sample"]),
+        gpu_busy=gpu_busy,
     )
-    store = Path(config.run_dir, "chunks", f"{chunk.name}.zarr")
-    started = time.perf_counter()
-    record = write_chunk(store, arrays, record)
-    seconds = time.perf_counter() - started
-    rate = layout.num_samples * layout.k_samples / clock.seconds["sample"]
+    record = write_chunk(store, maps.finished_arrays(), record)
+    write_s, num_ok = time.perf_counter() - started, len(maps.samples) - len(maps.reasons)
+    rate = per_second(num_ok * maps.layout.k_samples, clock.seconds["sample"])
     log(
-        f"chunk {chunk.name}: {layout.num_samples - len(record.skipped)} samples written in "
-        f"{seconds:.1f} s, {len(record.skipped)} skipped; {rate:.2f} maps/s while sampling, "
-        f"{sum(clock.seconds.values()) + seconds:.1f} s in all -> {store}"
+        f"chunk {chunk.name}: {num_ok} samples written in {write_s:.1f} s, {len(maps.reasons)} "
+        f"skipped; {rate:.2f} maps/s while sampling, "
+        f"{sum(clock.seconds.values()) + write_s:.1f} s in all -> {store}"
     )
     return record
 
 
-def load_items(
-    dataset, samples: list[Sample], reader: FileReader, config: Config, reasons: dict, log: Log
-) -> Iterator[tuple[int, Item]]:
-    """(row, item) of every usable sample; with `on_bad_item: skip` reasons of the others."""
-    for row, sample in enumerate(samples):
-        try:
-            yield row, dataset.load(sample, reader)
-        except BadItem as problem:
-            _skip_or_raise(problem, row, config, reasons, log)
-
-
-def _skip_or_raise(problem: BadItem, row: int, config: Config, reasons: dict, log: Log) -> None:
-    if config.dataset.on_bad_item == "fail":
-        raise problem
-    if row not in reasons:
-        log(f"skipped: {problem}")
-    reasons[row] = str(problem)
-
-
-def provenance(plan: Plan, statistics: Statistics, device: str, precision: str) -> dict[str, Any]:
-    """Where the numbers come from: the archive's attributes."""
+def describe_provenance(
+    plan: Plan, statistics: Statistics, device: str, precision: str
+) -> dict[str, Any]:
+    """Where the numbers come from, as JSON values: the archive's attributes."""
     return {
         "config": plan.config.as_dict(),
-        "settings": plan.settings,
-        "checkpoint": plan.checkpoint,
-        "scene_model": plan.scene_model,
+        "settings": plan.identity,
+        "checkpoint": asdict(plan.checkpoint),
+        "scene_model": plan.scene_model and asdict(plan.scene_model),
         "architecture": asdict(plan.architecture),
         "statistics": {
-            "path": plan.statistics["path"],
+            "path": plan.statistics.path,
             **statistics.numbers(),
             "sigma": plan.config.dataset.sigma,
         },
-        "device": device_name(device),
+        "device": describe_device(device),
         "precision": precision,
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
             "numpy": np.__version__,
-            "zarr": sys.modules["zarr"].__version__,
+            "zarr": zarr.__version__,
         },
     }
-
-
-def _name(sample: Sample) -> str:
-    return f"{sample.set}/{sample.index} caption {sample.caption_idx}"
-
-
-def _sample_row(sample: Sample, reason: str | None) -> dict[str, Any]:
-    row = {
-        "set": sample.set,
-        "index": sample.index,
-        "caption_idx": sample.caption_idx,
-        "text": sample.text,
-        "scene_id": sample.scene_id,
-        "status": SKIPPED if reason else OK,
-    }
-    return row | {"reason": reason} if reason else row

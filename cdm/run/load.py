@@ -1,4 +1,4 @@
-"""What a job of a planned run loads before it samples: statistics, text features, the model."""
+"""What a job loads before it samples: the statistics, the text features and the model."""
 
 from pathlib import Path
 
@@ -14,19 +14,25 @@ from cdm.run.plan import Plan
 
 
 def planned_statistics(plan: Plan) -> Statistics:
-    """The normalisation statistics, which must be those the plan saw."""
-    statistics = load_statistics(plan.statistics["path"], plan.config.dataset.contact_dim)
-    planned = plan.statistics["values"]
-    if planned and planned != statistics.numbers():
+    """The normalisation statistics.
+
+    Raises:
+        ArchiveError: the file holds other numbers than when the plan was made.
+    """
+    statistics = load_statistics(plan.statistics.path, plan.config.dataset.contact_dim)
+    if not plan.statistics.computed and plan.statistics.values != statistics.numbers():
         raise ArchiveError(
-            f"{plan.statistics['path']}: changed since the run was planned; start snakemake again, "
+            f"{plan.statistics.path}: changed since the run was planned; start snakemake again, "
             "finished chunks are kept"
         )
     return statistics
 
 
 def encode_texts(plan: Plan, texts: list[str], device: str) -> dict[str, torch.Tensor]:
-    """Each distinct caption's feature, (text_feat_dim,) float32; the encoder is freed again."""
+    """The feature of each distinct caption, (text_feat_dim,) float32 on the device.
+
+    The encoder is freed afterwards, because the sampling needs the memory.
+    """
     text_model = plan.config.model.text_model
     encode = load_text_encoder(
         text_model.version,
@@ -41,12 +47,16 @@ def encode_texts(plan: Plan, texts: list[str], device: str) -> dict[str, torch.T
 
 
 def load_model(plan: Plan, device: str) -> CDM:
-    """The checkpoint's CDM with its scene model, every key loaded, on a device."""
+    """The checkpoint's CDM with its scene model, on a device and in eval mode.
+
+    Raises:
+        CheckpointError: a weights file is not the one that was planned.
+    """
     precision = resolve_precision(plan.config.sampling.precision, device)
     model = CDM(plan.architecture, precision=precision)
-    state = load_state_dict(Path(plan.checkpoint["path"]), plan.checkpoint["sha256"])
+    state = load_state_dict(Path(plan.checkpoint.path), plan.checkpoint.sha256)
     model.load_state_dict(state, strict=True)
     if plan.scene_model is not None:
-        path, sha256 = plan.scene_model["path"], plan.scene_model["sha256"]
-        model.scene_model = load_scene_model(Path(path), sha256)
+        path, sha256 = Path(plan.scene_model.path), plan.scene_model.sha256
+        model.scene_model = load_scene_model(path, sha256)
     return model.to(device).eval()

@@ -23,6 +23,7 @@ from cdm.archive.store import (
 )
 from cdm.errors import ArchiveError
 from cdm.files import replacing_all, seal
+from cdm.jobs.machine import device_text, read_device
 from cdm.run.plan import Chunk, Plan
 
 LARGE_CHUNK = 4_000_000  # bytes; for smaller ones, threads cost more than they gain
@@ -49,7 +50,7 @@ def merge(plan: Plan, log: Callable[[str], None], threads: int = 1) -> dict[str,
     paths = [Path(path) for path in plan.chunk_records()]
     problems: list[str] = []
     first: ChunkRecord | None = None
-    devices: set[str] = set()
+    devices: dict[str, dict] = {}
     files: dict[str, list] = {}
     skipped: list[dict[str, Any]] = []
     copied = 0
@@ -65,7 +66,8 @@ def merge(plan: Plan, log: Callable[[str], None], threads: int = 1) -> dict[str,
                 group = _create_group(temporary, first)
                 create_arrays(temporary, layout)
                 columns = _Columns(temporary, layout.num_samples)
-            devices.add(found.provenance["device"])
+            device = found.provenance["device"]
+            devices[device_text(device)] = read_device(device)
             shards = _shards(found, chunk.number)
             files |= {target: found.files[source] for source, target in shards.items()}
             copied += _link_shards(shards, store_path(path), temporary)
@@ -77,7 +79,7 @@ def merge(plan: Plan, log: Callable[[str], None], threads: int = 1) -> dict[str,
         if problems:
             raise ArchiveError(_listed(problems, len(paths)))
         columns.write()
-        group.attrs["devices"] = sorted(devices)
+        group.attrs["devices"] = [devices[name] for name in sorted(devices)]
         group.attrs["plan"] = plan.fingerprint
         summary = {
             "archive": archive.name,

@@ -1,21 +1,28 @@
 """How a plan is made (no torch)."""
 
-import json
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from cdm.archive.store import store_path
 from cdm.config import Config
 from cdm.datasets import Dataset, Sample, stat_files
 from cdm.datasets.statistics import find_statistics
-from cdm.errors import DataError, NoCheckpoint, NotTrained
+from cdm.errors import CheckpointError, ConfigError, DataError, NotTrained
+from cdm.files import digest
+from cdm.model.architecture import Architecture
 from cdm.model.checkpoint import find_checkpoint, inspect_checkpoint, inspect_scene_model
-from cdm.model.point_features import check_configuration, check_dataset_columns
 from cdm.model.text import find_text_weights
-from cdm.run.contents import ContentResolver, digest
 from cdm.run.dataset import open_dataset
-from cdm.run.plan import Chunk, Plan, _header, _key, _plan_from, _tsv, base_fingerprint
+from cdm.run.inputs import InputResolver
+from cdm.run.plan import (
+    Chunk,
+    Plan,
+    PlannedFile,
+    PlannedStatistics,
+    base_fingerprint,
+    read_plan_for,
+)
+from cdm.run.table import table_header, table_rows
 from cdm.sampling.diffusion import space_timesteps
 
 # Raised whenever the numbers a given configuration produces change.
@@ -25,61 +32,73 @@ NUMERICS_VERSION = 2
 def make_plan(config: Config) -> tuple[Plan, list[Sample]]:
     """List the samples, check every input that can be checked without a GPU, and name the chunks.
 
+    It writes nothing and removes nothing, so that `snakemake -n` and `cdm why` may call it.
+    `cdm.run.plan.save_plan` writes the plan once a run starts.
+
     Returns:
         The plan and its samples, in the order of the archive.
     Raises:
         CheckpointError, DataError, ConfigError: in seconds, with the path that was looked at.
     """
-    check_configuration(config)
+    # Weights.
     checkpoint_path = _find_checkpoint(config)
     checkpoint = inspect_checkpoint(checkpoint_path, config)
-    check_dataset_columns(config, checkpoint.architecture.point_feat_dim)
-    scene_model = inspect_scene_model(config, checkpoint.architecture.point_feat_dim)
+    point_feat_dim = checkpoint.architecture.point_feat_dim
+    _check_point_features(config, point_feat_dim)
+    found_scene_model = inspect_scene_model(config, point_feat_dim)
+    scene_model = PlannedFile(**found_scene_model) if found_scene_model else None
     text_model = config.model.text_model
     weights = find_text_weights(text_model.version, text_model.path)
-    timesteps = sorted(space_timesteps(config.diffusion.steps, config.diffusion.timestep_respacing))
 
-    dataset = open_dataset(config, checkpoint.architecture.point_feat_dim)
+    # Samples, and the files they are read from.
+    dataset = open_dataset(config, point_feat_dim)
     samples = dataset.samples()
     if not samples:
         raise DataError(f"{config.data_dir}: no samples in phase {config.dataset.phase}")
     files = [dataset.files(sample) for sample in samples]
-    stats = {} if config.is_demo_data else stat_files(dataset, chain.from_iterable(files))
+    states = {} if config.is_demo_data else stat_files(dataset, chain.from_iterable(files))
 
-    statistics = {"path": _computed_statistics(config, dataset), "computed": True, "values": None}
-    found = find_statistics(dataset, checkpoint_path.parents[1])
-    if found is not None:
-        statistics = {"path": found.source, "computed": False, "values": found.numbers()}
-    settings = _settings(config, checkpoint, scene_model, statistics, timesteps, dataset.rotates)
+    # What decides every chunk's numbers.
+    statistics = _plan_statistics(config, dataset, checkpoint_path.parents[1])
+    identity = make_identity(
+        config,
+        checkpoint.architecture,
+        checkpoint.sha256,
+        scene_model and scene_model.sha256,
+        statistics,
+        dataset.rotates,
+    )
 
-    size = config.workflow.chunk_size
-    resolver = ContentResolver(config, weights, statistics, stats)
-    settings_digest = digest(settings)
-    chunks, offset = [], len(_header())
-    for number, start in enumerate(range(0, len(samples), size)):
-        rows, row_files = samples[start : start + size], files[start : start + size]
-        base = base_fingerprint(settings_digest, rows, row_files)
-        fingerprint = resolver.fingerprint(number, base, row_files)
-        chunks.append(Chunk(number, start, start + len(rows), base, fingerprint, offset))
-        offset += len(_tsv(number, rows))
-    resolver.save()
+    # Chunks.
+    resolver = InputResolver(config, weights, statistics, states)
+    chunks = tuple(_name_chunks(config.workflow.chunk_size, samples, files, identity, resolver))
     plan = Plan(
         config=config,
         architecture=checkpoint.architecture,
-        checkpoint=checkpoint.provenance(),
+        checkpoint=PlannedFile(str(checkpoint.path), checkpoint.sha256),
         scene_model=scene_model,
         statistics=statistics,
-        settings=settings,
-        chunks=tuple(chunks),
+        identity=identity,
+        chunks=chunks,
+        dropped=dict(getattr(dataset, "dropped", {})),
+        file_hashes=resolver.hashes,
     )
-    _drop_orphan_records(plan)
     return plan, samples
+
+
+def load_plan(config: Config) -> Plan:
+    """The plan that the run's start wrote; made again if that one cannot be used.
+
+    It cannot be used if it is missing, was made from another configuration or by another version,
+    or was edited since it was written.
+    """
+    return read_plan_for(config) or make_plan(config)[0]
 
 
 def _find_checkpoint(config: Config) -> Path:
     try:
         return find_checkpoint(config.checkpoint_dir)
-    except NoCheckpoint:
+    except CheckpointError:
         if Path(config.checkpoint_dir) != Path(config.run_dir):
             raise
         raise NotTrained(
@@ -90,28 +109,81 @@ def _find_checkpoint(config: Config) -> Path:
         ) from None
 
 
+def _check_point_features(config: Config, point_feat_dim: int) -> None:
+    """Columns that the dataset gives, as far as the configuration tells, against the model's."""
+    dataset = config.dataset
+    if point_feat_dim == 0 or config.runs_scene_model:
+        return
+    color_dim = 3 * dataset.use_color * (dataset.name != "ContactHumanML3DDataset")
+    given = f"dataset.use_color {dataset.use_color}, dataset.use_openscene {dataset.use_openscene}"
+    if not dataset.use_openscene and point_feat_dim != color_dim:
+        raise ConfigError(
+            f"the model was trained on {point_feat_dim} point features, the dataset gives "
+            f"{color_dim} ({given}): set dataset.use_openscene: true to have OpenScene features "
+            "or affordances go in, or model.scene_model.use_openscene: false and "
+            "pretrained_weight to have the scene model make them"
+        )
+    if dataset.use_openscene and dataset.use_color and point_feat_dim <= 3:
+        raise ConfigError(
+            f"the model was trained on {point_feat_dim} point feature(s), the dataset gives 3 of "
+            f"colour and more ({given}): set dataset.use_color: false"
+        )
+
+
+def _plan_statistics(config: Config, dataset: Dataset, exp_dir: Path) -> PlannedStatistics:
+    """The statistics that exist, or the path where a rule will put the computed ones."""
+    found = find_statistics(dataset, exp_dir)
+    if found is not None:
+        return PlannedStatistics(found.source, found.numbers())
+    return PlannedStatistics(_computed_statistics(config, dataset), None)
+
+
 def _computed_statistics(config: Config, dataset: Dataset) -> str:
-    """The reference's file name, in a folder for what it does not tell: split and joints."""
+    """afford-motion's file name, in a folder for what the name does not tell: split and joints."""
     chosen = digest([config.dataset.phase, config.dataset.data_repr_joints])[:8]
     return f"{config.run_dir}/statistics/{chosen}/{dataset.statistics_name()}"
 
 
-def _settings(
-    config: Config, checkpoint, scene_model, statistics, timesteps, rotates
-) -> dict[str, Any]:
-    """What can change a chunk's numbers, beside its rows and the content of its items.
+def _name_chunks(
+    size: int,
+    samples: list[Sample],
+    files: list[list[str]],
+    identity: dict[str, Any],
+    resolver: InputResolver,
+):
+    """Cut the samples into chunks of `size` rows and name each."""
+    identity_digest, offset = digest(identity), len(table_header())
+    for number, start in enumerate(range(0, len(samples), size)):
+        rows, row_files = samples[start : start + size], files[start : start + size]
+        base = base_fingerprint(identity_digest, rows, row_files)
+        fingerprint = resolver.fingerprint(number, base, row_files)
+        yield Chunk(number, start, start + len(rows), base, fingerprint, offset)
+        offset += len(table_rows(number, rows))
 
-    Batch size, device and threads are not in it: they change maps only within rounding, so a
-    run may go on with a smaller batch or on another machine.
+
+def make_identity(
+    config: Config,
+    architecture: Architecture,
+    checkpoint_sha256: str,
+    scene_model_sha256: str | None,
+    statistics: PlannedStatistics,
+    rotates: bool,
+) -> dict[str, Any]:
+    """All settings that can change a chunk's numbers, besides its rows and its files' content.
+
+    Batch size, device and threads are not part of it. They change maps only within rounding, so a
+    run may continue with a smaller batch or on another machine.
     """
-    dataset, point_feat_dim = config.dataset, checkpoint.architecture.point_feat_dim
+    dataset, sampling, diffusion = config.dataset, config.sampling, config.diffusion
+    point_feat_dim = architecture.point_feat_dim
+    timesteps = sorted(space_timesteps(diffusion.steps, diffusion.timestep_respacing))
     return {
         "numerics_version": NUMERICS_VERSION,
         "seed": config.seed,
-        "checkpoint": checkpoint.sha256,
-        "model": {"arch": checkpoint.architecture.arch, **checkpoint.architecture.sizes},
-        "scene_model": scene_model and scene_model["sha256"],
-        "statistics": statistics["values"] or "computed",
+        "checkpoint": checkpoint_sha256,
+        "model": {"arch": architecture.arch, **architecture.sizes},
+        "scene_model": scene_model_sha256,
+        "statistics": statistics.values or "computed",
         "dataset": {
             "name": dataset.name,
             "data_repr": dataset.data_repr,
@@ -123,34 +195,13 @@ def _settings(
         },
         "text_model": [config.model.text_model.version, config.model.text_model.max_length],
         "point_feat": point_feat_dim and [point_feat_dim, dataset.use_color, dataset.use_openscene],
-        "diffusion": [config.diffusion.steps, config.diffusion.noise_schedule, timesteps],
+        "diffusion": [diffusion.steps, diffusion.noise_schedule, timesteps],
         "sampling": {
-            "method": config.sampling.method,
-            "eta": config.sampling.eta,
-            "k_samples": config.sampling.k_samples,
-            "precision": config.sampling.precision,
+            "method": sampling.method,
+            "eta": sampling.eta,
+            "k_samples": sampling.k_samples,
+            "precision": sampling.precision,
         },
         "chunk_size": config.workflow.chunk_size,
         "dtype": config.workflow.dtype,
     }
-
-
-def _drop_orphan_records(plan: Plan) -> None:
-    """Forget records whose store is gone: what they promise is no longer there."""
-    for record in map(Path, plan.chunk_records()):
-        if record.exists() and not store_path(record).exists():
-            record.unlink()
-    archive = Path(plan.archive_record)
-    if archive.exists() and not Path(plan.archive).exists():
-        archive.unlink()
-
-
-def load_plan(config: Config) -> Plan:
-    """The plan the run's start wrote; made again where that is of another configuration."""
-    try:
-        content = json.loads(Path(config.run_dir, "plan", "plan.json").read_bytes())
-        if content["key"] == _key(config):
-            return _plan_from(content, config)
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # never planned, or by another version
-    return make_plan(config)[0]

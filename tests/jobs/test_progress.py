@@ -7,20 +7,20 @@ import sys
 import time
 
 from cdm.jobs import progress
-from cdm.jobs.progress import Heartbeat, Progress, heartbeat_path, read_beats
+from cdm.jobs.progress import Heartbeat, Progress, heartbeat_path, read_job_states
 
 
 def test_a_heartbeat_is_renewed_while_its_job_lives_and_gone_afterwards(tmp_path, monkeypatch):
     monkeypatch.setattr(progress, "BEAT_EVERY_S", 0.02)
     with Heartbeat(tmp_path, "00001-ab") as heartbeat:
         heartbeat.report(1.5, 6, 0.25)
-        first = read_beats(tmp_path)["00001-ab"]
+        first = read_job_states(tmp_path)["00001-ab"]
         deadline = time.monotonic() + 5
-        while (beat := read_beats(tmp_path)["00001-ab"]).maps != 1.5:
+        while (beat := read_job_states(tmp_path)["00001-ab"]).maps != 1.5:
             assert time.monotonic() < deadline
         assert beat.updated > first.updated and beat.is_alive
         assert (beat.pid, beat.total, beat.rate) == (os.getpid(), 6, 0.25)
-    assert read_beats(tmp_path) == {}
+    assert read_job_states(tmp_path) == {}
     assert list((tmp_path / "running").iterdir()) == []
 
 
@@ -30,7 +30,7 @@ def test_a_killed_jobs_heartbeat_is_dead_at_once_on_its_own_machine(tmp_path):
         "Heartbeat(sys.argv[1], 'x').__enter__(); os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", code, tmp_path], check=False)
-    beat = read_beats(tmp_path)["x"]
+    beat = read_job_states(tmp_path)["x"]
     assert beat.age_s < progress.STALE_S and not beat.is_alive
 
 
@@ -44,10 +44,10 @@ def test_a_process_of_this_machine_lives_however_long_it_was_silent(tmp_path):
     job.stdout.readline()
     path = heartbeat_path(tmp_path, "x")
     path.write_text(json.dumps(json.loads(path.read_bytes()) | {"updated": 0}))
-    assert read_beats(tmp_path)["x"].is_alive
+    assert read_job_states(tmp_path)["x"].is_alive
     job.kill()
     job.wait()
-    assert not read_beats(tmp_path)["x"].is_alive
+    assert not read_job_states(tmp_path)["x"].is_alive
 
 
 def test_a_pid_that_another_process_has_now_is_a_dead_job(tmp_path):
@@ -56,7 +56,7 @@ def test_a_pid_that_another_process_has_now_is_a_dead_job(tmp_path):
         content = json.loads(path.read_bytes())
     for birth, alive in ((content["birth"], True), ("another boot 123", False)):
         path.write_text(json.dumps(content | {"birth": birth}))
-        assert read_beats(tmp_path)["x"].is_alive == alive
+        assert read_job_states(tmp_path)["x"].is_alive == alive
 
 
 def test_a_heartbeat_of_another_machine_is_trusted_until_it_is_stale(tmp_path):
@@ -64,9 +64,9 @@ def test_a_heartbeat_of_another_machine_is_trusted_until_it_is_stale(tmp_path):
         path = heartbeat_path(tmp_path, "x")
         content = json.loads(path.read_bytes()) | {"host": "elsewhere", "pid": 2**22 + 1}
     path.write_text(json.dumps(content))
-    assert read_beats(tmp_path)["x"].is_alive
+    assert read_job_states(tmp_path)["x"].is_alive
     path.write_text(json.dumps(content | {"updated": time.time() - progress.STALE_S - 1}))
-    assert not read_beats(tmp_path)["x"].is_alive
+    assert not read_job_states(tmp_path)["x"].is_alive
 
 
 def test_a_folder_that_refuses_the_heartbeat_does_not_stop_the_job(tmp_path):
@@ -79,7 +79,7 @@ def test_a_folder_that_refuses_the_heartbeat_does_not_stop_the_job(tmp_path):
 def test_a_half_written_heartbeat_is_passed_over(tmp_path):
     heartbeat_path(tmp_path, "x").parent.mkdir()
     heartbeat_path(tmp_path, "x").write_text('{"name": "x", "ho')
-    assert read_beats(tmp_path) == {}
+    assert read_job_states(tmp_path) == {}
 
 
 def test_progress_tells_few_lines_and_always_the_last(monkeypatch):

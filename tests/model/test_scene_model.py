@@ -38,7 +38,7 @@ def test_every_level_matches_reference(parity, parity_index):
     model, arrays = load_variant(parity, "c6"), arrays_of(parity, "c6")
     xyz, color = arrays["c_pc_xyz"], arrays["c_pc_feat"]
     levels = model.geometry(xyz)
-    features = model.encode(model.first(xyz, 0) + model.first(color, 3), levels)
+    features = model.encode(model.input_proj(xyz) + model.input_proj(color, start=3), levels)
     for number, found in enumerate(features[1:], start=2):
         expected = arrays[f"enc{number}_x"].view_as(found)
         tolerance = parity_index["tolerances"]["forward_fp32"]

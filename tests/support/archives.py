@@ -58,7 +58,7 @@ def make_run(layout=LAYOUT):
         Chunk(n, start, min(start + size, total), f"{n:016x}", f"{n:016x}", 0)
         for n, start in enumerate(range(0, total, size))
     )
-    plan = Plan(demo_config(exp_name="run"), None, {}, None, {}, {}, chunks)
+    plan = Plan(demo_config(exp_name="run"), None, None, None, None, {}, chunks)
     arrays = whole_arrays(layout)
     for chunk in chunks:
         part = {name: values[chunk.start : chunk.stop] for name, values in arrays.items()}

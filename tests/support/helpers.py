@@ -191,10 +191,11 @@ def write_dummy_chunk(plan: Plan, chunk: Chunk, skipped: dict[int, str] | None =
     reader = FileReader(plan.config.data_dir)
     for name in sorted({name for sample in samples for name in dataset.files(sample)}):
         reader.read(name)
+    items = {name: content.as_dict() for name, content in reader.contents.items()}
     layout = Layout(len(samples), plan.config.workflow.chunk_size, 1, NUM_POINTS, 6, "float32")
     rng = np.random.default_rng(chunk.number)
     arrays = {name: rng.random(v.shape, np.float32) for name, v in layout.empty().items()}
-    numbers = plan.statistics["values"]
+    numbers = plan.statistics.values
     mean, std = (np.float32(numbers[key]) for key in ("mean", "std"))
     arrays["distance"] = to_distance(arrays["sample"], mean, std, plan.config.dataset.sigma)
     for row in skipped:
@@ -210,11 +211,11 @@ def write_dummy_chunk(plan: Plan, chunk: Chunk, skipped: dict[int, str] | None =
         base=chunk.base,
         layout=layout,
         samples=rows,
-        contents={"items": reader.contents, "text_model": {}, "statistics": {}},
+        contents={"items": items, "text_model": {}, "statistics": {}},
         provenance={
             "config": plan.config.as_dict(),
-            "settings": plan.settings,
-            "checkpoint": plan.checkpoint,
+            "settings": plan.identity,
+            "checkpoint": asdict(plan.checkpoint),
             "architecture": asdict(plan.architecture),
             "statistics": {**numbers, "sigma": plan.config.dataset.sigma},
             "precision": "fp32",

@@ -171,8 +171,8 @@ def test_without_a_checkpoint_a_run_says_how_to_get_one(few_items):
         make_plan(config)
     path = train(config, lambda line: None)
     plan, _ = make_plan(config)
-    assert plan.checkpoint["path"] == str(path)
-    assert plan.statistics["path"].startswith("outputs/mine/Mean_Std_")
+    assert plan.checkpoint.path == str(path)
+    assert plan.statistics.path.startswith("outputs/mine/Mean_Std_")
 
 
 def test_backbones_that_cannot_be_trained_say_so():

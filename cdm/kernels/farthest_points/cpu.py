@@ -7,7 +7,7 @@ import torch
 
 from cdm.kernels.farthest_points.naive import NONE_YET
 from cdm.kernels.threads import map_threads
-from cdm.kernels.vector_math import VERSION, as_int, compile_kernel
+from cdm.kernels.vector_math import as_int, compile_kernel
 
 
 def farthest_points(xyz, num_samples):
@@ -24,11 +24,9 @@ def farthest_points(xyz, num_samples):
 
 @cache
 def _compile():
-    version, far = VERSION, np.float32(NONE_YET)
+    far = np.float32(NONE_YET)
 
     def take(xyz, taken):
-        if version == 0:  # never; see VERSION
-            return
         x, y, z = xyz
         num_points = len(x)
         nearest = np.full(num_points, far, np.float32)

@@ -10,7 +10,7 @@ import torch
 
 from cdm.kernels.nearest_neighbours.naive import MISSING
 from cdm.kernels.threads import map_threads
-from cdm.kernels.vector_math import VERSION, compile_kernel
+from cdm.kernels.vector_math import compile_kernel
 
 BLOCK = 64  # points
 
@@ -30,11 +30,9 @@ def nearest_neighbours(xyz, queries, k):
 
 @cache
 def _compile():
-    version, block, missing = VERSION, BLOCK, np.float32(MISSING)
+    block, missing = BLOCK, np.float32(MISSING)
 
     def find(xyz, queries, index, distance):
-        if version == 0:  # never; see VERSION
-            return
         x, y, z = xyz
         num_points, k = len(x), index.shape[1]
         squared = np.empty(block, np.float32)

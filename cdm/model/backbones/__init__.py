@@ -1,7 +1,7 @@
-"""Contact backbones by the name that configurations and the reference use (no torch).
+"""Contact backbones by name. The names are those of configurations and of afford-motion (no torch).
 
-A backbone is a file here, with a class of its name, and a line below; it is imported when it is
-first asked for.
+A backbone is a file in this folder with a class of its name, and a line in `BACKBONES`. It is
+imported when it is first needed, because that imports torch.
 """
 
 from importlib import import_module

@@ -1,4 +1,9 @@
-"""What a contact backbone offers: its sizes off the weights, and its work by how often it runs."""
+"""Interface of a contact backbone.
+
+A backbone reads its sizes from the shapes of a checkpoint. Its forward pass is split by how often
+each part has to run: `time_proj` once per run, `prepare` once per sample, and `forward_head` for
+every sample and step.
+"""
 
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
@@ -14,78 +19,134 @@ from cdm.model.point_order import gather_points
 class Backbone(nn.Module, ABC):
     """From noisy contact maps and conditions to features of every point.
 
-    A backbone is built as `cls(architecture, scan_backend)`. Point order is its own choice: x_t
-    goes in, and features come out, in the order of `prepare`'s state. A subclass defines either
-    `forward_features` or `forward_head`. Both run inside CUDA graphs: they must not wait for the
-    device, and no shape may depend on a value.
+    A backbone is built as `cls(architecture, scan_backend)`. It has the same function in several
+    forms, and a test holds each of them against the first:
+
+    - `naive_forward`: the formula, for one step. Nothing is computed ahead.
+    - `training_forward`: the form that gradients go through.
+    - `prepare`, `time_proj` and `forward`: the fast form. `forward_features` or `forward_head`
+      does its work; a subclass defines one of the two. Both run inside CUDA graphs. They must not
+      wait for the device, and no shape may depend on a value.
+    - `compile_fused`: the fast form in fused kernels, where there are any.
+
+    A backbone may sort the points. x_t goes into the fast form, and features come out of it, in
+    the order that `prepare`'s state gives.
 
     Attributes:
         signature: regular expression of a key that only this backbone's checkpoints have.
-        section: of the configuration, below `model`, that holds its sizes; None if it has none.
+        section: section of the configuration, below `model`, that holds its sizes; None if it has
+            none.
         scans: whether it runs selective scans.
-        defaults: last_dim and sizes of the reference's default model.
+        defaults: last_dim and sizes of afford-motion's default model.
+        kernels: class of the fused form, None without one. Its `unavailable(backbone)` is None
+            or says why the kernels cannot run. `kernels(backbone, dtype)` is called like
+            `forward_head`.
     """
 
     signature: ClassVar[str]
     section: ClassVar[str | None] = None
     scans: ClassVar[bool] = False
     defaults: ClassVar[dict[str, Any]]
+    kernels: ClassVar[type | None] = None
 
     @classmethod
     @abstractmethod
     def read_sizes(cls, weights: CheckpointShapes) -> dict[str, Any]:
-        """`Architecture.sizes` off a checkpoint's shapes: JSON values by the section's names.
+        """Read `Architecture.sizes` off a checkpoint's shapes.
 
+        Returns:
+            JSON values by the names of the configuration's section.
         Raises:
             KeyError: a key that decides a size is missing.
-            CheckpointError: weights and configuration leave a size open; names the key to set.
+            CheckpointError: weights and configuration leave a size open. The message names the
+                key to set.
         """
 
     @classmethod
     @abstractmethod
     def read_widths(cls, weights: CheckpointShapes, sizes: dict[str, Any]) -> FeatureWidths:
-        """How many columns of text and of point features the weights take; raises likewise."""
+        """How many columns of text and of point features the weights take.
+
+        Raises:
+            KeyError, CheckpointError: as `read_sizes`.
+        """
 
     @classmethod
     def sizes_to_train(cls, model) -> tuple[dict[str, Any], int] | None:
-        """`Architecture.sizes` and last_dim of section `model`, with the reference's for null.
+        """Sizes for training a new model from section `model` of the configuration.
+
+        A size that is null there takes afford-motion's value.
 
         Returns:
-            None where this version does not train the backbone.
+            `Architecture.sizes` and last_dim; None where this version does not train the backbone.
         """
 
+    # ---- the formula, and gradients ----
+
     @abstractmethod
-    def prepare(self, c_text, c_pc_xyz, c_pc_feat=None):
-        """Everything that neither x_t nor t changes; once per sample.
+    def naive_forward(self, x_t, time_emb, c_text, c_pc_xyz, c_pc_feat=None):
+        """The whole backbone for one step, as its formula reads; nothing is hoisted or folded.
 
         Args:
+            x_t: (batch, num_points, contact_dim), points in their given order.
+            time_emb: (batch, time_emb_dim).
             c_text: (batch, text_feat_dim).
             c_pc_xyz: (batch, num_points, 3), metres.
             c_pc_feat: (batch, num_points, point_feat_dim), None when point_feat_dim is 0.
         Returns:
-            state: a named tuple of tensors; tuples may be nested, and anything else may be among
-            them. Where points change places, it has `order` and `inverse`, (batch, num_points)
-            int64.
+            (batch, num_points, last_dim), in the given order.
+        """
+
+    def training_forward(self, x_t, time_emb, c_text, c_pc_xyz, c_pc_feat=None):
+        """The form that gradients go through; arguments and result as `naive_forward`.
+
+        A backbone whose fast form has gradients takes `one_step_forward` for it.
+        """
+        return self.naive_forward(x_t, time_emb, c_text, c_pc_xyz, c_pc_feat)
+
+    def one_step_forward(self, x_t, time_emb, c_text, c_pc_xyz, c_pc_feat=None):
+        """The fast form for a single step; arguments and result as `naive_forward`."""
+        with float32(x_t):  # `prepare` and `time_proj` run without autocast, as when sampling
+            state = self.prepare(c_text, c_pc_xyz, c_pc_feat)
+            time_proj_t = self.time_proj(time_emb)
+        order = getattr(state, "order", None)
+        x_t = x_t if order is None else gather_points(x_t, order)
+        out = self(x_t, time_proj_t, state)
+        return out if order is None else gather_points(out, state.inverse)
+
+    # ---- the fast form ----
+
+    @abstractmethod
+    def prepare(self, c_text, c_pc_xyz, c_pc_feat=None):
+        """Compute everything that depends on neither x_t nor t. Called once per sample.
+
+        Args:
+            c_text, c_pc_xyz, c_pc_feat: as in `naive_forward`.
+        Returns:
+            state: a named tuple of tensors. It may also hold nested tuples, and values of other
+            types. If the backbone sorts the points, it has `order` and `inverse`,
+            (batch, num_points) int64.
         """
 
     @abstractmethod
     def time_proj(self, time_emb):
         """The part of the first layers that depends only on the timestep.
 
-        Computed once per run, for all timesteps.
+        Computed once per run for all timesteps.
 
         Args:
-            time_emb: (rows, time_emb_dim), one row for each step.
+            time_emb: (rows, time_emb_dim), one row for each timestep.
         Returns:
-            a tensor, or nested tuples of tensors, with these rows first.
+            a tensor, or nested tuples of tensors, whose first axis is these rows.
         """
 
     def forward_features(self, x_t, time_proj_t, state):
-        """Features before `last_linear`; once per sample and step.
+        """Features before `last_linear`. Called for every sample and step.
 
         Args:
             x_t: (batch, num_points, contact_dim), in the state's order.
             time_proj_t: rows of `time_proj`, one for each sample.
+            state: as `prepare` returned it.
         Returns:
             (batch, num_points, width).
         """
@@ -94,62 +155,42 @@ class Backbone(nn.Module, ABC):
     @property
     @abstractmethod
     def last_linear(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Weight (last_dim, width) and bias of the layer behind `forward_features`.
+        """Weight (last_dim, width) and bias of the linear layer after `forward_features`.
 
-        The caller may fold it into its own.
+        The caller multiplies it into its own linear layer, the head (docs/exact-short-rows.md,
+        eq. 3), so that it costs no product of its own at each step.
         """
 
     def forward_head(self, x_t, time_proj_t, state, head):
-        """`forward_features`, then the linear layer head = (weight, bias) for `last_linear`.
+        """`forward_features`, then the head in place of `last_linear`.
 
-        With autocast on, what accumulates stays float32: residuals, norms, softmax, the head.
+        With autocast on, residuals, norms, softmax and the head still accumulate in float32.
+
+        Args:
+            x_t, time_proj_t, state: as in `forward_features`.
+            head: weight (contact_dim, width) and bias (contact_dim,).
+        Returns:
+            (batch, num_points, contact_dim), in the state's order.
         """
         weight, bias = head
         return head_product(self.forward_features(x_t, time_proj_t, state), weight) + bias
-
-    def compile_fused(self, dtype):
-        """The whole backbone and head packed for inference, in fused kernels for this device.
-
-        Args:
-            dtype: of the matrix products, torch.float32 or torch.bfloat16.
-        Returns:
-            None, or a function called like `forward_head`. Weights are taken as they are now.
-        """
 
     def forward(self, x_t, time_proj_t, state):
         """Features, (batch, num_points, last_dim), in the state's order."""
         return self.forward_head(x_t, time_proj_t, state, self.last_linear)
 
-    @abstractmethod
-    def naive_forward(self, x_t, time_emb, c_text, c_pc_xyz, c_pc_feat=None):
-        """The whole backbone for one step, as its formula reads; nothing is hoisted or folded.
-
-        The fast form (`prepare`, `time_proj`, `forward`) is tested against it.
+    def compile_fused(self, dtype):
+        """Pack the whole backbone and the head for fused kernels on this device.
 
         Args:
-            x_t: (batch, num_points, contact_dim), points in their given order.
-            time_emb: (batch, time_emb_dim).
-            c_text, c_pc_xyz, c_pc_feat: as in `prepare`.
+            dtype: of the matrix products, torch.float32 or torch.bfloat16.
         Returns:
-            (batch, num_points, last_dim), in the given order.
+            a function called like `forward_head`, with the weights as they are now; None where
+            there are no such kernels.
         """
-
-    def training_forward(self, x_t, time_emb, c_text, c_pc_xyz, c_pc_feat=None):
-        """`naive_forward`'s function in the form that gradients go through.
-
-        A backbone whose fast form has gradients takes `one_step_forward` for it.
-        """
-        return self.naive_forward(x_t, time_emb, c_text, c_pc_xyz, c_pc_feat)
-
-    def one_step_forward(self, x_t, time_emb, c_text, c_pc_xyz, c_pc_feat=None):
-        """The fast form for a single step; arguments and result as `naive_forward`."""
-        with float32(x_t):  # as the sampling loop prepares them
-            state = self.prepare(c_text, c_pc_xyz, c_pc_feat)
-            time_proj_t = self.time_proj(time_emb)
-        order = getattr(state, "order", None)
-        x_t = x_t if order is None else gather_points(x_t, order)
-        out = self(x_t, time_proj_t, state)
-        return out if order is None else gather_points(out, state.inverse)
+        if self.kernels is None or self.kernels.unavailable(self) is not None:
+            return None
+        return self.kernels(self, dtype)
 
 
 def float32(x):
@@ -157,25 +198,48 @@ def float32(x):
     return torch.autocast(x.device.type, enabled=False)
 
 
+def join_columns(*columns):
+    """Columns of every point side by side, in this order.
+
+    Args:
+        columns: (batch, num_points, width) each; (batch, width) for columns that all points of a
+            sample share; None is left out.
+    Returns:
+        (batch, num_points, sum of widths).
+    """
+    columns = [c for c in columns if c is not None]
+    num_points = next(c.shape[1] for c in columns if c.dim() == 3)
+    columns = [c if c.dim() == 3 else c[:, None].expand(-1, num_points, -1) for c in columns]
+    return torch.cat(columns, dim=-1)
+
+
 def head_product(features, weight):
     """features @ weight^T, accumulated and returned in weight's dtype.
 
     Args:
-        features: (batch, num_points, width); a GPU takes bfloat16 as it is, without gradients.
+        features: (batch, num_points, width). On a GPU, bfloat16 features without gradients are
+            multiplied as they are; all others are first converted to weight's dtype.
         weight: (contact_dim, width) float32 or float64.
+    Returns:
+        (batch, num_points, contact_dim).
     """
     with float32(features):
-        half = features.is_cuda and features.dtype == torch.bfloat16
-        if half and not features.requires_grad:
+        bf16 = features.is_cuda and features.dtype == torch.bfloat16
+        if bf16 and not features.requires_grad:
             rows, columns = features.flatten(0, 1), weight.t().to(features.dtype)
             return torch.mm(rows, columns, out_dtype=weight.dtype).unflatten(0, features.shape[:2])
         return F.linear(features.to(weight.dtype), weight)
 
 
 def map_tensors(function, tree, *others):
-    """The tree with function(tensor, *those in its place in the others) for every tensor.
+    """Apply a function to every tensor of a tree.
 
-    A tree is a tensor, a tuple of trees, or anything else, which stays as it is.
+    Args:
+        function: called with a tensor and the tensors at the same place of the other trees.
+        tree: a tensor, a tuple of trees, or any other value. Other values stay as they are.
+        others: trees of the same form.
+    Returns:
+        a tree of the results, of the same form.
     """
     if torch.is_tensor(tree):
         return function(tree, *others)

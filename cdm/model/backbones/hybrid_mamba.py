@@ -1,9 +1,12 @@
 """HybridMamba: Mamba scans along two space-filling curves, and a bottleneck of latent tokens.
 
-The condition (text and time) enters every block as a scale and a shift behind Mamba (FiLM, Perez
-et al. 2018), without a "1 +". The same blocks scan the points along the Hilbert curve and along
-the Z-order curve, both at once, as one batch of twice the size. Both orders, the text's share of
-the condition and the share of the embedding that does not see x_t are computed once per sample.
+Text and time are the condition. After Mamba, every block scales and shifts its result by FiLM
+(Perez et al. 2018) of the condition; the scale is gamma, not 1 + gamma. The same blocks scan the
+points along the Hilbert curve and along the Z-order curve. `naive_forward` is the formula.
+
+The fast form runs both scans as one batch of twice the size. Per sample it computes once: both
+orders, the text's term of the condition, and those terms of the embedding that do not depend on
+x_t (docs/exact-short-rows.md, eq. 1). Eq. 20 and 21 give the form of its blocks.
 """
 
 from typing import ClassVar, NamedTuple
@@ -14,7 +17,7 @@ from torch import nn
 
 from cdm.errors import CheckpointError
 from cdm.model.architecture import FeatureWidths
-from cdm.model.backbones.base import Backbone
+from cdm.model.backbones.base import Backbone, join_columns
 from cdm.model.backbones.hybrid_mamba_cuda import CudaHybridMamba
 from cdm.model.backbones.point_mamba import read_mamba_sizes
 from cdm.model.mamba import BidirectionalBlock
@@ -26,23 +29,25 @@ class HybridMambaState(NamedTuple):
 
     order: torch.Tensor  # (batch, num_points) int64
     inverse: torch.Tensor  # (batch, num_points) int64
-    to_z: torch.Tensor  # (batch, num_points) int64: places along Hilbert's curve in Z-order
-    from_z: torch.Tensor  # (batch, num_points) int64, its inverse
-    static_proj: torch.Tensor  # (batch, num_points, trans_dim): xyz, features and bias
-    cond: torch.Tensor  # (batch, trans_dim): text and bias
+    to_z: torch.Tensor  # (batch, num_points) int64: sorts from Hilbert order into Z-order
+    from_z: torch.Tensor  # (batch, num_points) int64: its inverse
+    static_proj: torch.Tensor  # (batch, num_points, trans_dim): terms of xyz, features and bias
+    text_proj: torch.Tensor  # (batch, trans_dim): the condition's terms of text and bias
 
 
 class HybridMamba(Backbone):
-    """The point columns are [x, xyz, point_feat]; text and time are the condition.
+    """The columns of a point are [x, xyz, point_feat]; text and time are the condition.
 
-    The flags use_multi_scan and use_perceiver, of the second curve and of the bottleneck, are read
-    off the keys.
+    Two flags are read off the checkpoint's keys: use_multi_scan (there is a second curve) and
+    use_perceiver (there is a bottleneck).
     """
 
     signature = r"contact_model\.(mamba_encoder|mamba_layers)\."
     section = "arch_hybridmamba"
     scans = True
-    defaults: ClassVar = {  # the reference has none: PointMamba's width
+    kernels = CudaHybridMamba
+    # afford-motion has no defaults for it. These are PointMamba's width and half its depth.
+    defaults: ClassVar = {
         "last_dim": 256, "trans_dim": 256, "depth": 4, "d_inner": 512, "d_state": 16,
         "d_conv": 4, "dt_rank": 16, "use_multi_scan": True, "use_perceiver": True,
         "num_latents": 128, "num_heads": 8,
@@ -114,17 +119,16 @@ class HybridMamba(Backbone):
 
     @property
     def blocks(self) -> nn.ModuleList:
-        """The Mamba blocks, which both scans share."""
+        """The Mamba blocks. Both scans use the same ones."""
         return self.mamba_encoder.layers if self.multi_scan else self.mamba_layers
 
     @property
     def multi_scan(self) -> bool:
-        """Whether there is a second scan."""
+        """Whether the blocks also scan along the Z-order curve."""
         return hasattr(self, "mamba_encoder")
 
     def naive_forward(self, x_t, time_emb, c_text, c_pc_xyz, c_pc_feat=None):
-        columns = [x_t, c_pc_xyz, *([] if c_pc_feat is None else [c_pc_feat])]
-        s = self.embedding(torch.cat(columns, dim=-1))
+        s = self.embedding(join_columns(x_t, c_pc_xyz, c_pc_feat))
         cond = self.cond_proj(torch.cat([c_text, time_emb], dim=-1))
 
         def scan(order, inverse):
@@ -156,23 +160,23 @@ class HybridMamba(Backbone):
             to_z=inverse.gather(1, z),
             from_z=from_z.gather(1, order),
             static_proj=static_proj,
-            cond=F.linear(c_text, text, self.cond_proj[0].bias),
+            text_proj=F.linear(c_text, text, self.cond_proj[0].bias),
         )
 
     def time_proj(self, time_emb):
         return F.linear(time_emb, self.cond_proj[0].weight[:, self.cond_columns[0] :])
 
     def films(self, time_proj_t, state):
-        """Scale and shift of every block, (batch, trans_dim) each."""
+        """Scale and shift of every block: pairs of (batch, trans_dim)."""
         _, gelu, linear = self.cond_proj
-        cond = linear(gelu(state.cond + time_proj_t))
+        cond = linear(gelu(state.text_proj + time_proj_t))
         return [block.film(cond) for block in self.blocks]
 
     def embed(self, x_t, state):
-        """The embedding of the points, along Hilbert's curve."""
+        """The embedding of the points in Hilbert order, (batch, num_points, trans_dim)."""
         _, gelu, linear, norm = self.embedding
         first = F.linear(x_t, self.embedding[0].weight[:, : self.columns[0]]) + state.static_proj
-        return norm(linear(gelu(first)).to(first.dtype))  # never bf16
+        return norm(linear(gelu(first)).to(first.dtype))  # the norm in float32
 
     def forward_features(self, x_t, time_proj_t, state):
         s = self.embed(x_t, state)
@@ -185,7 +189,13 @@ class HybridMamba(Backbone):
         return self.finish(s, state)
 
     def finish(self, s, state):
-        """From the scans' results, (scans * batch, num_points, trans_dim), to the features."""
+        """Fuse the scans, and run the bottleneck and the last norm.
+
+        Args:
+            s: (scans * batch, num_points, trans_dim), what the blocks give.
+        Returns:
+            features, (batch, num_points, trans_dim), in Hilbert order.
+        """
         if self.multi_scan:
             along, along_z = s.chunk(2)
             both = torch.cat([along, gather_points(along_z, state.from_z)], dim=-1)
@@ -194,18 +204,13 @@ class HybridMamba(Backbone):
             s = self.perceiver(s)
         return self.out_proj[0](s)
 
-    def compile_fused(self, dtype):
-        if CudaHybridMamba.unavailable(self) is not None:
-            return None
-        return CudaHybridMamba(self, dtype)
-
     @property
     def last_linear(self):
         return self.out_proj[1].weight, self.out_proj[1].bias
 
 
 class Film(nn.Module):
-    """Scale and shift of features, linear in a condition."""
+    """Scale and shift of features, each a linear layer of the condition."""
 
     def __init__(self, dim):
         super().__init__()
@@ -217,19 +222,17 @@ class Film(nn.Module):
 
 
 class FilmBlock(BidirectionalBlock):
-    """s + g(s) + flip(g(flip(s))) with g = gamma * Mamba(LayerNorm(.)) + beta."""
+    """s + g(s) + flip(g(flip(s))) with g(s) = gamma * Mamba(LayerNorm(s)) + beta.
+
+    gamma and beta are FiLM of the condition.
+    """
 
     def __init__(self, d_model, **sizes):
         super().__init__(d_model, **sizes)
         self.film = Film(d_model)
 
-    def forward(self, s, film):
-        """(batch, length, d_model) to the same shape; film: gamma and beta, (batch, d_model)."""
-        gamma, beta = (f[:, None] for f in film)
-        return s + gamma * self.mix(s) + 2 * beta
-
     def naive_forward(self, s, cond):
-        """As the formula says: the reference of `forward`."""
+        """The formula: s (batch, length, d_model) to the same shape; cond (batch, d_model)."""
         gamma, beta = (f[:, None] for f in self.film(cond))
 
         def g(s):
@@ -237,9 +240,24 @@ class FilmBlock(BidirectionalBlock):
 
         return s + g(s) + g(s.flip(1)).flip(1)
 
+    def forward(self, s, film):
+        """The fast form (docs/exact-short-rows.md, eq. 21).
+
+        Args:
+            s: (batch, length, d_model).
+            film: gamma and beta, (batch, d_model) each.
+        Returns:
+            shape of s.
+        """
+        gamma, beta = (f[:, None] for f in film)
+        return s + gamma * self.mix(s) + 2 * beta
+
 
 class Bottleneck(nn.Module):
-    """Points read by a few latent tokens, and reading them; added through a gate."""
+    """A few latent tokens attend to the points, and the points to them.
+
+    A gate, computed from both, decides how much of the result is added to a point.
+    """
 
     def __init__(self, dim, num_latents, num_heads):
         super().__init__()
@@ -260,7 +278,7 @@ class Bottleneck(nn.Module):
         self.gate = nn.Sequential(nn.Linear(2 * dim, dim), nn.Sigmoid())
 
     def naive_forward(self, points):
-        """(batch, num_points, dim) to the same shape, with torch's attention modules."""
+        """The formula with torch's attention modules: (batch, num_points, dim) to that shape."""
         queries = self.encode_norm_q(self.latent_tokens).expand(len(points), -1, -1)
         keys = self.encode_norm_kv(self.point_to_latent_proj(points))
         latents, _ = self.encode_cross_attn(queries, keys, keys, need_weights=False)
@@ -272,7 +290,11 @@ class Bottleneck(nn.Module):
         return points + self.gate(torch.cat([points, attended], dim=-1)) * attended
 
     def forward(self, points):
-        """`naive_forward`, without its modules' other ways to run."""
+        """The same with attention as explicit matrix products.
+
+        torch's modules choose between implementations at run time, such as a fused one for
+        inference. Here it is always the same one.
+        """
         queries = self.encode_norm_q(self.latent_tokens).expand(len(points), -1, -1)
         keys = self.encode_norm_kv(self.point_to_latent_proj(points))
         latents = _attend(self.encode_cross_attn, queries, keys)
@@ -287,7 +309,15 @@ class Bottleneck(nn.Module):
 
 
 def _attend(attention, queries, keys):
-    """torch's multi-head attention with the keys as values, as plain matrix products."""
+    """Multi-head attention with the weights of torch's module, and the keys as values.
+
+    Args:
+        attention: `nn.MultiheadAttention`.
+        queries: (batch, num_queries, dim).
+        keys: (batch, num_keys, dim).
+    Returns:
+        shape of queries.
+    """
     heads = attention.num_heads
     dim = queries.shape[-1]
     q_weight, kv_weight = attention.in_proj_weight.split([dim, 2 * dim])

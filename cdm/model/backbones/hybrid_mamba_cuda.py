@@ -1,7 +1,8 @@
-"""HybridMamba on CUDA devices: its blocks run as PointMamba's do, both scans in one batch.
+"""The fused form of HybridMamba, for CUDA devices: its blocks run as PointMamba's do.
 
-FiLM costs no pass over the points: the scale goes into out_proj, which then is a weight of each
-sample, and the shift is added by the same matrix product.
+Both scans run as one batch. FiLM costs no pass over the points (docs/exact-short-rows.md, eq. 22):
+the scale is multiplied into out_proj, which then is one weight per sample, and the same matrix
+product adds the shift.
 """
 
 import torch
@@ -36,19 +37,22 @@ class CudaHybridMamba:
 
     @staticmethod
     def unavailable(backbone) -> str | None:
-        """Why a backbone cannot run this way where it is, or None if it can."""
+        """Why a backbone cannot run in these kernels on its device; None if it can."""
         return no_kernels(backbone.blocks[0])
 
     def __call__(self, x_t, time_proj_t, state, head):
-        """`forward_head` of `Backbone.compile_fused`."""
+        """Arguments and result as `Backbone.forward_head`."""
         backbone = self.backbone
         films = backbone.films(time_proj_t, state)
-        no_step = x_t.new_zeros(time_proj_t.shape)  # the embedding does not see t
-        h = self.pointwise.embed(x_t, self.x_weight, state.static_proj, no_step)
+        # Embedding of the points. It does not depend on t, so the kernel's term of t is 0.
+        no_time_proj = x_t.new_zeros(time_proj_t.shape)
+        h = self.pointwise.embed(x_t, self.x_weight, state.static_proj, no_time_proj)
         y = F.linear(h, *self.second)
+        # Both scans as one batch.
         if backbone.multi_scan:
             y = torch.cat([y, gather_points(y, state.to_z)])
             films = [[f.repeat(2, 1) for f in film] for film in films]
+        # Mamba blocks, with FiLM inside their last product (eq. 22).
         stream, s = self.pointwise.embedding_norm(y, self.norm, self.blocks[0].norm)
         for i, (block, (gamma, beta)) in enumerate(zip(self.blocks, films, strict=True)):
             if i > 0:
@@ -57,6 +61,7 @@ class CudaHybridMamba:
             y = torch.baddbmm(
                 (2 * beta).to(self.dtype)[:, None], mix(block, s), out_proj.to(self.dtype)
             )
+        # Fusion of the scans, bottleneck, and head.
         with torch.autocast("cuda", torch.bfloat16, enabled=self.dtype == torch.bfloat16):
             features = backbone.finish(stream + y, state)
         return head_product(features, head[0]) + head[1]

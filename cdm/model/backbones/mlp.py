@@ -1,15 +1,12 @@
-"""MLP: every point on its own, and the mean over points appended in each stage.
+"""MLP: each point alone, beside the mean over points.
 
-A stage norms its columns, passes them through an MLP, appends the mean over points, and does so
-again. `naive_forward` is the formula. Columns that all points of a sample share (text, time, the
-mean) are never repeated for each point: LayerNorm's mean and variance are computed from those of
-the two groups of columns, and behind the norm, (c - mean) / deviation, the linear layer sees the
-shared columns c only as
+Each stage normalises its columns, passes them through an MLP, appends the mean over points, and
+repeats this with a second MLP. `naive_forward` is the formula.
 
-    W c / deviation - W 1 mean / deviation,
-
-two vectors of the sample times two numbers of the point. The last stage's last layer is linear:
-the caller's head is folded into it.
+The fast form never repeats columns that all points of a sample share (text, time, the mean over
+points). It splits LayerNorm and linear layer into the own columns of each point and a few numbers
+of the sample (docs/exact-short-rows.md, eq. 2 to 7). The last layer of the last stage is linear;
+the caller's head is folded into it (eq. 3).
 """
 
 from itertools import pairwise
@@ -20,10 +17,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from cdm.model.architecture import FeatureWidths
-from cdm.model.backbones.base import Backbone, float32
+from cdm.model.backbones.base import Backbone, float32, join_columns
 
 EPS = 1e-5  # of every LayerNorm
-ALIGNED = 8  # columns of a matrix product are filled up to a multiple of this
+ALIGNED = 8  # the inner dimension of a matrix product is padded to a multiple of this
 
 
 class MLPState(NamedTuple):
@@ -34,9 +31,9 @@ class MLPState(NamedTuple):
 
 
 class MLP(Backbone):
-    """The point columns are [x, point_feat, text, time]; it sees no positions.
+    """The columns of a point are [x, point_feat, text, time]; the model sees no positions.
 
-    The reference's MLP cannot run without point features; here that column is then left out.
+    afford-motion's MLP cannot run without point features. Here their columns are then left out.
     """
 
     signature = r"contact_model\.point_mlp\."
@@ -74,9 +71,7 @@ class MLP(Backbone):
         )
 
     def naive_forward(self, x_t, time_emb, c_text, c_pc_xyz, c_pc_feat=None):
-        shared = [c[:, None].expand(-1, x_t.shape[1], -1) for c in (c_text, time_emb)]
-        columns = [x_t, *([] if c_pc_feat is None else [c_pc_feat]), *shared]
-        return self.point_mlp(torch.cat(columns, dim=-1))
+        return self.point_mlp(join_columns(x_t, c_pc_feat, c_text, time_emb))
 
     def prepare(self, c_text, c_pc_xyz, c_pc_feat=None):
         return MLPState(c_pc_feat, c_text)
@@ -85,7 +80,7 @@ class MLP(Backbone):
         return time_emb
 
     def forward_features(self, x_t, time_proj_t, state):
-        own = x_t if state.c_pc_feat is None else torch.cat([x_t, state.c_pc_feat], dim=-1)
+        own = join_columns(x_t, state.c_pc_feat)
         shared = torch.cat([state.c_text, time_proj_t], dim=-1)
         *stages, last = self.point_mlp
         for stage in stages:
@@ -99,7 +94,7 @@ class MLP(Backbone):
 
 
 class Stage(nn.Module):
-    """An MLP of each point, then one of each point beside the mean over points."""
+    """An MLP of each point's columns, then one of its result beside the mean over points."""
 
     def __init__(self, in_dim, out_dim, widening, bias):
         super().__init__()
@@ -107,16 +102,18 @@ class Stage(nn.Module):
         self.mlp_post = _mlp(2 * out_dim, 2 * out_dim, out_dim, bias)
 
     def forward(self, c):
-        """(batch, num_points, in_dim) to (batch, num_points, out_dim), as the formula says."""
+        """The naive form: (batch, num_points, in_dim) to (batch, num_points, out_dim)."""
         y = self.mlp_pre(c)
         return self.mlp_post(torch.cat([y, y.mean(dim=1, keepdim=True).expand_as(y)], dim=-1))
 
     def hidden(self, own, shared=None):
-        """`forward` up to its last linear layer, of points' own columns and shared ones.
+        """The fast form, up to and without the last linear layer.
 
         Args:
-            own: (batch, num_points, width), the first columns.
-            shared: (batch, in_dim - width), the others; None without any.
+            own: (batch, num_points, width), the first columns of each point.
+            shared: (batch, in_dim - width), the columns after them; None if there are none.
+        Returns:
+            (batch, num_points, hidden_dim) of mlp_post.
         """
         y = self.mlp_pre[3](_norm_linear_gelu(self.mlp_pre, own, shared))
         with float32(y):
@@ -125,49 +122,66 @@ class Stage(nn.Module):
 
 
 def _norm_linear_gelu(mlp, own, shared):
-    """The first three layers of an MLP: (batch, num_points, hidden)."""
+    """The first three layers of an MLP, of own and shared columns: (batch, num_points, hidden)."""
     norm, linear, gelu, _ = mlp
     with float32(own):
-        rows, first = _short_rows(norm, linear, own, shared)
-    return gelu(torch.bmm(rows, first))  # in bfloat16 under autocast
+        rows, weight = _short_rows(norm, linear, own, shared)
+    return gelu(torch.bmm(rows, weight))  # in bfloat16 under autocast
 
 
 def _short_rows(norm, linear, own, shared):
-    """LayerNorm and linear layer of columns (own, shared) as one matrix product.
+    """LayerNorm and linear layer of the columns (own, shared) as one product of short rows.
 
-    Own columns are normed by themselves first, in one pass; they, and the shared ones, are then
-    stretched and shifted to the mean and deviation of all.
+    LayerNorm runs over own and shared columns together. One fused pass normalises the own columns
+    alone. Three numbers per point then correct the result to the mean and variance of all columns
+    (docs/exact-short-rows.md, eq. 7).
 
+    Args:
+        own: (batch, num_points, width).
+        shared: (batch, in_dim - width), or None.
     Returns:
-        rows: (batch, num_points, k), own columns, then numbers that shared ones and bias need.
-        first: (batch, k, hidden); rows @ first is the linear layer's output.
+        rows: (batch, num_points, k): the normalised own columns, then a factor for each term.
+        weight: (batch, k, hidden): the own columns' weight, then the terms. rows @ weight is the
+            linear layer's output.
     """
     batch, width = len(own), own.shape[-1]
-    through = norm.weight[:, None] * linear.weight.t()  # (columns, hidden)
+    # LayerNorm's scale and shift go into the linear layer (eq. 2).
+    weight_scaled = norm.weight[:, None] * linear.weight.t()  # (in_dim, hidden)
     bias = F.linear(norm.bias, linear.weight, linear.bias)
-    wide = own if own.is_cuda else own.to(_accumulator(own))  # a CPU's statistics are the input's
-    normed, mean, scale = torch.native_layer_norm(wide, [width], None, None, EPS)
-    vectors, numbers = [bias], [torch.ones_like(scale)]
+    # Own columns alone. On a CPU the statistics take the input's dtype, so it is widened first.
+    wide = own if own.is_cuda else own.to(_accumulator(own))
+    normed, mean_own, inv_std_own = torch.native_layer_norm(wide, [width], None, None, EPS)
+    terms, factors = [bias], [torch.ones_like(inv_std_own)]
     if shared is not None:
-        share = width / norm.weight.numel()
-        variance_s, mean_s = torch.var_mean(shared, dim=-1, correction=0, keepdim=True)
-        centred = (shared - mean_s) @ through[width:]
-        variance_s, mean_s = variance_s[:, None], mean_s[:, None]  # (batch, 1, 1)
-        apart = mean - mean_s  # (batch, num_points, 1)
-        variance = share * (scale.pow(-2) - EPS) + (1 - share) * variance_s
-        of_all = (variance + share * (1 - share) * apart.square() + EPS).rsqrt()
-        normed = normed.mul_(of_all / scale)
-        vectors += [through[:width].sum(dim=0), through[width:].sum(dim=0), centred]
-        numbers += [(1 - share) * apart * of_all, -share * apart * of_all, of_all]
-    vectors = [v.expand(batch, -1)[:, None] for v in vectors]
-    first = torch.cat([through[:width].expand(batch, -1, -1), *vectors], dim=1)
-    numbers = F.pad(torch.cat(numbers, dim=-1), (0, -first.shape[1] % ALIGNED))
-    rows = torch.cat([normed, numbers.to(normed.dtype)], dim=-1)
-    return rows, F.pad(first, (0, 0, 0, -first.shape[1] % ALIGNED))
+        # Mean and variance of all columns, from those of the two groups (eq. 4 and 5).
+        own_fraction = width / norm.weight.numel()
+        var_shared, mean_shared = torch.var_mean(shared, dim=-1, correction=0, keepdim=True)
+        centred = (shared - mean_shared) @ weight_scaled[width:]
+        var_shared, mean_shared = var_shared[:, None], mean_shared[:, None]  # (batch, 1, 1)
+        between_means = mean_own - mean_shared  # (batch, num_points, 1)
+        var_own = inv_std_own.pow(-2) - EPS
+        var_all = own_fraction * var_own + (1 - own_fraction) * var_shared
+        spread = own_fraction * (1 - own_fraction) * between_means.square()
+        inv_std_all = (var_all + spread + EPS).rsqrt()
+        # The corrections as terms of the product (eq. 7).
+        normed = normed.mul_(inv_std_all / inv_std_own)
+        terms += [weight_scaled[:width].sum(dim=0), weight_scaled[width:].sum(dim=0), centred]
+        factors += [
+            (1 - own_fraction) * between_means * inv_std_all,
+            -own_fraction * between_means * inv_std_all,
+            inv_std_all,
+        ]
+    # One weight per sample; both sides are padded to an aligned inner dimension.
+    terms = [term.expand(batch, -1)[:, None] for term in terms]
+    weight = torch.cat([weight_scaled[:width].expand(batch, -1, -1), *terms], dim=1)
+    missing = -weight.shape[1] % ALIGNED
+    factors = F.pad(torch.cat(factors, dim=-1), (0, missing))
+    rows = torch.cat([normed, factors.to(normed.dtype)], dim=-1)
+    return rows, F.pad(weight, (0, 0, 0, missing))
 
 
 def _accumulator(x):
-    """What sums over x are computed in: never less than float32."""
+    """The dtype for sums over x: that of x, but at least float32."""
     return torch.promote_types(x.dtype, torch.float32)
 
 

@@ -1,19 +1,31 @@
 """Perceiver: points and two latent tokens, text and time, that attend to each other.
 
-After Perceiver IO (Jaegle et al. 2022) as the reference uses it. `naive_forward` is the formula;
-everything else computes the same with far smaller matrix products, because per point the network
-is linear in a few numbers c = (x, point_feat, xyz, 1) up to its very last MLP:
+After Perceiver IO (Jaegle et al. 2022), in the form afford-motion uses. `naive_forward` is the
+formula. The fast form computes the same with far smaller matrix products. That is possible because
+the features of a point are linear in a few columns, and because there are only two tokens. It
+follows these equations of docs/exact-short-rows.md:
 
-- Both adapters are linear, so a point's features in encoder and decoder are W c, and their
-  deviations from the mean over channels Q R c, with an orthonormal basis Q of the space they span
-  and the coordinates y = R c: 10 numbers for 6 joints without point features. LayerNorm divides
-  by the length of y.
-- A product of normed rows with keys of two queries, or with two keys, is a product of y with as
-  many vectors: the queries, or keys, seen through the weights and Q. What a softmax over points
-  adds to all points drops out, and softmax over two tokens is a sigmoid of the difference.
-- What the decoder's attention adds is linear in these sigmoids, one for each head. So the rows of
-  its MLP are normed in these coordinates too, and its first layer takes them instead of
-  channels. Its last layer is linear: the caller's head is folded into it.
+- Eq. 8, 9: The deviations of a point's features from their mean over channels lie in a space of
+  few dimensions (10 for 6 joints without point features). So the fast form keeps only the
+  coordinates y of a point in this space. LayerNorm divides by the length of y.
+- Eq. 10, 11: The encoder's scores are products of normalised coordinates with one short vector
+  per token and head. A constant that is the same for every point cancels in the softmax.
+- Eq. 13, 14: The decoder has two keys, so its softmax is a sigmoid of the difference of scores.
+- Eq. 15 to 19: The decoder's attention adds a vector that is linear in these sigmoids, one per
+  head. So its MLP can also work on short rows: coordinates and sigmoids instead of channels.
+
+Glossary:
+
+| name | shape | meaning |
+| --- | --- | --- |
+| columns | (batch, num_points, few) | x, point_feat, xyz and 1 of each point |
+| channels | | width of the features that an adapter makes of them |
+| Q | (channels, rank) | orthonormal basis of the features' deviations from their mean (eq. 8) |
+| y | (batch, num_points, rank) | coordinates in it: deviations = Q y |
+| tokens | (batch, 2, latent width) | the text token, then the time token |
+| gates | (batch, num_points, heads) | the decoder's attention to the text token (eq. 13) |
+| added | (batch, heads + 1, channels) | what one unit of each gate adds, and what is always added |
+| short rows | (batch, num_points, k) | coordinates and gates instead of channels, k << channels |
 """
 
 from typing import ClassVar, NamedTuple
@@ -24,41 +36,38 @@ from torch import nn
 
 from cdm.errors import CheckpointError
 from cdm.model.architecture import FeatureWidths
-from cdm.model.backbones.base import Backbone, float32, head_product
+from cdm.model.backbones.base import Backbone, float32, head_product, join_columns
+from cdm.model.backbones.perceiver_layers import (
+    CrossAttention,
+    Residual,
+    SelfAttention,
+    residual_mlp,
+)
+from cdm.model.backbones.perceiver_short_rows import (
+    Basis,
+    Folded,
+    added_by_attention,
+    attention_gates,
+    by_head,
+    fold,
+    inverse_std,
+    make_basis,
+    normalised_rows,
+    on_coordinates,
+    residual_head,
+)
 
 DEFAULT_HEADS = 8
-EPS = 1e-5  # of every LayerNorm
-ALIGNED = 8  # columns of a matrix product are filled up to a multiple of this
-
-
-class Basis(NamedTuple):
-    """Rows W c + b about their mean over channels, in coordinates of an orthonormal basis."""
-
-    Q: torch.Tensor  # (channels, rank)
-    of_x: torch.Tensor  # (rank, contact_dim): coordinates of x_t
-    rest: torch.Tensor  # (batch, num_points, rank): coordinates of all else
-
-
-class Folded(NamedTuple):
-    """Weights with the norms before them folded in, and seen through the bases."""
-
-    encoder_keys: torch.Tensor  # (heads, head width, rank)
-    decoder_queries: torch.Tensor  # (heads, head width, rank)
-    query_shift: torch.Tensor  # (heads, head width): decoder queries of an all-zero normed row
-    first: torch.Tensor  # (channels, hidden): the decoder's MLP, first layer
-    first_inside: torch.Tensor  # (rank, hidden): of coordinates
-    first_bias: torch.Tensor  # (hidden,)
-    mean_of_x: torch.Tensor  # (1, contact_dim): mean over decoder channels, of x_t
 
 
 class PerceiverState(NamedTuple):
     """Conditions of a batch of samples, and folded weights."""
 
     text_token: torch.Tensor  # (batch, latent width)
-    text_scores: torch.Tensor  # (batch, heads, rank): makes scores of encoder coordinates
+    text_scores: torch.Tensor  # (batch, heads, rank): times coordinates, they are scores
     encoder: Basis
     decoder: Basis
-    mean_rest: torch.Tensor  # (batch, num_points, 1): mean over decoder channels, of all else
+    static_mean: torch.Tensor  # (batch, num_points, 1): mean over channels, without that of x_t
     folded: Folded
 
 
@@ -66,11 +75,11 @@ class PerceiverStep(NamedTuple):
     """The time token of each step."""
 
     time_token: torch.Tensor  # (rows, latent width)
-    query: torch.Tensor  # (rows, encoder's attention width)
+    query: torch.Tensor  # (rows, latent width), of the encoder
 
 
 class Perceiver(Backbone):
-    """The point columns are [x, point_feat, xyz]; xyz only with point_pos_emb."""
+    """The columns of a point are [x, point_feat, xyz]; xyz only with point_pos_emb."""
 
     signature = r"contact_model\.encoder_adapter\."
     section = "arch_perceiver"
@@ -137,22 +146,24 @@ class Perceiver(Backbone):
         self.decoder_adapter = nn.Linear(points, queries)
         heads = s["encoder_num_heads"]
         self.encoder_cross_attn = nn.Sequential(
-            _Residual(CrossAttention(latent, points, heads)), _mlp(latent, widening)
+            Residual(CrossAttention(latent, points, heads)), residual_mlp(latent, widening)
         )
         self.encoder_self_attn = nn.Sequential(
             *(
-                nn.Sequential(_Residual(SelfAttention(latent, heads)), _mlp(latent, widening))
+                nn.Sequential(
+                    Residual(SelfAttention(latent, heads)), residual_mlp(latent, widening)
+                )
                 for _ in range(s["encoder_self_attn_num_layers"])
             )
         )
         self.decoder_cross_attn = nn.Sequential(
-            _Residual(CrossAttention(queries, latent, s["decoder_num_heads"])),
-            _mlp(queries, s["decoder_widening_factor"]),
+            Residual(CrossAttention(queries, latent, s["decoder_num_heads"])),
+            residual_mlp(queries, s["decoder_widening_factor"]),
         )
 
     def naive_forward(self, x_t, time_emb, c_text, c_pc_xyz, c_pc_feat=None):
-        columns = [x_t, c_pc_feat, c_pc_xyz if self.point_pos_emb else None]
-        points = self.encoder_adapter(torch.cat([c for c in columns if c is not None], dim=-1))
+        xyz = c_pc_xyz if self.point_pos_emb else None
+        points = self.encoder_adapter(join_columns(x_t, c_pc_feat, xyz))
         tokens = self.language_adapter(c_text), self.time_embedding_adapter(time_emb)
         latents = torch.stack(tokens, dim=1)
         attention, mlp = self.encoder_cross_attn
@@ -161,36 +172,39 @@ class Perceiver(Backbone):
         return mlp(attention(self.decoder_adapter(points), latents))
 
     def prepare(self, c_text, c_pc_xyz, c_pc_feat=None):
+        # Both adapters as linear maps of all columns, with 1 as the last of them for the bias.
         weight, bias = self.encoder_adapter.weight, self.encoder_adapter.bias
-        rest = [c for c in (c_pc_feat, c_pc_xyz if self.point_pos_emb else None) if c is not None]
-        rest = torch.cat([*rest, torch.ones_like(c_pc_xyz[..., :1])], dim=-1)
-        encoder = torch.cat([weight, bias[:, None]], dim=1)  # of the columns, and of 1
+        xyz = c_pc_xyz if self.point_pos_emb else None
+        static = join_columns(c_pc_feat, xyz, torch.ones_like(c_pc_xyz[..., :1]))
+        encoder = torch.cat([weight, bias[:, None]], dim=1)
         decoder = self.decoder_adapter.weight @ encoder
         decoder[:, -1] += self.decoder_adapter.bias
-        mean_of_x, mean_rest = decoder.mean(dim=0).split([self.columns[0], rest.shape[-1]])
-        encoder, decoder = self._basis(encoder, rest), self._basis(decoder, rest)
+        x_mean, static_mean = decoder.mean(dim=0).split([self.columns[0], static.shape[-1]])
+        encoder, decoder = (make_basis(adapter, static) for adapter in (encoder, decoder))
 
+        # The weights that act on normalised rows, folded.
         attention = self.encoder_cross_attn[0].module
-        k_weight, _ = _fold(attention.kv_norm, attention.attention.k_proj)
-        encoder_keys = _by_head(k_weight, attention.heads) @ encoder.Q
+        k_weight, _ = fold(attention.kv_norm, attention.attention.k_proj)
+        encoder_keys = by_head(k_weight, attention.heads) @ encoder.Q
         attention = self.decoder_cross_attn[0].module
-        q_weight, q_bias = _fold(attention.q_norm, attention.attention.q_proj)
-        first, first_bias = _fold(*self.decoder_cross_attn[1].module[:2])
+        q_weight, q_bias = fold(attention.q_norm, attention.attention.q_proj)
+        mlp_weight, mlp_bias = fold(*self.decoder_cross_attn[1].module[:2])
+
         text_token = self.language_adapter(c_text)
         return PerceiverState(
             text_token,
-            _scores(self._encoder_query(text_token), encoder_keys),
+            on_coordinates(self._encoder_query(text_token), encoder_keys),
             encoder,
             decoder,
-            (rest @ mean_rest)[..., None],
+            (static @ static_mean)[..., None],
             Folded(
                 encoder_keys,
-                _by_head(q_weight, attention.heads) @ decoder.Q,
-                _by_head(q_bias, attention.heads),
-                first.t().contiguous(),
-                (first @ decoder.Q).t().contiguous(),
-                first_bias,
-                mean_of_x[None],
+                decoder_queries=by_head(q_weight, attention.heads) @ decoder.Q,
+                query_bias=by_head(q_bias, attention.heads),
+                mlp_weight=mlp_weight.t().contiguous(),
+                mlp_weight_in_basis=(mlp_weight @ decoder.Q).t().contiguous(),
+                mlp_bias=mlp_bias,
+                x_mean=x_mean[None],
             ),
         )
 
@@ -200,7 +214,7 @@ class Perceiver(Backbone):
 
     @property
     def last_linear(self):
-        """Of what stands side by side: the MLP's residual, and its hidden layer."""
+        """The last layer acts on two groups of columns: the MLP's residual and its hidden layer."""
         last = self.decoder_cross_attn[1].module[3]
         residual = torch.eye(last.out_features, device=last.weight.device, dtype=last.weight.dtype)
         return torch.cat([residual, last.weight], dim=1), last.bias
@@ -211,106 +225,69 @@ class Perceiver(Backbone):
         )
         with float32(x_t):
             latents = self._encode(x_t, time_proj_t, state)
-            rows, first, residual = self._decode(x_t, latents, state, head_residual)
-        hidden = F.gelu(torch.bmm(rows, first))  # in bfloat16 under autocast
+            rows, weight, residual = self._decode(x_t, latents, state, head_residual)
+        hidden = F.gelu(torch.bmm(rows, weight))  # in bfloat16 under autocast
         return head_product(hidden, head_hidden) + (residual + head[1])
 
     def _encode(self, x_t, time_proj_t, state):
-        """The latent tokens, (batch, 2, latent width)."""
+        """The latent tokens after the encoder, (batch, 2, latent width)."""
         layer, mlp = self.encoder_cross_attn
-        module = layer.module
-        y = F.linear(x_t, state.encoder.of_x) + state.encoder.rest
-        y = y * _inverse_length(y, len(state.encoder.Q))
-        time_scores = _scores(time_proj_t.query, state.folded.encoder_keys)
+        module, attention = layer.module, layer.module.attention
+        # Points as normalised coordinates (eq. 9), and the two tokens' attention to them (eq. 10).
+        y = state.encoder.coordinates(x_t)
+        y = y * inverse_std(y, len(state.encoder.Q))
+        time_scores = on_coordinates(time_proj_t.query, state.folded.encoder_keys)
         scores = torch.stack([state.text_scores, time_scores], dim=1).flatten(1, 2)
         weights = (scores @ y.transpose(1, 2)).softmax(dim=-1)  # (batch, 2 heads, num_points)
-        mean = weights @ y @ state.encoder.Q.t()  # (batch, 2 heads, channels): mean normed row
+        # The weighted mean of the normalised rows, and the value of that (eq. 12).
+        mean = weights @ y @ state.encoder.Q.t()  # (batch, 2 heads, channels)
         mean = mean * module.kv_norm.weight + module.kv_norm.bias
-        attention = module.attention
         mean = mean.unflatten(1, (2, module.heads))
-        value = torch.einsum(
-            "bthc,hdc->bthd", mean, _by_head(attention.v_proj.weight, module.heads)
-        )
+        v_weight = by_head(attention.v_proj.weight, module.heads)
+        value = torch.einsum("bthc,hdc->bthd", mean, v_weight)
         value = value.flatten(2) + attention.v_proj.bias
+        # Residual, MLP and self-attention of the tokens.
         latents = torch.stack([state.text_token, time_proj_t.time_token], dim=1)
         return self.encoder_self_attn(mlp(latents + attention.o_proj(value)))
 
-    def _decode(self, x_t, latents, state, head):
-        """The MLP's first layer as a product of short rows, and the head of its residual.
+    def _decode(self, x_t, latents, state, head_residual):
+        """The decoder up to its MLP's first layer, as a product of short rows.
 
+        Args:
+            head_residual: (contact_dim, channels), the head's columns for the MLP's residual.
         Returns:
-            rows: (batch, num_points, k), normed.
-            first: (batch, k, hidden); rows @ first is the hidden layer before GELU.
-            residual: (batch, num_points, contact_dim).
+            rows: (batch, num_points, k), normalised.
+            weight: (batch, k, hidden). rows @ weight is the MLP's hidden layer before GELU.
+            residual: (batch, num_points, contact_dim), the head of the MLP's residual.
         """
         module = self.decoder_cross_attn[0].module
-        attention, folded = module.attention, state.folded
-        Q, channels = state.decoder.Q, len(state.decoder.Q)
-
+        # Keys and values of the two tokens, (batch, 2, heads, head width) each.
         tokens = module.kv_norm(latents)
-        k = attention.k_proj(tokens).unflatten(-1, (module.heads, -1))  # (batch, 2, heads, width)
-        v = attention.v_proj(tokens).unflatten(-1, (module.heads, -1))
-        k_difference = (k[:, 0] - k[:, 1]) * k.shape[-1] ** -0.5  # (batch, heads, width)
-        y = F.linear(x_t, state.decoder.of_x) + state.decoder.rest
-        to_scores = _scores(k_difference.flatten(1), folded.decoder_queries)
-        shift = (folded.query_shift * k_difference).sum(-1)  # (batch, heads)
-        scores = (y * _inverse_length(y, channels)) @ to_scores.mT + shift[:, None]
-        gates = scores.sigmoid()  # the share of the text token, (batch, num_points, heads)
-
-        # What attention adds to a row: gates @ the first `heads` rows of `added`, and the last.
-        outward = _by_head(attention.o_proj.weight.t(), module.heads)  # (heads, width, channels)
-        added = torch.einsum("bthd,hdc->bthc", v, outward)
-        added = torch.cat(
-            [added[:, 0] - added[:, 1], added[:, 1].sum(1, keepdim=True) + attention.o_proj.bias], 1
-        )
-        mean = added.mean(dim=-1, keepdim=True)
-        added = added - mean
-        inside = added @ Q
-        outside = added - inside @ Q.t()  # at right angles to the basis
+        k = module.attention.k_proj(tokens).unflatten(-1, (module.heads, -1))
+        v = module.attention.v_proj(tokens).unflatten(-1, (module.heads, -1))
+        # Each point's attention to them. The last gate is 1, for what is always added.
+        y = state.decoder.coordinates(x_t)
+        gates = attention_gates(y, k, state.decoder.Q, state.folded)
         gates = torch.cat([gates, torch.ones_like(gates[..., :1])], dim=-1)
-        y = y + gates @ inside
-        length = y.square().sum(-1, keepdim=True)
-        length = length + ((gates @ (outside @ outside.mT)) * gates).sum(-1, keepdim=True)
-
-        mean = F.linear(x_t, folded.mean_of_x) + state.mean_rest + gates @ mean
-        residual = torch.cat([mean, y, gates], dim=-1) @ torch.cat(
-            [
-                head.sum(dim=1).expand(len(x_t), 1, -1),
-                (head @ Q).t().expand(len(x_t), -1, -1),
-                outside @ head.t(),
-            ],
-            dim=1,
-        )
-
-        first = torch.cat(
-            [
-                folded.first_inside.expand(len(x_t), -1, -1),
-                outside @ folded.first,
-                folded.first_bias.expand(len(x_t), 1, -1),
-            ],
-            dim=1,
-        )
-        scale = (length / channels + EPS).rsqrt()
-        rows = torch.cat([y * scale, gates * scale, torch.ones_like(scale)], dim=-1)
-        missing = -rows.shape[-1] % ALIGNED
-        return F.pad(rows, (0, missing)), F.pad(first, (0, 0, 0, missing)), residual
-
-    def _basis(self, weight, rest):
-        """Basis and coordinates of rows `weight` (x_t, rest), about their mean over channels."""
-        deviation = (weight - weight.mean(dim=0)).double()
-        Q, R = (factor.to(weight.dtype) for factor in torch.linalg.qr(deviation))
-        of_x, of_rest = R.split([self.columns[0], rest.shape[-1]], dim=1)
-        return Basis(Q, of_x.contiguous(), F.linear(rest, of_rest.contiguous()))
+        # Rows after attention (eq. 16).
+        added = added_by_attention(module.attention.o_proj, v, state.decoder.Q)
+        y = y + gates @ added.in_basis
+        mean = F.linear(x_t, state.folded.x_mean) + state.static_mean + gates @ added.mean
+        residual = residual_head(mean, y, gates, added, state.decoder.Q, head_residual)
+        return *normalised_rows(y, gates, added, state.folded), residual
 
     def _encoder_query(self, token):
-        """Queries of one token, scaled: (rows, latent width)."""
+        """A token's queries with the scores' scale: (rows, latent width) to the same shape."""
         module = self.encoder_cross_attn[0].module
         query = module.attention.q_proj(module.q_norm(token))
         return query * (query.shape[-1] // module.heads) ** -0.5
 
 
 def _has_positions(weights) -> bool:
-    """point_pos_emb: configured, or what point features leave of the adapter's columns."""
+    """Whether the model sees positions (point_pos_emb).
+
+    The configuration decides; without it, the number of columns that point features leave.
+    """
     configured = weights.model.arch_perceiver.point_pos_emb
     if configured is not None:
         return configured
@@ -322,98 +299,5 @@ def _has_positions(weights) -> bool:
     raise CheckpointError(
         f"contact_model.encoder_adapter.weight has {columns} columns beside x: {columns} point "
         f"features, or {columns - 3} and the position; weights do not tell. Set "
-        "model.arch_perceiver.point_pos_emb to true or false (the reference's default is true)"
-    )
-
-
-def _fold(norm, linear):
-    """Weight and bias of linear(norm(.)) behind the norm's division: scale and shift go in."""
-    return linear.weight * norm.weight, F.linear(norm.bias, linear.weight, linear.bias)
-
-
-def _by_head(weight, heads):
-    """(heads * width, ...) to (heads, width, ...)."""
-    return weight.unflatten(0, (heads, -1))
-
-
-def _scores(vector, through):
-    """What makes scores of coordinates: a query or key, head by head, through folded weights.
-
-    Args:
-        vector: (batch, heads * width).
-        through: (heads, width, rank).
-    Returns:
-        (batch, heads, rank)
-    """
-    return torch.einsum("bhd,hdr->bhr", vector.unflatten(-1, (len(through), -1)), through)
-
-
-def _inverse_length(y, channels):
-    """What LayerNorm divides by, from centred rows in an orthonormal basis."""
-    return (y.square().sum(-1, keepdim=True) / channels + EPS).rsqrt()
-
-
-class Attention(nn.Module):
-    """Multi-head attention; queries, keys and values are as wide as the queries' input."""
-
-    def __init__(self, q_channels, kv_channels, heads):
-        super().__init__()
-        self.heads = heads
-        self.q_proj = nn.Linear(q_channels, q_channels)
-        self.k_proj = nn.Linear(kv_channels, q_channels)
-        self.v_proj = nn.Linear(kv_channels, q_channels)
-        self.o_proj = nn.Linear(q_channels, q_channels)
-
-    def forward(self, x_q, x_kv):
-        q, k, v = self.q_proj(x_q), self.k_proj(x_kv), self.v_proj(x_kv)
-        q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (q, k, v))
-        return self.o_proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-
-
-class CrossAttention(nn.Module):
-    """Attention with norms of queries and of keys and values."""
-
-    def __init__(self, q_channels, kv_channels, heads):
-        super().__init__()
-        self.heads = heads
-        self.q_norm = nn.LayerNorm(q_channels)
-        self.kv_norm = nn.LayerNorm(kv_channels)
-        self.attention = Attention(q_channels, kv_channels, heads)
-
-    def forward(self, x_q, x_kv):
-        return self.attention(self.q_norm(x_q), self.kv_norm(x_kv))
-
-
-class SelfAttention(nn.Module):
-    """Attention of normed tokens among themselves."""
-
-    def __init__(self, channels, heads):
-        super().__init__()
-        self.norm = nn.LayerNorm(channels)
-        self.attention = Attention(channels, channels, heads)
-
-    def forward(self, x):
-        x = self.norm(x)
-        return self.attention(x, x)
-
-
-class _Residual(nn.Module):
-    """module(x, ...) added to x."""
-
-    def __init__(self, module):
-        super().__init__()
-        self.module = module
-
-    def forward(self, x, *args):
-        return x + self.module(x, *args)
-
-
-def _mlp(channels, widening):
-    return _Residual(
-        nn.Sequential(
-            nn.LayerNorm(channels),
-            nn.Linear(channels, widening * channels),
-            nn.GELU(),
-            nn.Linear(widening * channels, channels),
-        )
+        "model.arch_perceiver.point_pos_emb to true or false (afford-motion's default is true)"
     )

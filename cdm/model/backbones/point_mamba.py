@@ -1,4 +1,9 @@
-"""PointMamba: bidirectional Mamba blocks over points sorted along a Hilbert curve."""
+"""PointMamba: bidirectional Mamba blocks over points sorted along a Hilbert curve.
+
+`naive_forward` is the formula. The fast form splits the first linear layer by groups of columns,
+so that each group is multiplied only as often as it changes (docs/exact-short-rows.md, eq. 1), and
+runs each block's projections once for both directions (eq. 20).
+"""
 
 from dataclasses import asdict
 from typing import ClassVar, NamedTuple
@@ -8,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from cdm.model.architecture import FeatureWidths
-from cdm.model.backbones.base import Backbone
+from cdm.model.backbones.base import Backbone, join_columns
 from cdm.model.backbones.point_mamba_cuda import CudaPointMamba
 from cdm.model.mamba import BidirectionalBlock
 from cdm.model.point_order import gather_points, hilbert_order
@@ -19,18 +24,17 @@ class PointMambaState(NamedTuple):
 
     order: torch.Tensor  # (batch, num_points) int64
     inverse: torch.Tensor  # (batch, num_points) int64
-    static_proj: torch.Tensor  # (batch, num_points, hidden_dim): text, xyz, features and bias
+    # The first linear layer's terms of text, xyz and features, with the bias.
+    static_proj: torch.Tensor  # (batch, num_points, hidden_dim)
 
 
 class PointMamba(Backbone):
-    """The first Linear sees the columns [x, text, time, xyz, point_feat] of every point.
-
-    The fast form applies it per group of columns, each group as often as its columns change.
-    """
+    """The columns of a point are [x, text, time, xyz, point_feat]."""
 
     signature = r"contact_model\.layers\.\d+\.mamba\."
     section = "arch_pointmamba"
     scans = True
+    kernels = CudaPointMamba
     defaults: ClassVar = {
         "last_dim": 256, "trans_dim": 256, "depth": 8, "hidden_dim": 128,
         "d_inner": 512, "d_state": 16, "d_conv": 4, "dt_rank": 16,
@@ -78,21 +82,18 @@ class PointMamba(Backbone):
         self.out_proj = nn.Linear(d_model, a.last_dim)
 
     def naive_forward(self, x_t, time_emb, c_text, c_pc_xyz, c_pc_feat=None):
-        shared = [c[:, None].expand(-1, x_t.shape[1], -1) for c in (c_text, time_emb)]
-        columns = [x_t, *shared, c_pc_xyz, *([] if c_pc_feat is None else [c_pc_feat])]
-        s = self.embedding.net(torch.cat(columns, dim=-1))
+        s = self.embedding.net(join_columns(x_t, c_text, time_emb, c_pc_xyz, c_pc_feat))
         _, order, inverse = hilbert_order(c_pc_xyz)
         s = gather_points(s, order)
         for layer in self.layers:
             s = layer.naive_forward(s)
         return self.out_proj(gather_points(s, inverse))
 
-    # The fast form has gradients, and training uses it: each block runs its projections once
-    # for both directions.
+    # Training takes the fast form: it has gradients, and it is faster.
     training_forward = Backbone.one_step_forward
 
     def _first_weights(self):
-        """The first Linear's weight by columns: x, text, time, xyz, point_feat."""
+        """The first linear layer's weight by groups of columns: x, text, time, xyz, point_feat."""
         return self.embedding.net[0].weight.split(self.columns, dim=1)
 
     def prepare(self, c_text, c_pc_xyz, c_pc_feat=None):
@@ -116,18 +117,13 @@ class PointMamba(Backbone):
             s = layer(s)
         return s
 
-    def compile_fused(self, dtype):
-        if CudaPointMamba.unavailable(self) is not None:
-            return None
-        return CudaPointMamba(self, dtype)
-
     @property
     def last_linear(self):
         return self.out_proj.weight, self.out_proj.bias
 
 
 def read_mamba_sizes(weights, prefix):
-    """Sizes of a Mamba block off its weights, as `cdm.model.mamba.Mamba` takes them."""
+    """Read the sizes that `cdm.model.mamba.Mamba` takes off the weights below `prefix`."""
     return {
         "d_inner": weights.dim(prefix + "A_log", 0),
         "d_state": weights.dim(prefix + "A_log", 1),

@@ -1,9 +1,9 @@
-"""PointMamba on CUDA devices: the same function, its pieces fused.
+"""The fused form of PointMamba, for CUDA devices.
 
-Per block there are three matrix products (cuBLAS), one convolution, one scan and one pass for
-residual and norm; both directions share each. The residual stream, the norms and the states of
-the scan are float32 in either precision; in bf16 the matrix products take bfloat16 and
-accumulate in float32.
+Each block is three matrix products (cuBLAS), one convolution, one scan, and one pass for residual
+and norm. Both directions share each of them. The residual stream, the norms and the states of the
+scan are float32 in either precision. In bf16 the matrix products take bfloat16 and accumulate in
+float32.
 """
 
 from typing import NamedTuple
@@ -16,17 +16,17 @@ from cdm.kernels.bidirectional_scan import bidirectional_scan, fits
 from cdm.kernels.causal_conv import bidirectional_conv_silu
 from cdm.kernels.pointwise.gpu import Pointwise
 
-DT_RANK_STEP = 16  # the scan's product with dt_proj takes this many columns at a time
+DT_RANK_STEP = 16  # the scan multiplies dt by dt_proj in steps of this many columns
 
 
 class BlockWeights(NamedTuple):
-    """One block's weights as the kernels want them."""
+    """One block's weights in the layouts and dtypes that the kernels take."""
 
     norm: tuple[torch.Tensor, torch.Tensor]  # (d_model,) each, float32
     in_proj: torch.Tensor  # (2 d_inner, d_model)
     conv: tuple[torch.Tensor, torch.Tensor]  # (d_inner, width), (d_inner,), float32
-    x_proj: torch.Tensor  # (dt_rank + 2 d_state, d_inner), dt_rank filled up with zeros
-    dt_proj: torch.Tensor  # (d_inner, dt_rank), filled up likewise
+    x_proj: torch.Tensor  # (dt_rank + 2 d_state, d_inner), dt_rank padded with zeros
+    dt_proj: torch.Tensor  # (d_inner, dt_rank), padded likewise
     dt_bias: torch.Tensor  # (d_inner,) float32
     A: torch.Tensor  # (d_inner, d_state) float32
     D: torch.Tensor  # (d_inner,) float32
@@ -52,11 +52,11 @@ class CudaPointMamba:
 
     @staticmethod
     def unavailable(backbone) -> str | None:
-        """Why a backbone cannot run this way where it is, or None if it can."""
+        """Why a backbone cannot run in these kernels on its device; None if it can."""
         return no_kernels(backbone.layers[0])
 
     def __call__(self, x_t, time_proj_t, state, head):
-        """`forward_head` of `Backbone.compile_fused`."""
+        """Arguments and result as `Backbone.forward_head`."""
         h = self.pointwise.embed(x_t, self.x_weight, state.static_proj, time_proj_t.contiguous())
         y = F.linear(h, *self.second)
         stream, s = self.pointwise.embedding_norm(y, self.norm, self.blocks[0].norm)
@@ -68,7 +68,7 @@ class CudaPointMamba:
 
 
 def no_kernels(layer) -> str | None:
-    """Why there are no kernels for a `BidirectionalBlock` where it is, or None if there are."""
+    """Why there are no kernels for a `BidirectionalBlock` on its device; None if there are."""
     weight = layer.norm.weight
     if not weight.is_cuda:
         return "it is not on a CUDA device"
@@ -79,10 +79,10 @@ def no_kernels(layer) -> str | None:
 
 
 def mix(block: BlockWeights, s):
-    """Mamba in both directions, summed, before out_proj.
+    """The sum of Mamba in both directions, before out_proj (docs/exact-short-rows.md, eq. 20).
 
     Args:
-        s: (batch, num_points, d_model), normed.
+        s: (batch, num_points, d_model), normalised.
     Returns:
         (batch, num_points, d_inner)
     """
@@ -93,7 +93,7 @@ def mix(block: BlockWeights, s):
 
 
 def pack(layer, dtype) -> BlockWeights:
-    """The weights of a `BidirectionalBlock`."""
+    """Convert the weights of a `BidirectionalBlock`; dtype is that of the matrix products."""
     mamba, norm = layer.mamba, layer.norm
     dt_rank, d_state = mamba.dt_proj.in_features, mamba.A_log.shape[1]
     missing = -dt_rank % DT_RANK_STEP

@@ -1,4 +1,8 @@
-"""PointTrans: a Point Transformer U-Net; text and time join at its coarsest level."""
+"""PointTrans: a Point Transformer U-Net. Text and time join at its coarsest level.
+
+`naive_forward` is the formula. The fast form splits the first linear layers by groups of columns
+(docs/exact-short-rows.md, eq. 1), and `compile_fused` folds the batch norms (eq. 23).
+"""
 
 from typing import ClassVar, NamedTuple
 
@@ -7,20 +11,20 @@ import torch.nn.functional as F
 from torch import nn
 
 from cdm.model.architecture import FeatureWidths
-from cdm.model.backbones.base import Backbone
+from cdm.model.backbones.base import Backbone, join_columns
 from cdm.model.point_transformer import BatchNorm, Level, PointTransformerUNet, folded, read_unet
 
 
 class PointTransState(NamedTuple):
     """Conditions of a batch of samples."""
 
-    static_proj: torch.Tensor  # (batch, num_points, planes[0]): xyz and features in the first layer
+    static_proj: torch.Tensor  # (batch, num_points, planes[0]): input layer, xyz and features
     levels: tuple[Level, ...]
-    text: tuple[torch.Tensor, ...]  # (batch, planes[i]) of each context layer, finest first
+    text_proj: tuple[torch.Tensor, ...]  # (batch, planes[i]) of each context layer, finest first
 
 
 class Context(nn.Sequential):
-    """Text and time joined to the features of a level, which keep their width."""
+    """An MLP of a level's features, text and time. Its result has the features' width."""
 
     def __init__(self, dim, text_feat_dim, time_emb_dim):
         width = dim + text_feat_dim + time_emb_dim
@@ -28,23 +32,23 @@ class Context(nn.Sequential):
         self.columns = [dim, text_feat_dim, time_emb_dim]
 
     def _weights(self):
-        """The first Linear's weight by columns: features, text, time."""
+        """The first linear layer's weight by groups of columns: features, text, time."""
         return self[0].weight.split(self.columns, dim=1)
 
     def text_proj(self, c_text):
-        """The text's term of the first Linear, with the bias."""
+        """The text's term of the first linear layer, with the bias: (batch, dim)."""
         return F.linear(c_text, self._weights()[1], self[0].bias)
 
     def time_proj(self, time_emb):
-        """The time's term of the first Linear."""
+        """The time's term of the first linear layer: (rows, dim)."""
         return F.linear(time_emb, self._weights()[2])
 
     def naive_forward(self, x, c_text, time_emb):
-        """x: (batch, n, dim); text and time are repeated for every point."""
-        shared = [c[:, None].expand(-1, x.shape[1], -1) for c in (c_text, time_emb)]
-        return super().forward(torch.cat([x, *shared], dim=-1))
+        """The formula: x (batch, n, dim) to the same shape; text and time at every point."""
+        return super().forward(join_columns(x, c_text, time_emb))
 
     def forward(self, x, text_proj, time_proj):
+        """The fast form: text and time as their terms of the first linear layer, (batch, dim)."""
         _, norm, relu, last = self
         feature = self._weights()[0]
         first = F.linear(x.to(feature.dtype), feature) + (text_proj + time_proj)[:, None]
@@ -52,12 +56,12 @@ class Context(nn.Sequential):
 
 
 class PointTrans(Backbone, PointTransformerUNet):
-    """The first Linear sees the columns [xyz, x, point_feat] of every point."""
+    """The columns of a point are [xyz, x, point_feat]."""
 
     signature = r"contact_model\.ctx\."
     section = "arch_pointtrans"
     defaults: ClassVar = {"last_dim": 64, "planes": [64, 128, 256, 512], "blocks": [2, 2, 2, 2]}
-    context_names = ("ctx",)  # of the coarsest levels, finest first
+    context_names = ("ctx",)  # the context layers, one for each of the coarsest levels
 
     @classmethod
     def read_sizes(cls, weights):
@@ -81,25 +85,26 @@ class PointTrans(Backbone, PointTransformerUNet):
             self.add_module(name, Context(dim, a.text_feat_dim, a.time_emb_dim))
 
     def contexts(self):
-        """Context layers of the coarsest levels, finest first."""
+        """The context layers, finest level first."""
         return [getattr(self, name) for name in self.context_names]
 
     def naive_forward(self, x_t, time_emb, c_text, c_pc_xyz, c_pc_feat=None):
-        columns = [c_pc_xyz, x_t, *([] if c_pc_feat is None else [c_pc_feat])]
         levels = self.geometry(c_pc_xyz)
-        features = self.encode(self.enc1[0].linear(torch.cat(columns, dim=-1)), levels)
+        input_proj = self.enc1[0].linear(join_columns(c_pc_xyz, x_t, c_pc_feat))
+        features = self.encode(input_proj, levels, naive=True)
         features[-1] = self.mix(features[-1])
         first = len(features) - len(self.context_names)
         for i, context in enumerate(self.contexts(), start=first):
             features[i] = context.naive_forward(features[i], c_text, time_emb)
         return self.decode(features, levels)
 
+    # The fast form has gradients.
     training_forward = Backbone.one_step_forward
 
     def prepare(self, c_text, c_pc_xyz, c_pc_feat=None):
-        static_proj = self.first(c_pc_xyz, 0)
+        static_proj = self.input_proj(c_pc_xyz)
         if c_pc_feat is not None:
-            static_proj = static_proj + self.first(c_pc_feat, 3 + self.contact_dim)
+            static_proj = static_proj + self.input_proj(c_pc_feat, start=3 + self.contact_dim)
         text = tuple(context.text_proj(c_text) for context in self.contexts())
         return PointTransState(static_proj, self.geometry(c_pc_xyz), text)
 
@@ -107,22 +112,23 @@ class PointTrans(Backbone, PointTransformerUNet):
         return tuple(context.time_proj(time_emb) for context in self.contexts())
 
     def forward_features(self, x_t, time_proj_t, state):
-        features = self.encode(state.static_proj + self.first(x_t, 3), state.levels)
+        features = self.encode(state.static_proj + self.input_proj(x_t, start=3), state.levels)
         features[-1] = self.mix(features[-1])
         first = len(features) - len(self.context_names)
         for i, context in enumerate(self.contexts()):
-            features[first + i] = context(features[first + i], state.text[i], time_proj_t[i])
+            features[first + i] = context(features[first + i], state.text_proj[i], time_proj_t[i])
         return self.decode(features, state.levels)
 
     def mix(self, x):
-        """What happens to the coarsest features before the context joins."""
+        """A layer of the coarsest features before the context joins them. PointTrans has none."""
         return x
 
     def compile_fused(self, dtype):
+        # Any device: folded layers save work on a CPU too.
         return folded(self, dtype if dtype != torch.float32 else None).forward_head
 
     @property
     def last_linear(self):
-        """None in the reference, so the identity."""
+        """The identity: afford-motion has no such layer here."""
         weight = self.dec1[1].linear3.weight
         return torch.eye(len(weight)).to(weight), weight.new_zeros(len(weight))

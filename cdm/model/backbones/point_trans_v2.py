@@ -10,7 +10,7 @@ NUM_HEADS = 8
 
 
 class PointTransV2(PointTrans):
-    """Before its context joins, the coarsest level's points attend to each other."""
+    """The points of the coarsest level attend to each other before text and time join them."""
 
     signature = r"contact_model\.ctx4\."
     defaults: ClassVar = PointTrans.defaults | {

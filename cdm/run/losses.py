@@ -1,0 +1,66 @@
+"""Finished work whose files are no longer all there (no torch).
+
+A record says that its files are whole. Files can be lost afterwards: deleted by hand, truncated by
+a bad copy, or away with a disk. When the plan is made, names and sizes are compared with the
+records, and Snakemake is told to run what lost a file again. Nothing is removed for this: if a
+disk is away for a moment only, its chunks count as finished once it is back.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from cdm.archive.store import lost_files, read_archive_record, read_record, store_path
+from cdm.errors import ArchiveError
+from cdm.files import list_names
+from cdm.run.plan import CHUNKS, Plan
+
+THREADS = 8  # a network file system answers many requests at once
+
+
+def find_losses(plan: Plan, run: str | Path | None = None) -> dict[str, str]:
+    """What has to be made again although its record is there.
+
+    An archive that is whole needs no chunks, so they are not looked at then. A record that cannot
+    be read is left to the merge, which says how to go on.
+
+    Args:
+        plan: names the chunks and the archive.
+        run: the run's folder; by default that of the plan.
+    Returns:
+        name of the chunk, or "merge" for the archive -> the first file that is lost. In the order
+        of the archive.
+    """
+    run = Path(run or plan.config.run_dir)
+    record = run / Path(plan.archive_record).name
+    losses = {}
+    if record.exists():
+        lost = _lost_of_archive(record, run / Path(plan.archive).name)
+        if not lost:
+            return {}
+        losses["merge"] = lost
+    return dict(_lost_chunks(plan, run)) | losses
+
+
+def _lost_of_archive(record: Path, archive: Path) -> str | None:
+    try:
+        return next(iter(lost_files(archive, read_archive_record(record)["files"])), None)
+    except ArchiveError as error:
+        return str(error)
+
+
+def _lost_chunks(plan: Plan, run: Path) -> Iterator[tuple[str, str]]:
+    names = list_names(run / CHUNKS)
+    finished = [chunk.name for chunk in plan.chunks if f"{chunk.name}.json" in names]
+
+    def look(name: str) -> str | None:
+        path = run / CHUNKS / f"{name}.json"
+        try:
+            return next(iter(lost_files(store_path(path), read_record(path).files)), None)
+        except ArchiveError:
+            return None
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        for name, lost in zip(finished, pool.map(look, finished), strict=True):
+            if lost:
+                yield name, lost
