@@ -1,16 +1,41 @@
-"""Where the reference numbers are, and what every test shares."""
+"""What every test shares, and how tests are spread over processes."""
 
+import fcntl
 import json
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 REPO = Path(__file__).resolve().parent.parent
+MOST_WORKERS = 8  # each may hold a model, and start a Snakemake with two jobs
+# Tests that take long come first, so that no process is left alone with one at the end.
+SLOW_FIRST = ("tests/faults", "tests/workflow", "tests/demo", "tests/training", "tests/commands")
+
+# Processes that tests start import this checkout's cdm, whatever is installed.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, [str(REPO), os.environ.get("PYTHONPATH", "")])
+)
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: one thread for each process
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+
+
+def pytest_xdist_auto_num_workers(config):
+    """What `-n auto` means: the cores this process may use, but not more than memory is for."""
+    return min(len(os.sched_getaffinity(0)), MOST_WORKERS)
 
 
 def pytest_collection_modifyitems(items):
-    """Skip what is marked `gpu` where there is none."""
+    """Long tests first; skip what is marked `gpu` where there is none."""
+
+    def place(item):
+        folders = [folder for folder in SLOW_FIRST if item.nodeid.startswith(folder)]
+        return SLOW_FIRST.index(folders[0]) if folders else len(SLOW_FIRST)
+
+    items.sort(key=place)  # stable: within a folder, the order stays
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if marked:
         import torch
@@ -21,14 +46,36 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="session")
+def made_once(tmp_path_factory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """made_once(name, make): the folder that make(folder) filled, once for all processes.
+
+    Tests only read it. `make` creates the folder.
+    """
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def once(name: str, make: Callable[[Path], None]) -> Path:
+        folder, done = base / f"shared-{name}", base / f"shared-{name}.done"
+        with open(base / f"shared-{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of a process that failed
+                make(folder)
+                done.touch()
+        return folder
+
+    return once
+
+
+@pytest.fixture(scope="session")
 def parity() -> Path:
-    """Folder of the golden numbers of the reference implementation.
+    """Folder of the golden numbers of afford-motion's code.
 
     `CDM_PARITY_DIR` names another set of the same form.
     """
     folder = Path(os.environ.get("CDM_PARITY_DIR", REPO / "../shared/parity")).resolve()
     if not (folder / "index.json").exists():
-        pytest.skip(f"no reference numbers: {folder}/index.json is missing (set CDM_PARITY_DIR)")
+        pytest.skip(f"no golden numbers: {folder}/index.json is missing (set CDM_PARITY_DIR)")
     return folder
 
 

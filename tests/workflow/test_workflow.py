@@ -1,5 +1,6 @@
 """The workflow as people run it: snakemake on the command line, stopped, changed and resumed."""
 
+import contextlib
 import json
 import os
 import random
@@ -8,6 +9,7 @@ import shutil
 import signal
 import subprocess
 
+import forked
 import numpy as np
 import pytest
 import yaml
@@ -20,6 +22,8 @@ from helpers import (
     write_dataset,
     write_split,
 )
+from in_process import make_chunks
+from slurm_lab import wait_until
 
 from cdm.archive import ContactMaps
 
@@ -28,28 +32,38 @@ CONFIG = SMALL_RUN
 COMMAND = ("--cores", "2", "--resources", "gpu=1")
 
 
-def snakemake(folder, *arguments, snakefile=REPO / "Snakefile", **options):
-    """Run snakemake in a folder; the finished process, with all output in `stdout`."""
+def snakemake(folder, *arguments):
+    """Run this checkout's Snakefile in a folder; the finished process, all output in `stdout`."""
+    options = ("-s", REPO / "Snakefile", "--configfile", "mine.yaml", *COMMAND)
+    return forked.snakemake(folder, *arguments, *options)
+
+
+def run(folder, *arguments):
+    done = snakemake(folder, *arguments)
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def type_snakemake(folder, *arguments, snakefile=REPO / "Snakefile"):
+    """The command itself, in a process that shares nothing with this one."""
     command = ["snakemake", *arguments, "-s", snakefile, "--configfile", "mine.yaml", *COMMAND]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.run(map(str, command), cwd=folder, **pipes, **options)
-
-
-def run(folder, *arguments, **options):
-    done = snakemake(folder, *arguments, **options)
+    done = subprocess.run(map(str, command), cwd=folder, **pipes)
     assert done.returncode == 0, done.stdout
     return done.stdout
 
 
 def unlock(folder):
-    """What the README says to type after a kill."""
-    command = ["snakemake", "-s", REPO / "Snakefile", "--configfile", "mine.yaml", "--unlock"]
-    subprocess.run(map(str, command), cwd=folder, check=True, capture_output=True)
+    """What the pages say to type after a kill."""
+    run(folder, "--unlock")
 
 
-def planned(folder, *arguments, **options):
+def planned(folder, *arguments):
     """Chunk numbers that a dry run would make, and the other rules it would run."""
-    output = run(folder, "-n", *arguments, **options)
+    return parse_plan(run(folder, "-n", *arguments))
+
+
+def parse_plan(output):
     chunks = re.findall(r"output: outputs/\w+/chunks/(\d+)-\w+\.json", output)
     rules = set(re.findall(r"^(?:local)?rule (\w+):", output, re.MULTILINE))
     return sorted(map(int, chunks)), rules - {"all", "generate_chunk"}
@@ -70,15 +84,16 @@ def assert_same(a, b):
         np.testing.assert_array_equal(values, b[name], err_msg=name)
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A folder with a dataset and a finished run."""
-    folder = tmp_path_factory.mktemp("finished")
-    write_dataset(folder / "data", NUM_ITEMS, NUM_POINTS)
-    configure(folder)
-    output = run(folder)
-    assert "contact_maps.zarr" in output
-    return folder
+@pytest.fixture(scope="session")
+def finished(made_once):
+    """A folder with a dataset and a run that Snakemake finished."""
+
+    def make(folder):
+        write_dataset(folder / "data", NUM_ITEMS, NUM_POINTS)
+        configure(folder)
+        assert "contact_maps.zarr" in type_snakemake(folder)
+
+    return made_once("finished", make)
 
 
 @pytest.fixture
@@ -93,12 +108,21 @@ def contacts(folder, index):
     return folder / f"data/HUMANISE/contact_motion/contacts/{index:05}.npz"
 
 
+def lose(folder, *numbers):
+    """Remove chunks, and the archive with its record."""
+    outputs = folder / "outputs/run"
+    chunks = [path for n in numbers for path in (outputs / "chunks").glob(f"{n:05}-*")]
+    assert len(chunks) == 2 * len(numbers)
+    for path in [*chunks, *outputs.glob("contact_maps*")]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
 def test_a_finished_run_has_nothing_to_do(folder):
     assert "Nothing to be done" in run(folder)
     assert len(ContactMaps(folder / "outputs/run/contact_maps.zarr")) == NUM_ITEMS
 
 
-def test_readers_find_what_the_readme_promises(finished):
+def test_a_run_leaves_the_files_that_the_readme_promises(finished):
     base = finished / "outputs/run"
     assert "PointMamba (trans_dim 96" in (base / "checkpoint_info.txt").read_text()
     assert len((base / "plan/samples.tsv").read_text().splitlines()) == NUM_ITEMS + 1
@@ -152,6 +176,8 @@ def test_a_grown_split_runs_the_new_items_and_the_chunk_they_fill(folder):
         table.writelines(f"scene{i:04},0,0,0,walk to chair {i},x\n" for i in (7, 8, 9))
     write_split(folder / "data", range(10))
     assert planned(folder) == ([2, 3], {"merge"})
+    make_chunks(folder)
+    assert planned(folder) == ([], {"merge"})
     run(folder)
     assert len(ContactMaps(folder / "outputs/run/contact_maps.zarr")) == 10
 
@@ -180,6 +206,8 @@ def test_changed_settings_make_new_chunks_and_going_back_finds_the_old(folder):
     old = arrays(folder)
     configure(folder, seed=1)
     assert planned(folder) == ([0, 1, 2], {"merge"})
+    make_chunks(folder, [0, 2])
+    assert planned(folder) == ([1], {"merge"})
     run(folder)
     assert not np.array_equal(arrays(folder)["sample"], old["sample"])
     configure(folder)
@@ -196,10 +224,9 @@ def test_settings_from_the_command_line_count_like_those_of_a_file(folder):
 
 @pytest.mark.parametrize("arguments", [[], ["--cores", "2"]], ids=str)
 def test_a_dry_run_needs_neither_cores_nor_resources(folder, arguments):
-    command = ["snakemake", "-n", *arguments, "-s", REPO / "Snakefile", "--configfile", "mine.yaml"]
-    command += ["--config", "seed=1"]
-    done = subprocess.run(map(str, command), cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    options = ("-s", REPO / "Snakefile", "--configfile", "mine.yaml", "--config", "seed=1")
+    done = forked.snakemake(folder, "-n", *arguments, *options)
+    assert done.returncode == 0, done.stdout
     assert re.search(r"^generate_chunk +3$", done.stdout, re.MULTILINE), done.stdout
 
 
@@ -222,12 +249,12 @@ def test_an_edited_comment_in_a_script_reruns_nothing(folder, tmp_path):
     for name in ("Snakefile", "rules", "scripts", "config", "profiles", "envs", "cdm"):
         subprocess.run(["cp", "-a", REPO / name, workflow], check=True)
     snakefile = workflow / "Snakefile"
-    shutil.rmtree(folder / "outputs/run/chunks")
-    run(folder, snakefile=snakefile)
+    lose(folder, 2)
+    assert "rule generate_chunk" in type_snakemake(folder, snakefile=snakefile)
     for name in ("scripts/generate_chunk.py", "scripts/merge.py", "cdm/run/generate.py"):
         path = workflow / name
         path.write_text(path.read_text() + "\n# a remark\n")
-    assert planned(folder, snakefile=snakefile) == ([], set())
+    assert parse_plan(type_snakemake(folder, "-n", snakefile=snakefile)) == ([], set())
 
 
 def test_exports_follow_the_archive(folder):
@@ -245,6 +272,7 @@ def test_measures_and_study_follow_the_maps_and_their_own_settings(folder):
     few = {"diffusion": {"steps": 4, "timestep_respacing": 2}}
     study = {"compare": {"methods": ["dpmpp_2m"], "steps": [2], "k_samples": 2, "max_items": 2}}
     configure(folder, **few, **study)
+    make_chunks(folder)
     run(folder, "report", "compare_samplers")
     base = folder / "outputs/run"
     assert "found" not in (base / "report/metrics.txt").read_text().splitlines()[5]  # no masks
@@ -279,18 +307,18 @@ def test_a_flipped_bit_in_a_chunk_is_named_by_the_merge_with_the_way_to_rebuild_
     assert_same(arrays(folder), old)
 
 
-def kill_group(folder, after):
-    """Start a run in a group of its own and kill the whole group after some seconds."""
+def start(folder):
+    """The command itself, in a group of its own."""
     command = ["snakemake", "-s", REPO / "Snakefile", "--configfile", "mine.yaml", *COMMAND]
     with open(folder / "killed.log", "ab") as log:
-        process = subprocess.Popen(
+        return subprocess.Popen(
             list(map(str, command)), cwd=folder, stdout=log, stderr=log, start_new_session=True
         )
-        try:
-            process.wait(after)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+
+
+def kill_group(process):
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 @pytest.mark.long  # tests/faults/test_kills.py kills one at random in every run
@@ -300,26 +328,30 @@ def test_a_run_killed_at_random_moments_ends_in_the_same_archive(finished, tmp_p
     configure(folder)
     pick = random.Random(4)
     for _ in range(3):
-        kill_group(folder, after=pick.uniform(3, 9))
+        process = start(folder)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(pick.uniform(3, 9))
+        if process.poll() is None:
+            kill_group(process)
         unlock(folder)
     run(folder)
     assert_same(arrays(folder), arrays(finished))
     assert not list((folder / "outputs/run").rglob("*.tmp"))
 
 
-def test_after_a_kill_snakemake_says_how_to_unlock(finished, tmp_path):
-    folder = tmp_path / "killed"
-    shutil.copytree(finished / "data", folder / "data")
-    configure(folder)
-    for _ in range(8):
-        kill_group(folder, after=5)
-        if list((folder / ".snakemake/locks").glob("*")):
-            break
+def test_after_a_kill_snakemake_says_how_to_unlock(folder):
+    old = arrays(folder)
+    lose(folder, 1)
+    process = start(folder)
+    locks = folder / ".snakemake/locks"
+    wait_until(lambda: list(locks.glob("*")) or process.poll() is not None, "a lock")
+    kill_group(process)
+    assert list(locks.glob("*")), (folder / "killed.log").read_text()
     done = snakemake(folder)
     assert done.returncode != 0 and "--unlock" in done.stdout
     unlock(folder)
-    run(folder)
-    assert_same(arrays(folder), arrays(finished))
+    assert "rule generate_chunk" in run(folder)
+    assert_same(arrays(folder), old)
 
 
 # --- bad input: one readable message, no traceback, in seconds ---
@@ -407,7 +439,7 @@ def test_bad_input_is_told_in_the_plan_without_a_traceback(folder, name):
 
 def test_a_bad_item_fails_its_chunk_only_and_is_told_without_a_traceback(folder):
     write_contacts(contacts(folder, 4), NUM_POINTS - 1, 4)
-    shutil.rmtree(folder / "outputs")
+    lose(folder, 1, 2)
     done = snakemake(folder)
     assert done.returncode != 0 and "Traceback" not in done.stdout, done.stdout
     assert f"({NUM_POINTS - 1}, 6)" in done.stdout and "on_bad_item to skip" in done.stdout
