@@ -4,10 +4,20 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def slow_run(tmp_path_factory):
-    """The job SLOW, which nothing disturbed."""
-    from runs import SLOW, Run
+def undisturbed(made_once):
+    """undisturbed(name, **changes): arrays of this job, which nothing disturbed."""
+    from runs import Run, arrays
 
-    run = Run(tmp_path_factory.mktemp("slow") / "run", **SLOW)
-    run.finish()
-    return run
+    def make(name, **changes):
+        folder = made_once(name, lambda folder: Run(folder, **changes).make_archive())
+        return arrays(Run.in_folder(folder))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def slow_run(undisturbed):
+    """Arrays of the job SLOW."""
+    from runs import SLOW
+
+    return undisturbed("slow", **SLOW)

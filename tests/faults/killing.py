@@ -1,14 +1,13 @@
 """Run a function in a process that is killed right before its n-th call that changes the disk."""
 
-import multiprocessing
 import os
 import signal
 import threading
 from pathlib import Path
 
+from forked import context as _forkserver
+
 CALLS = ("fsync", "link", "mkdir", "rename", "replace", "rmdir", "unlink")
-_forkserver = multiprocessing.get_context("forkserver")  # children start without our threads
-_forkserver.set_forkserver_preload(["cdm.run.merge"])
 
 
 def disk_calls(folder: Path, function, *arguments) -> list[tuple[str, str]]:

@@ -4,6 +4,7 @@ import os
 import subprocess
 from pathlib import Path
 
+import forked
 import numpy as np
 import yaml
 from helpers import REPO, SMALL_RUN, overlay, write_dataset
@@ -15,7 +16,11 @@ HOOK = Path(__file__).parent / "hook"
 NUM_ITEMS, NUM_POINTS = 7, 64
 CONFIG = overlay(SMALL_RUN, {"diffusion": {"timestep_respacing": 4}})
 SLOW = {"diffusion": {"timestep_respacing": 25}, "num_points": 512}  # seconds a chunk
+# Stopping takes a second or two. Other work on the machine stretches that; a job that does not
+# stop at all would take minutes.
+SOON_S = 30
 LOCAL = ("--cores", "2", "--resources", "gpu=1")
+WORKFLOW = ("-s", f"{REPO}/Snakefile", "--configfile", "mine.yaml")
 
 
 class Run:
@@ -28,20 +33,36 @@ class Run:
         config = overlay(CONFIG, {"dataset": {"num_points": num_points}} | changes)
         (folder / "mine.yaml").write_text(yaml.safe_dump(config))
 
+    @classmethod
+    def in_folder(cls, folder: Path) -> "Run":
+        """The job that lies there already."""
+        run = cls.__new__(cls)
+        run.folder = folder
+        return run
+
     @property
     def outputs(self) -> Path:
         return self.folder / "outputs/run"
 
-    def command(self, *arguments: str) -> list[str]:
-        return ["snakemake", *arguments, "-s", f"{REPO}/Snakefile", "--configfile", "mine.yaml"]
+    def make_chunks(self, *numbers: int) -> None:
+        """Make all chunks, or those of some numbers, without Snakemake and its processes."""
+        from in_process import make_chunks  # torch
+
+        make_chunks(self.folder, numbers or None)
+
+    def make_archive(self) -> None:
+        """Make the archive without Snakemake: what the others are held against."""
+        from in_process import make_archive
+
+        make_archive(self.folder)
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen:
         """Snakemake in a process group of its own, its output appended to run.log."""
         with open(self.folder / "run.log", "ab") as log:
             return subprocess.Popen(
-                self.command(*(arguments or LOCAL)),
+                ["snakemake", *(arguments or LOCAL), *WORKFLOW],
                 cwd=self.folder,
-                env=_environment(environment),
+                env=os.environ | _hooked(environment),
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -49,14 +70,8 @@ class Run:
 
     def snakemake(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
         """The finished process, with all its output in `stdout`."""
-        return subprocess.run(
-            self.command(*(arguments or LOCAL)),
-            cwd=self.folder,
-            env=_environment(environment),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        arguments = (*(arguments or LOCAL), *WORKFLOW)
+        return forked.snakemake(self.folder, *arguments, environment=_hooked(environment))
 
     def finish(self, *arguments: str, **environment: str) -> str:
         """Run to the end; the output."""
@@ -65,8 +80,8 @@ class Run:
         return done.stdout
 
     def unlock(self) -> None:
-        """What the README says to type after a kill."""
-        subprocess.run(self.command("--unlock"), cwd=self.folder, check=True, capture_output=True)
+        """What the pages say to type after a kill."""
+        self.finish("--unlock")
 
     def records(self) -> list[Path]:
         return sorted((self.outputs / "chunks").glob("*.json"))
@@ -88,11 +103,11 @@ class Run:
         return [path for end in ("tmp", "lock") for path in self.outputs.rglob(f".*.{end}")]
 
 
-def _environment(changes: dict[str, str]) -> dict[str, str]:
-    if not changes:
-        return dict(os.environ)
+def _hooked(changes: dict[str, str]) -> dict[str, str]:
+    """The variables that a test asks for, and the path of the hook that reads them."""
     paths = [str(HOOK), os.environ.get("PYTHONPATH", "")]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))} | changes
+    hook = {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    return hook | changes if changes else {}
 
 
 def arrays(run: Run) -> dict[str, np.ndarray]:

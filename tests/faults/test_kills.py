@@ -15,10 +15,13 @@ from archives import LAYOUT, make_run, quiet, record_for, record_to_store, whole
 from helpers import REPO
 from kill_run import kill_run
 from killing import disk_calls, killed_at_call
+from runs import SOON_S
 
 from cdm.archive import ContactMaps
 from cdm.archive.store import verify_archive, verify_chunk, write_chunk
 from cdm.run.merge import merge
+
+FEWER_CALLS = 5
 
 
 @pytest.fixture
@@ -102,7 +105,9 @@ def test_killed_before_a_call_that_changes_the_disk(plan, tmp_path, monkeypatch,
     seen = set()
     for number in sorted(critical(calls) | set(range(1, len(calls) + 2, every))):
         folder = copy_of(tmp_path / "made", tmp_path / f"killed{number}", monkeypatch)
-        assert killed_at_call(number, folder, function, plan) or number > len(calls) - 5
+        killed = killed_at_call(number, folder, function, plan)
+        # Threads may save a call or two: another attempt can end before the last numbers.
+        assert killed or number > len(calls) - FEWER_CALLS
         seen.add(frozenset(state(plan)))
         function(plan)
         merge(plan, quiet)
@@ -132,7 +137,7 @@ with job_log("job.log") as log:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_job_told_to_stop_cleans_up_and_says_one_line(tmp_path, number):
     status, seconds, errors = stop_job(tmp_path, "time.sleep(600)", number)
-    assert status == 128 + number and seconds < 2
+    assert status == 128 + number and seconds < SOON_S
     assert os.listdir(tmp_path) == ["job.log"]
     assert len(errors.splitlines()) == 1 and f"stopped by {number.name}" in errors
     assert "stopped by" in (tmp_path / "job.log").read_text()
@@ -144,7 +149,7 @@ def test_a_job_told_to_stop_in_a_long_call_ends_within_seconds(tmp_path):
         "lock(mutex); lock(mutex)"  # a deadlock, which no signal interrupts
     )
     status, seconds, errors = stop_job(tmp_path, wait, signal.SIGTERM)
-    assert status == 128 + signal.SIGTERM and seconds < 8
+    assert status == 128 + signal.SIGTERM and seconds < SOON_S
     assert len(errors.splitlines()) == 1 and "stopped by SIGTERM" in errors
 
 
@@ -166,6 +171,7 @@ def stop_job(folder, wait, number):
     return process.returncode, time.monotonic() - started, errors
 
 
-def test_random_kills_of_jobs_snakemake_and_the_group_end_in_the_same_archive(tmp_path):
-    counts = kill_run(tmp_path, kills=5, seed=7)
-    assert counts["archives"] >= 1 and sum(counts.values()) - counts["archives"] == 5
+@pytest.mark.parametrize("kills", [3, pytest.param(12, marks=pytest.mark.long)])
+def test_random_kills_of_jobs_snakemake_and_the_group_end_in_the_same_archive(tmp_path, kills):
+    counts = kill_run(tmp_path, kills=kills, seed=7)
+    assert counts["archives"] >= 1 and sum(counts.values()) - counts["archives"] == kills

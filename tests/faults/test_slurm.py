@@ -12,6 +12,7 @@ from slurm_lab import SlurmLab, unusable, wait_until
 from cdm.archive.store import read_record
 
 pytest.importorskip("snakemake_executor_plugin_slurm", reason="pip install -e '.[cluster]'")
+pytestmark = pytest.mark.xdist_group("slurm")  # one cluster, whose ports are fixed
 PROFILE = (
     "--workflow-profile",
     f"{REPO}/profiles/slurm",
@@ -40,16 +41,14 @@ def lab():
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    """The same job, run on this machine without a scheduler."""
-    run = Run(tmp_path_factory.mktemp("local") / "run", **SETTINGS)
-    run.finish()
-    return run
+@pytest.fixture(scope="session")
+def local_run(undisturbed):
+    """Arrays of the same job, made without a scheduler."""
+    return undisturbed("slurm", **SETTINGS)
 
 
 @pytest.fixture(scope="module")
-def disturbed(lab, undisturbed, tmp_path_factory):
+def disturbed(lab, tmp_path_factory):
     """The job on the cluster: one chunk cancelled, one requeued, then the node goes down."""
     run = Run(tmp_path_factory.mktemp("cluster") / "run", **SETTINGS)
     environment = run.folder / "environment.txt"
@@ -89,11 +88,11 @@ def sampling(run, lab):
 
 
 def test_after_cancel_requeue_and_a_lost_node_the_archive_equals_the_local_one(
-    disturbed, undisturbed
+    disturbed, local_run
 ):
     run, _, _ = disturbed
     run.check()
-    assert_same(arrays(run), arrays(undisturbed))
+    assert_same(arrays(run), local_run)
     assert not run.leftovers()
 
 
@@ -121,8 +120,8 @@ def test_a_requeued_job_is_clean(disturbed):
 
 
 @pytest.mark.long
-def test_job_arrays_give_the_same_archive(lab, undisturbed, tmp_path):
+def test_job_arrays_give_the_same_archive(lab, local_run, tmp_path):
     run = Run(tmp_path / "run", **SETTINGS)
     output = run.finish(*PROFILE, "--slurm-array-jobs", "generate_chunk")
     assert "Submitted array job" in output, output
-    assert_same(arrays(run), arrays(undisturbed))
+    assert_same(arrays(run), local_run)

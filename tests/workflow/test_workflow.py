@@ -1,9 +1,7 @@
 """The workflow as people run it: snakemake on the command line, stopped, changed and resumed."""
 
-import contextlib
 import json
 import os
-import random
 import re
 import shutil
 import signal
@@ -319,24 +317,6 @@ def start(folder):
 def kill_group(process):
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-
-
-@pytest.mark.long  # tests/faults/test_kills.py kills one at random in every run
-def test_a_run_killed_at_random_moments_ends_in_the_same_archive(finished, tmp_path):
-    folder = tmp_path / "killed"
-    shutil.copytree(finished / "data", folder / "data")
-    configure(folder)
-    pick = random.Random(4)
-    for _ in range(3):
-        process = start(folder)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(pick.uniform(3, 9))
-        if process.poll() is None:
-            kill_group(process)
-        unlock(folder)
-    run(folder)
-    assert_same(arrays(folder), arrays(finished))
-    assert not list((folder / "outputs/run").rglob("*.tmp"))
 
 
 def test_after_a_kill_snakemake_says_how_to_unlock(folder):
