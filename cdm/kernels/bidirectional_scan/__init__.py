@@ -1,4 +1,4 @@
-"""Both directions of a Mamba-1 scan with shared weights, from the convolution to the gate."""
+"""A Mamba-1 scan in both directions with shared weights, from the convolution to the gate."""
 
 import torch
 
@@ -9,20 +9,21 @@ BACKENDS = ("naive", "cuda")
 
 
 def bidirectional_scan(u, x_dbl, dt_weight, dt_bias, A, D, z, backend="auto"):
-    """(y_0 + y_1) SiLU(z), with y_d the selective scan of direction d, and 1 walking backward.
+    """(y_0 + y_1) SiLU(z), where y_d is the selective scan of direction d.
 
-    Direction d has [dt, B, C] = x_dbl[d], delta = softplus(dt dt_weight^T + dt_bias) and
-    y_d = `selective_scan`(u[d], delta, A, B, C, D). What the two directions share in a block is
-    the weights; convolution and x_proj have run on each already.
+    Direction 0 walks forward through the tokens, direction 1 backward. For direction d,
+    [dt, B, C] = x_dbl[d], delta = softplus(dt dt_weight^T + dt_bias) and
+    y_d = `selective_scan`(u[d], delta, A, B, C, D). Both directions have the same weights. The
+    caller has already run the convolution and x_proj on each.
 
     Args:
-        u: (2, batch, length, d_inner), after the convolution; float32 or bfloat16.
+        u: (2, batch, length, d_inner), output of the convolution; float32 or bfloat16.
         x_dbl: (2, batch, length, dt_rank + 2 d_state), dtype of u.
-        dt_weight: (d_inner, dt_rank), dtype of u; columns of zeros may fill dt_rank up.
+        dt_weight: (d_inner, dt_rank), dtype of u; dt_rank may be padded with columns of zeros.
         dt_bias, D: (d_inner,) float32.
         A: (d_inner, d_state) float32, at most 0.
-        z: (batch, length, d_inner), dtype of u; rows may lie apart.
-        backend: "auto", "naive", or "cuda": CUDA devices, without gradients.
+        z: (batch, length, d_inner), dtype of u; there may be gaps between its rows.
+        backend: "auto", "naive", or "cuda" (CUDA devices, without gradients).
     Returns:
         (batch, length, d_inner), dtype of u.
     Raises:
@@ -52,5 +53,5 @@ def bidirectional_scan(u, x_dbl, dt_weight, dt_bias, A, D, z, backend="auto"):
 
 
 def fits(d_inner: int, dt_rank: int, d_state: int) -> bool:
-    """Whether the CUDA kernels have these sizes."""
+    """Whether the CUDA kernels can compute these sizes."""
     return d_inner % 8 == 0 and dt_rank % 16 == 0 and d_state in (8, 16, 32, 64)

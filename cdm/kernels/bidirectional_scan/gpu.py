@@ -1,4 +1,4 @@
-"""The bidirectional scan on CUDA devices: on tensor cores in bfloat16, and in float32."""
+"""The bidirectional scan on CUDA devices: bfloat16 on tensor cores, float32 without."""
 
 from functools import cache
 from pathlib import Path
@@ -9,13 +9,17 @@ import torch.nn.functional as F
 from cdm.kernels.nvrtc import Kernel, ints
 
 HERE = Path(__file__).parent
-FLOAT32_CHANNELS = 64  # of a block and direction
+FLOAT32_CHANNELS = 64  # channels per block and direction, in float32
 TILE = 8  # tokens
 
-# By measurement, see benchmarks/README.md.
-WARPS_PER_PROCESSOR = 16  # of 16 channels each: more hide no more latency
-WIDE_WARPS_PER_PROCESSOR = 7  # of 32 channels: from here on they are faster, having less overhead
-POLYNOMIALS = 0x8888  # which of 16 exponentials are polynomials
+# These numbers were measured, see benchmarks/README.md.
+# Warps of 16 channels per processor. More of them do not hide more latency.
+WARPS_PER_PROCESSOR = 16
+# Warps of 32 channels per processor. With at least so many they are faster than warps of 16
+# channels, because they have less overhead.
+WIDE_WARPS_PER_PROCESSOR = 7
+# One bit for each of 16 exponentials; those with a 1 are computed as polynomials.
+POLYNOMIALS = 0x8888
 
 
 def bidirectional_scan(u, x_dbl, dt_weight, dt_bias, A, D, z):
@@ -52,12 +56,13 @@ def _tensor_cores(u, x_dbl, dt_weight, dt_bias, A, D, z, y):
 
 
 def split(batch: int, length: int, d_inner: int, device) -> tuple[int, int]:
-    """How the work is cut into warps so that it fills the device.
+    """How the work is divided into warps so that it fills the device.
 
     Returns:
-        halves: channels of a warp, in units of 16: 2, or 1 where the batch is too small for that.
-        segments: parts of a sequence. Cutting costs a first pass over the states, about as long
-            as the scan itself: it pays where the parts bring what one would leave idle.
+        halves: channels of a warp in units of 16; 2, or 1 if the batch is too small for 2.
+        segments: number of parts of each sequence. More than one part needs a first pass over
+            the states, which takes about as long as the scan itself. So a sequence is divided
+            only if most of the device would be idle otherwise.
     """
     processors = torch.cuda.get_device_properties(device).multi_processor_count
     if 2 * batch * -(-d_inner // 32) >= WIDE_WARPS_PER_PROCESSOR * processors:
@@ -68,7 +73,7 @@ def split(batch: int, length: int, d_inner: int, device) -> tuple[int, int]:
 
 
 def _warps(d_state: int) -> int:
-    """Warps of a block and direction: what its shared memory and registers hold."""
+    """Warps per block and direction: as many as shared memory and registers hold."""
     return 2 if d_state <= 16 else 1
 
 

@@ -1,4 +1,4 @@
-"""The bidirectional scan as its parts: the reference."""
+"""The bidirectional scan as two selective scans and a gate, on any device."""
 
 import torch.nn.functional as F
 
@@ -9,7 +9,7 @@ def bidirectional_scan(u, x_dbl, dt_weight, dt_bias, A, D, z, backend="naive"):
     """Arguments and result as `cdm.kernels.bidirectional_scan.bidirectional_scan`.
 
     Args:
-        backend: of the selective scan.
+        backend: that of the selective scan.
     """
     (_, dt_rank), d_state = dt_weight.shape, A.shape[1]
     y = 0

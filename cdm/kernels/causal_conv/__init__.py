@@ -1,4 +1,4 @@
-"""The short causal convolution in front of Mamba's scan, with its SiLU."""
+"""The short causal convolution before Mamba's scan, and the SiLU after it."""
 
 import torch
 
@@ -16,7 +16,7 @@ def causal_conv_silu(x, weight, bias, reverse=False, backend="auto"):
         x: (batch, length, d_inner).
         weight: (d_inner, width).
         bias: (d_inner,).
-        reverse: run from the last element to the first, in place of flipping.
+        reverse: run from the last element to the first; replaces flipping the tensors.
         backend: "auto", "naive", "numba" (CPU, float32, no gradients), or "cuda" (CUDA devices,
             float32 inside, with gradients).
     Returns:
@@ -49,22 +49,22 @@ def causal_conv_silu(x, weight, bias, reverse=False, backend="auto"):
             "causal_conv_silu: backend numba takes tensors of at most 32 bits on the CPU without "
             f"gradients, found {x.dtype} on {x.device}; use backend='auto'"
         )
-    from cdm.kernels.causal_conv import cpu  # numba loads in a second: only when needed
+    from cdm.kernels.causal_conv import cpu  # importing numba takes a second
 
     return cpu.causal_conv_silu(*(a.float() for a in tensors), reverse).to(x.dtype)
 
 
 def bidirectional_conv_silu(x, weight, bias, backend="auto"):
-    """`causal_conv_silu` of x and, walking backward, of x again: one pass over x.
+    """`causal_conv_silu` of x, forward and backward, in one pass over x.
 
     Args:
-        x: (batch, length, d_inner); rows may lie apart.
+        x: (batch, length, d_inner); there may be gaps between its rows.
         weight: (d_inner, width).
         bias: (d_inner,).
-        backend: "auto", "naive" (the two convolutions), or "cuda": CUDA devices, d_inner a
-            multiple of 8, float32 or bfloat16, without gradients.
+        backend: "auto", "naive" (two convolutions), or "cuda" (CUDA devices, d_inner a multiple
+            of 8, float32 or bfloat16, without gradients).
     Returns:
-        (2, batch, length, d_inner), dtype of x: forward, backward.
+        (2, batch, length, d_inner), dtype of x: first forward, then backward.
     Raises:
         ValueError: unknown backend, or one that cannot run this input.
     """

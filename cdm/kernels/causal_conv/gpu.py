@@ -1,4 +1,4 @@
-"""The causal convolution on CUDA devices: in both directions, and in one with a gradient."""
+"""The causal convolution on CUDA devices: in both directions, or in one with a gradient."""
 
 from functools import cache
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 from cdm.kernels.nvrtc import Kernel, even_rows, ints
 
 FOLDER = Path(__file__).parent
-RUN = 16  # tokens a thread
+RUN = 16  # tokens per thread
 THREADS = 256
 
 
@@ -34,7 +34,7 @@ def _kernel(device_index, bf16, width):
 
 
 def causal_conv_silu(x, weight, bias, reverse):
-    """Arguments and result as `cdm.kernels.causal_conv.causal_conv_silu`; float32 inside."""
+    """Arguments and result as `cdm.kernels.causal_conv.causal_conv_silu`, computed in float32."""
     y = x if x.dtype == torch.bfloat16 else x.float()
     return _CausalConv.apply(y, weight.float(), bias.float(), reverse).to(x.dtype)
 

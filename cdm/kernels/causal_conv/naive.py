@@ -1,4 +1,4 @@
-"""The depthwise causal convolution of Mamba with torch's conv1d: the reference."""
+"""The depthwise causal convolution of Mamba with torch's conv1d, on any device."""
 
 import torch.nn.functional as F
 

@@ -40,7 +40,7 @@ def _compile():
                 d = (dx * dx + dy * dy) + dz * dz
                 d = d if d < nearest[j] else nearest[j]
                 nearest[j] = d
-                # floats >= 0 are ordered like their bits, whose maximum is vector code
+                # Floats >= 0 have the order of their bits, and LLVM vectorises an integer maximum.
                 bits = as_int(d)
                 top = bits if bits > top else top
             last = 0

@@ -1,12 +1,13 @@
-// Farthest point sampling: one block a cloud, its points and their distances in registers.
+// Farthest point sampling. One block handles one cloud and keeps its points and their distances in
+// registers.
 //
-// Defined by the caller: THREADS (a multiple of 32, at most 1024), POINTS (of a thread).
+// The caller defines THREADS (a multiple of 32, at most 1024) and POINTS (per thread).
 
 typedef unsigned int u32;
 typedef unsigned long long u64;
 
 constexpr int WARPS = THREADS / 32;
-constexpr float NONE_YET = 1e10f;  // squared distance to the points taken, before there are any
+constexpr float NONE_YET = 1e10f;  // squared distance to the taken points while none is taken
 
 __device__ __forceinline__ u64 max_of_warp(u64 key) {
 #pragma unroll
@@ -17,14 +18,14 @@ __device__ __forceinline__ u64 max_of_warp(u64 key) {
     return key;
 }
 
-// Each point taken is the farthest from those before it; the first is point 0. Distances >= 0 are
-// ordered like their bits: the largest key (distance, ~index) is the farthest point, of equally
-// far ones that of the lowest index.
+// Each taken point is the farthest from those taken before; the first is point 0. Floats >= 0 have
+// the order of their bits. So the largest key (distance, ~index) belongs to the farthest point, and
+// among equally far ones to that with the lowest index.
 //   xyz: (batch, num_points, 3); taken: (batch, num_samples). Grid: (batch).
 extern "C" __global__ void __launch_bounds__(THREADS) farthest_points(
     const float* __restrict__ xyz, long long* __restrict__ taken, int num_points,
     int num_samples) {
-    __shared__ u64 best[2][WARPS];  // two, so that one barrier a sample is enough
+    __shared__ u64 best[2][WARPS];  // used in turns, so that one barrier per sample is enough
     xyz += 3 * (long)num_points * blockIdx.x;
     taken += (long)num_samples * blockIdx.x;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -42,7 +43,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) farthest_points(
     for (int sample = 0; sample < num_samples; sample++) {
         if (threadIdx.x == 0) taken[sample] = last;
         const float px = xyz[3 * last], py = xyz[3 * last + 1], pz = xyz[3 * last + 2];
-        u64 key = 0;  // below that of any point
+        u64 key = 0;  // less than the key of any point
 #pragma unroll
         for (int i = 0; i < POINTS; i++) {
             const u32 point = threadIdx.x + THREADS * i;

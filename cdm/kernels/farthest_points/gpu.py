@@ -1,4 +1,4 @@
-"""Farthest point sampling on CUDA devices, one block a cloud."""
+"""Farthest point sampling on CUDA devices, one block per cloud."""
 
 from functools import cache
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 from cdm.kernels.nvrtc import Kernel, ints
 
 SOURCE = Path(__file__).parent / "farthest_points.cu"
-# Of a block, and the points that each keeps in registers without spilling.
+# Threads of a block, and how many points a thread can keep in registers without spilling.
 THREADS, POINTS = 512, 16
 
 
@@ -19,7 +19,7 @@ def farthest_points(xyz, num_samples):
     threads = THREADS if num_points <= THREADS * POINTS else 1024
     points = 1
     while threads * points < num_points:
-        points *= 2  # so that few sizes are compiled
+        points *= 2  # powers of two, so that few variants are compiled
     _kernel(xyz.device.index, threads, points)(
         (batch,), threads, xyz, taken, *ints(num_points, num_samples)
     )

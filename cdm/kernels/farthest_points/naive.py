@@ -1,15 +1,15 @@
-"""Farthest point sampling, one torch operation after the other: the reference, on any device."""
+"""Farthest point sampling as torch operations, on any device."""
 
 import torch
 
-NONE_YET = 1e10  # squared distance to the points taken, before there are any
+NONE_YET = 1e10  # squared distance to the taken points while none is taken
 
 
 def farthest_points(xyz, num_samples):
     """Arguments and result as `cdm.kernels.farthest_points.farthest_points`, xyz float32."""
     batch, num_points, _ = xyz.shape
     places = torch.arange(num_points, device=xyz.device)
-    nearest = xyz.new_full((batch, num_points), NONE_YET)  # squared, to the points taken so far
+    nearest = xyz.new_full((batch, num_points), NONE_YET)  # squared distance to the taken points
     taken = [places.new_zeros(batch)]
     for _ in range(num_samples - 1):
         last = xyz.gather(1, taken[-1][:, None, None].expand(-1, 1, 3))

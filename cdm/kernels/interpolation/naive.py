@@ -1,9 +1,9 @@
-"""Interpolation, point by point: the reference."""
+"""Interpolation cloud by cloud, on any device."""
 
 import torch
 
 
 def interpolate(x, index, weights):
-    """`cdm.kernels.interpolation.interpolate` with indices into each cloud."""
+    """Result as `cdm.kernels.interpolation.interpolate`, but `index` counts within each cloud."""
     clouds = zip(x, index, weights, strict=True)
     return torch.stack([(w[..., None] * cloud[i]).sum(dim=1) for cloud, i, w in clouds])

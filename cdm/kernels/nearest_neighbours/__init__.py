@@ -7,15 +7,15 @@ from cdm.kernels.nearest_neighbours import naive
 def nearest_neighbours(xyz, queries, k):
     """The k points nearest to each query, by ascending distance.
 
-    Squared distances are float32 ((dx*dx + dy*dy) + dz*dz, each operation rounded), and of
-    equally near points the lowest index comes first, so every backend gives the same indices.
-    Where a cloud has fewer than k points the missing ones are its first point at distance 1e5,
-    as in the reference.
+    Squared distances are float32: (dx*dx + dy*dy) + dz*dz, every operation rounded. Among equally
+    near points the one with the lowest index comes first. So every backend gives the same indices.
+    If a cloud has fewer than k points, the missing neighbours are its first point at distance
+    1e5, as in afford-motion.
 
     Args:
-        xyz: (batch, num_points, 3), metres; taken as float32.
+        xyz: (batch, num_points, 3), metres; converted to float32.
         queries: (batch, num_queries, 3), metres.
-        k: neighbours of each query.
+        k: number of neighbours per query.
     Returns:
         index: (batch, num_queries, k) int64, into each cloud.
         distance: (batch, num_queries, k) float32, metres.

@@ -1,6 +1,7 @@
 """Nearest neighbours for CPUs, compiled by numba.
 
-All distances are computed, as vector code; blocks of points without a candidate are passed over.
+All distances of a block of points are computed first, as vector code. Only a block that has a point
+nearer than the k-th neighbour so far is searched.
 """
 
 from functools import cache

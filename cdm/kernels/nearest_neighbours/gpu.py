@@ -1,4 +1,4 @@
-"""Nearest neighbours on CUDA devices, one thread a query."""
+"""Nearest neighbours on CUDA devices, one thread per query."""
 
 from functools import cache
 from pathlib import Path

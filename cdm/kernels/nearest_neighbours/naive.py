@@ -1,9 +1,9 @@
-"""Nearest neighbours by sorting all distances: the reference, on any device."""
+"""Nearest neighbours by sorting all distances, on any device."""
 
 import torch
 
-MISSING = 1e10  # squared distance of a neighbour that a cloud does not have
-QUERIES = 1024  # at a time: memory goes with them
+MISSING = 1e10  # squared distance of a neighbour that does not exist
+QUERIES = 1024  # how many are computed at a time, which bounds the memory
 
 
 def nearest_neighbours(xyz, queries, k):
@@ -16,7 +16,7 @@ def nearest_neighbours(xyz, queries, k):
     index, squared = (
         torch.cat(parts).view(*queries.shape[:2], k) for parts in zip(*found, strict=True)
     )
-    # torch's float32 root may be off by a bit
+    # In float64, because torch's float32 square root may be off by one bit.
     return index, squared.double().sqrt().float()
 
 

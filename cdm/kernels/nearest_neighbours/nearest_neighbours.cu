@@ -1,12 +1,13 @@
-// Nearest neighbours by looking at every point: one query a thread, its K best in registers.
+// Nearest neighbours by looking at every point. A thread handles one query and keeps its K nearest
+// points in registers.
 //
-// Defined by the caller: K (neighbours), THREADS (of a block).
+// The caller defines K (neighbours) and THREADS (per block).
 
-constexpr float MISSING = 1e10f;  // squared distance of a neighbour that a cloud does not have
+constexpr float MISSING = 1e10f;  // squared distance of a neighbour that does not exist
 
-// A block has queries of one cloud, whose points pass through shared memory THREADS at a time.
-// Points come by rising index and move ahead of farther ones only: of equally near ones the
-// lowest index stays first.
+// The queries of a block belong to one cloud. Its points pass through shared memory, THREADS at a
+// time. They come in the order of their indices, and a point is put before strictly farther ones
+// only. So among equally near points the one with the lowest index stays first.
 //   xyz: (batch, num_points, 3); queries: (batch, num_queries, 3); index, distance: (batch,
 //   num_queries, K). Grid: (queries / THREADS, batch).
 extern "C" __global__ void __launch_bounds__(THREADS) nearest_neighbours(
@@ -26,7 +27,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) nearest_neighbours(
     for (int n = 0; n < K; n++) squared[n] = MISSING, at[n] = 0;
     for (int start = 0; start < num_points; start += THREADS) {
         const int size = num_points - start < THREADS ? num_points - start : THREADS;
-        __syncthreads();  // the tile before this one has been used by all
+        __syncthreads();  // all threads have finished with the tile before
         if (threadIdx.x < size) {
             const float* p = xyz + 3 * (start + threadIdx.x);
             tile[threadIdx.x] = make_float4(p[0], p[1], p[2], 0);

@@ -1,16 +1,16 @@
-// Vector attention around its two matrix products (what goes into them, and what comes of them), and
-// the largest feature of a group.
+// Vector attention without its two matrix products: `differences` makes their input and
+// `weighted_sum` uses their output. `grouped_max` is the largest feature of a group.
 //
-// A thread has four channels of one point and all of its neighbours. Sums are float32; q, k, v and
-// what goes into a matrix product are HALF.
+// A thread handles four channels of one point and all neighbours of that point. Sums are float32.
+// q, k, v, x and the inputs of matrix products are Vec4: float4, or four bfloat16.
 //
-// Defined by the caller: BF16 (see float_or_bf16.cuh), CHANNELS (a multiple of 32), K (neighbours).
+// The caller defines BF16 (see float_or_bf16.cuh), CHANNELS (a multiple of 32) and K (neighbours).
 
 #include "float_or_bf16.cuh"
 
-constexpr int GROUPS = CHANNELS / 4, SHARED_GROUPS = GROUPS / 8;  // of four channels
+constexpr int GROUPS = CHANNELS / 4, SHARED_GROUPS = GROUPS / 8;  // groups of four channels
 
-// The linear layer from 3 numbers, for four channels.
+// A linear layer from three numbers to four of its channels.
 struct Position {
     float4 x, y, z, bias;
 
@@ -39,11 +39,11 @@ struct Position {
 __device__ __forceinline__ float relu(float x) { return x > 0 ? x : 0; }
 
 // out = ReLU(scale (k_j - q + p_j) + shift), p = position(positions).
-//   q: (points, CHANNELS); k: (rows, CHANNELS); rows: (points, K); positions: (points, K, 3);
+//   q, k: (points, CHANNELS); neighbour_idx: (points, K); positions: (points, K, 3);
 //   weight: (CHANNELS, 3); bias, scale, shift: (CHANNELS); out: (points, K, CHANNELS).
 extern "C" __global__ void __launch_bounds__(256) differences(
-    const Vec4* __restrict__ q, const Vec4* __restrict__ k, const long long* __restrict__ rows,
-    const float* __restrict__ positions, const float* __restrict__ weight,
+    const Vec4* __restrict__ q, const Vec4* __restrict__ k,
+    const long long* __restrict__ neighbour_idx, const float* __restrict__ positions, const float* __restrict__ weight,
     const float* __restrict__ bias, const float* __restrict__ scale,
     const float* __restrict__ shift, Vec4* __restrict__ out, long num_points) {
     const long index = (long)blockIdx.x * blockDim.x + threadIdx.x, point = index / GROUPS;
@@ -57,7 +57,7 @@ extern "C" __global__ void __launch_bounds__(256) differences(
     for (int j = 0; j < K; j++) {
         const long at = point * K + j;
         const float4 p = position(positions + 3 * at);
-        float4 d = widen(k[rows[at] * GROUPS + group]);
+        float4 d = widen(k[neighbour_idx[at] * GROUPS + group]);
         d.x += p.x - center.x, d.y += p.y - center.y, d.z += p.z - center.z, d.w += p.w - center.w;
         d.x = relu(fmaf(s.x, d.x, t.x)), d.y = relu(fmaf(s.y, d.y, t.y));
         d.z = relu(fmaf(s.z, d.z, t.z)), d.w = relu(fmaf(s.w, d.w, t.w));
@@ -66,11 +66,11 @@ extern "C" __global__ void __launch_bounds__(256) differences(
 }
 
 // out = sum_j softmax_j(logits) (v_j + p_j); eight channels share a logit.
-//   v: (rows, CHANNELS); logits: (points, K, CHANNELS / 8); out: (points, CHANNELS); the others
-//   as above.
+//   v: (points, CHANNELS); logits: (points, K, CHANNELS / 8); out: (points, CHANNELS); the other
+//   arguments as those of `differences`.
 extern "C" __global__ void __launch_bounds__(256) weighted_sum(
     const Vec4* __restrict__ v, const Vec4* __restrict__ logits,
-    const long long* __restrict__ rows, const float* __restrict__ positions,
+    const long long* __restrict__ neighbour_idx, const float* __restrict__ positions,
     const float* __restrict__ weight, const float* __restrict__ bias, Vec4* __restrict__ out,
     long num_points) {
     const long index = (long)blockIdx.x * blockDim.x + threadIdx.x, point = index / GROUPS;
@@ -88,7 +88,7 @@ extern "C" __global__ void __launch_bounds__(256) weighted_sum(
     for (int j = 0; j < K; j++) {
         const long at = point * K + j;
         const float4 p = position(positions + 3 * at);
-        const float4 x = widen(v[rows[at] * GROUPS + group]);
+        const float4 x = widen(v[neighbour_idx[at] * GROUPS + group]);
         const float4 e = make_float4(expf(w[j].x - top.x), expf(w[j].y - top.y),
                                      expf(w[j].z - top.z), expf(w[j].w - top.w));
         sum.x += e.x, sum.y += e.y, sum.z += e.z, sum.w += e.w;
@@ -100,10 +100,10 @@ extern "C" __global__ void __launch_bounds__(256) weighted_sum(
 }
 
 // out = max_j (x_j + weight offset_j).
-//   x: (rows, CHANNELS); rows: (points, K); offsets: (points, K, 3); weight: (CHANNELS, 3);
+//   x: (finer points, CHANNELS); neighbour_idx: (points, K); offsets: (points, K, 3); weight: (CHANNELS, 3);
 //   out: (points, CHANNELS).
 extern "C" __global__ void __launch_bounds__(256) grouped_max(
-    const Vec4* __restrict__ x, const long long* __restrict__ rows,
+    const Vec4* __restrict__ x, const long long* __restrict__ neighbour_idx,
     const float* __restrict__ offsets, const float* __restrict__ weight, Vec4* __restrict__ out,
     long num_points) {
     const long index = (long)blockIdx.x * blockDim.x + threadIdx.x, point = index / GROUPS;
@@ -115,7 +115,7 @@ extern "C" __global__ void __launch_bounds__(256) grouped_max(
     for (int j = 0; j < K; j++) {
         const long at = point * K + j;
         const float4 p = position(offsets + 3 * at);
-        float4 v = widen(x[rows[at] * GROUPS + group]);
+        float4 v = widen(x[neighbour_idx[at] * GROUPS + group]);
         v.x += p.x, v.y += p.y, v.z += p.z, v.w += p.w;
         top = j == 0 ? v : make_float4(fmaxf(top.x, v.x), fmaxf(top.y, v.y), fmaxf(top.z, v.z),
                                        fmaxf(top.w, v.w));

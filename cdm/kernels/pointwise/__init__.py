@@ -1,1 +1,4 @@
-"""Pointwise steps of PointMamba, fused: `naive` is the reference, `gpu` runs on CUDA devices."""
+"""The steps between PointMamba's matrix products, which treat every point on its own.
+
+`naive` computes them on any device; `gpu` computes each in one pass over memory on CUDA devices.
+"""

@@ -1,4 +1,4 @@
-"""The pointwise steps of PointMamba on CUDA devices, one pass over memory each."""
+"""The steps between PointMamba's matrix products on CUDA devices, one pass over memory each."""
 
 from functools import cache
 from pathlib import Path
@@ -13,39 +13,39 @@ THREADS = 256
 
 
 class Pointwise:
-    """The functions of `naive`, for one model: results that feed a matrix product are `half`.
+    """The functions of `naive` for one model. The input of a matrix product is written as io_dtype.
 
     Args:
         device: CUDA device.
-        half: torch.float32 or torch.bfloat16.
+        io_dtype: torch.float32 or torch.bfloat16.
         d_model: a multiple of 4, at most 1024.
         contact_dim: columns of x_t and of the head, at most 32.
     """
 
-    def __init__(self, device: torch.device, half: torch.dtype, d_model: int, contact_dim: int):
-        self.half = half
-        self._kernels = _kernels(device.index, half, d_model, contact_dim)
+    def __init__(self, device: torch.device, io_dtype: torch.dtype, d_model: int, contact_dim: int):
+        self.io_dtype = io_dtype
+        self._kernels = _kernels(device.index, io_dtype, d_model, contact_dim)
 
-    def embed(self, x_t, weight, share, step_share):
-        """`naive.embed`, in `half`."""
+    def embed(self, x_t, weight, static_proj, time_proj):
+        """`naive.embed`; the result is io_dtype."""
         batch, num_points, _ = x_t.shape
-        hidden = share.shape[2]
-        out = share.new_empty(share.shape, dtype=self.half)
+        hidden = static_proj.shape[2]
+        out = static_proj.new_empty(static_proj.shape, dtype=self.io_dtype)
         rows = batch * num_points
         self._kernels["embed"](
-            (-(-rows * hidden // (4 * THREADS)),), THREADS, x_t, weight, share, step_share, out,
-            np.int64(rows), *ints(num_points, hidden),
+            (-(-rows * hidden // (4 * THREADS)),), THREADS, x_t, weight, static_proj,
+            time_proj, out, np.int64(rows), *ints(num_points, hidden),
         )  # fmt: skip
         return out
 
     def embedding_norm(self, y, norm_e, norm):
-        """`naive.embedding_norm`; the norm in `half`."""
+        """`naive.embedding_norm`; the norm has the dtype of y."""
         stream, out = torch.empty_like(y, dtype=torch.float32), torch.empty_like(y)
         self._by_row("embedding_norm", y, *norm_e, *norm, stream, out)
         return stream, out
 
     def residual_norm(self, stream, y, norm):
-        """`naive.residual_norm`, adding to stream in place; the norm in `half`."""
+        """`naive.residual_norm`; adds to stream in place, and the norm has the dtype of y."""
         out = torch.empty_like(y)
         self._by_row("residual_norm", y, *norm, stream, out)
         return stream, out
@@ -57,15 +57,16 @@ class Pointwise:
         return out
 
     def _by_row(self, name, y, *arguments):
+        """Launch a kernel that gives each point a warp."""
         rows = y.shape[:-1].numel()
         grid = (-(-rows * 32 // THREADS),)
         self._kernels[name](grid, THREADS, y, *arguments, np.int64(rows))
 
 
 @cache
-def _kernels(device_index, half, d_model, contact_dim):
+def _kernels(device_index, io_dtype, d_model, contact_dim):
     macros = {
-        "BF16": half == torch.bfloat16,
+        "BF16": io_dtype == torch.bfloat16,
         "D_MODEL": d_model,
         "CONTACT_DIM": contact_dim,
     }

@@ -1,24 +1,27 @@
-// What happens to every point alone between the matrix products of PointMamba, one pass over
-// memory each. The residual stream stays float32; what goes into a matrix product is HALF.
+// The steps between the matrix products of PointMamba, which treat every point on its own; one pass
+// over memory each. The residual stream is float32. The inputs of matrix products are Vec4: float4,
+// or four bfloat16.
 //
-// Defined by the caller: BF16 (see float_or_bf16.cuh), D_MODEL (a multiple of 4), CONTACT_DIM.
+// The caller defines BF16 (see float_or_bf16.cuh), D_MODEL (a multiple of 4) and CONTACT_DIM.
 
 #include "float_or_bf16.cuh"
 
 __device__ __forceinline__ float gelu(float x) { return 0.5f * x * (1 + erff(0.70710678f * x)); }
 
-// out = GELU(x_t W^T + share + step_share): the first linear layer, whose other columns are in
-// the shares. x_t: (rows, CONTACT_DIM); weight: (CONTACT_DIM, hidden); share: (rows, hidden);
-// step_share: (batch, hidden); out: (rows, hidden).
+// out = GELU(x_t weight + static_proj + time_proj): the first linear layer. The caller has computed
+// the parts of its other columns: static_proj does not change with the timestep, time_proj depends
+// on the timestep alone.
+//   x_t: (rows, CONTACT_DIM); weight: (CONTACT_DIM, hidden); static_proj: (rows, hidden);
+//   time_proj: (batch, hidden); out: (rows, hidden).
 extern "C" __global__ void __launch_bounds__(256) embed(
     const float* __restrict__ x_t, const float4* __restrict__ weight,
-    const float4* __restrict__ share, const float4* __restrict__ step_share,
+    const float4* __restrict__ static_proj, const float4* __restrict__ time_proj,
     Vec4* __restrict__ out, long num_rows, int num_points, int hidden) {
     const int groups = hidden / 4;
     const long index = (long)blockIdx.x * blockDim.x + threadIdx.x, row = index / groups;
     const int group = index % groups;
     if (row >= num_rows) return;
-    float4 v = share[index], s = step_share[row / num_points * groups + group];
+    float4 v = static_proj[index], s = time_proj[row / num_points * groups + group];
     v.x += s.x, v.y += s.y, v.z += s.z, v.w += s.w;
 #pragma unroll
     for (int j = 0; j < CONTACT_DIM; j++) {
@@ -30,7 +33,7 @@ extern "C" __global__ void __launch_bounds__(256) embed(
     narrow(out + index, make_float4(gelu(v.x), gelu(v.y), gelu(v.z), gelu(v.w)));
 }
 
-// --- rows of D_MODEL, one warp each --------------------------------------------------------------
+// --- Kernels that give each row of D_MODEL numbers a warp ----------------------------------------
 
 constexpr int GROUPS = D_MODEL / 4, VECTORS = (GROUPS + 31) / 32;
 constexpr float EPS = 1e-5f;
@@ -41,7 +44,7 @@ __device__ __forceinline__ float sum_of_warp(float x) {
     return x;
 }
 
-// LayerNorm of a row; lane holds groups lane, lane + 32, ...
+// LayerNorm of a row. A lane holds the groups of four numbers lane, lane + 32, ...
 __device__ __forceinline__ void layer_norm(float4 (&v)[VECTORS], const float4* weight,
                                            const float4* bias, int lane) {
     float sum = 0, squares = 0;
@@ -65,7 +68,8 @@ __device__ __forceinline__ void layer_norm(float4 (&v)[VECTORS], const float4* w
         }
 }
 
-// stream = LayerNorm_e(y); out = LayerNorm_0(stream): the embedding's norm and the first block's.
+// stream = LayerNorm_e(y) and out = LayerNorm(stream): the norms of the embedding and of the first
+// block.
 extern "C" __global__ void __launch_bounds__(256) embedding_norm(
     const Vec4* __restrict__ y, const float4* __restrict__ weight_e,
     const float4* __restrict__ bias_e, const float4* __restrict__ weight,
@@ -88,7 +92,7 @@ extern "C" __global__ void __launch_bounds__(256) embedding_norm(
         if (lane + 32 * i < GROUPS) narrow(out + row * GROUPS + lane + 32 * i, v[i]);
 }
 
-// stream += y; out = LayerNorm(stream): a block's residual and the next block's norm.
+// stream += y and out = LayerNorm(stream): the residual of a block and the norm of the next one.
 extern "C" __global__ void __launch_bounds__(256) residual_norm(
     const Vec4* __restrict__ y, const float4* __restrict__ weight,
     const float4* __restrict__ bias, float4* __restrict__ stream, Vec4* __restrict__ out,
@@ -112,7 +116,8 @@ extern "C" __global__ void __launch_bounds__(256) residual_norm(
         if (lane + 32 * i < GROUPS) narrow(out + row * GROUPS + lane + 32 * i, v[i]);
 }
 
-// out = (stream + y) W^T + b: the last block's residual and the layers behind it, folded into one.
+// out = (stream + y) weight^T + bias: the residual of the last block, and the layers after it, which
+// the caller has folded into one.
 // weight: (CONTACT_DIM, D_MODEL); out: (rows, CONTACT_DIM) float32.
 extern "C" __global__ void __launch_bounds__(256) residual_head(
     const Vec4* __restrict__ y, const float4* __restrict__ stream,

@@ -33,8 +33,10 @@ def selective_scan(
         B, C: (batch, length, d_state).
         D, delta_bias: (d_inner,), optional.
         delta_softplus: pass delta + delta_bias through softplus.
-        reverse: run from the last element to the first, in place of flipping.
-        backend: "auto" or one of BACKENDS.
+        reverse: run from the last element to the first; replaces flipping the tensors.
+        backend: "auto" or one of `BACKENDS`. "naive" and "chunked" run on any device, "numba" on
+            the CPU, "cuda" (the project's kernel, with gradients) and "mamba_ssm" (that package's)
+            on CUDA devices.
     Returns:
         y, shape and dtype of u; with return_last_state also h after the last step,
         (batch, d_inner, d_state).
@@ -57,7 +59,7 @@ def selective_scan(
     elif backend in _FORWARD_ONLY:
         if reverse:
             inputs = _flip(u), _flip(delta), A, _flip(B), _flip(C), D, _flip(z), delta_bias
-        with torch.autocast(u.device.type, enabled=False):  # the states need float32
+        with torch.autocast(u.device.type, enabled=False):  # bfloat16 states would drift
             y, last_state = _FORWARD_ONLY[backend](*inputs, delta_softplus)
         y = _flip(y) if reverse else y
     else:
@@ -66,13 +68,13 @@ def selective_scan(
 
 
 def resolve_backend(device, dtype, needs_grad=False, fits_cuda=False) -> str:
-    """The backend that "auto" takes, so that a caller can log it.
+    """The backend that "auto" chooses. A function of its own, so that a caller can log it.
 
     Args:
-        fits_cuda: our kernel with a gradient has the scan's sizes.
+        fits_cuda: whether the backend "cuda" can compute the scan.
     """
     device = torch.device(device)
-    if device.type == "cuda" and fits_cuda and not nvrtc.unavailable(device.index or 0):
+    if device.type == "cuda" and fits_cuda and not nvrtc.unavailable(nvrtc.device_index(device)):
         return "cuda"
     if device.type == "cuda" and mamba_ssm.available():
         return "mamba_ssm"
@@ -111,7 +113,7 @@ def _numba(u, *args):
             f"gradients, found {u.dtype} on {u.device}{' with gradients' if needs_grad else ''}; "
             "use backend='auto'"
         )
-    from cdm.kernels.selective_scan import cpu  # numba loads in a second: only when needed
+    from cdm.kernels.selective_scan import cpu  # importing numba takes a second
 
     inputs = [None if x is None else x.float() for x in (u, *inputs)]
     y, last_state = cpu.selective_scan(*inputs, delta_softplus, reverse)

@@ -1,4 +1,4 @@
-"""The selective scan in plain torch, parallel over chunks of the sequence; any device."""
+"""The selective scan in torch operations, parallel over chunks of the sequence; any device."""
 
 import math
 
@@ -9,10 +9,10 @@ from cdm.kernels.selective_scan.naive import discretisation, skip_and_gate
 
 
 def selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus):
-    """Step through all chunks at once, twice: for their last states, then for the outputs.
+    """Step through all chunks at the same time: first for their last states, then for y.
 
-    About 3 sqrt(length) steps instead of `length`. Only products of decays occur, none is
-    inverted, so large delta is as safe as in the naive loop. Arguments and results as
+    This takes about 3 sqrt(length) steps instead of `length`. Decays are multiplied and never
+    divided by, so a large delta is as safe as in the naive loop. Arguments and results as
     `cdm.kernels.selective_scan.selective_scan`, forward in time.
     """
     compute_dtype = torch.promote_types(u.dtype, torch.float32)
@@ -23,7 +23,8 @@ def selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus):
     size = math.isqrt(length - 1) + 1
     num_chunks = -(-length // size)
 
-    def chunk(x):  # a step with delta = 0 leaves the state as it is
+    def chunk(x):
+        # The padding has delta = 0, and such a step leaves the state as it is.
         x = F.pad(x, (0, 0, 0, num_chunks * size - length))
         return x.unflatten(1, (num_chunks, size))  # (batch, num_chunks, size, ...)
 
@@ -33,16 +34,19 @@ def selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus):
         h = torch.exp(delta[:, :, i, :, None] * A) * h
         return h + delta_u[:, :, i, :, None] * B[:, :, i, None, :]
 
+    # First pass: the last state of every chunk, from a state of zero.
     h = u_.new_zeros(u.shape[0], num_chunks, *A.shape)  # (batch, num_chunks, d_inner, d_state)
     for i in range(size):
         h = step(h, i)
 
-    decay = torch.exp(delta.sum(2)[..., None] * A)  # of a whole chunk
+    # The state that each chunk starts from: the one before, decayed over that chunk, plus its own.
+    decay = torch.exp(delta.sum(2)[..., None] * A)
     starts = [torch.zeros_like(h[:, 0])]
     for k in range(num_chunks):
         starts.append(decay[:, k] * starts[-1] + h[:, k])
     last_state = starts.pop()
 
+    # Second pass: the outputs, from these states.
     h = torch.stack(starts, dim=1)
     y = []
     for i in range(size):

@@ -1,4 +1,4 @@
-"""The selective scan on CUDA devices, with a gradient: what training runs on."""
+"""The selective scan on CUDA devices with a gradient, for training."""
 
 from functools import cache
 from pathlib import Path
@@ -13,15 +13,15 @@ D_STATE, CHANNELS, THREADS, TILE = 16, 64, 256, 8
 
 
 def fits(d_inner: int, d_state: int) -> bool:
-    """Whether the kernels have these sizes."""
+    """Whether the kernels can compute these sizes."""
     return d_state == D_STATE and d_inner % CHANNELS == 0
 
 
 def selective_scan(u, delta, A, B, C, D, z, delta_bias, reverse):
-    """`cdm.kernels.selective_scan.selective_scan` with delta_softplus, and without a last state.
+    """`cdm.kernels.selective_scan.selective_scan` with delta_softplus and without last_state.
 
-    Computed in float32 also where u, delta, B and C are bfloat16; the gradient takes TILE times
-    less memory than the states of all steps.
+    Everything is computed in float32, also if u, delta, B and C are bfloat16. The gradient keeps
+    only every TILE-th state, so it takes TILE times less memory than all states would.
     """
     inputs = u, delta, B, C
     if any(x.dtype != torch.bfloat16 for x in inputs):
@@ -50,7 +50,7 @@ class _Scan(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, dy):
-        u, _, A, B, *_ = inputs = ctx.saved_tensors  # with the states at the starts of tiles
+        u, _, A, B, *_ = inputs = ctx.saved_tensors  # the last one: states at the tiles' starts
         batch, length, d_inner = u.shape
         du, ddelta = torch.empty_like(u), torch.empty_like(u)
         dA = A.new_empty(batch, *A.shape)

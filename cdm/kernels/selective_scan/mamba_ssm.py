@@ -1,14 +1,15 @@
-"""The selective scan of the `mamba_ssm` package (state-spaces/mamba), where it is installed."""
+"""The selective scan of the package `mamba_ssm` (state-spaces/mamba), if it is installed."""
 
 from functools import cache
 
 
 @cache
 def available() -> bool:
-    """Whether the package imports with its compiled scan.
+    """Whether the package can be imported with its compiled scan.
 
-    Releases from 2.3.2 on lack it unless built with MAMBA_KEEP_CUDA_BUILD=TRUE, and a wheel for
-    another torch fails with whatever the loader raises: neither must stop us.
+    From release 2.3.2 on the package lacks the scan unless it was built with
+    MAMBA_KEEP_CUDA_BUILD=TRUE. A wheel built for another torch fails with any error the loader
+    raises. Both count as not available.
     """
     try:
         import selective_scan_cuda  # noqa: F401
@@ -19,7 +20,7 @@ def available() -> bool:
 
 
 def selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus):
-    """`selective_scan_fn`, which is channel-first.
+    """Call `selective_scan_fn`, whose tensors have the channels first.
 
     Arguments and results as `cdm.kernels.selective_scan.selective_scan`, forward in time.
     """

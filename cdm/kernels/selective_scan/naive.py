@@ -1,11 +1,11 @@
-"""The selective scan as the paper writes it: the reference for every other backend."""
+"""The selective scan as the paper writes it; every other backend is tested against it."""
 
 import torch
 import torch.nn.functional as F
 
 
 def selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus):
-    """One step of the recurrence at a time, in float32 (float64 for float64 input).
+    """Compute the recurrence step by step, in float32 (float64 for float64 input).
 
     Arguments and results as `cdm.kernels.selective_scan.selective_scan`, forward in time.
     """
@@ -23,7 +23,7 @@ def selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus):
 
 
 def discretisation(delta, delta_bias, delta_softplus):
-    """The step sizes delta, after bias and softplus."""
+    """The step sizes delta: the bias is added, then softplus is applied if asked for."""
     if delta_bias is not None:
         delta = delta + delta_bias.to(delta.dtype)
     return F.softplus(delta) if delta_softplus else delta
