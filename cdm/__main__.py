@@ -15,7 +15,7 @@ from typing import Any
 
 from cdm.commands.config_files import config_arguments, read_config
 from cdm.config import Config
-from cdm.errors import CDMError, ConfigError
+from cdm.errors import CDMError, ConfigError, printable
 from cdm.run.plan import Plan, read_plan
 from cdm.run.planning import make_plan
 
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return args.command(args)
     except CDMError as error:
-        print(f"error: {error}", file=sys.stderr)
+        tell(f"error: {error}")
         return REFUSED
     except KeyboardInterrupt:
         return 130
@@ -129,8 +129,10 @@ def run_status(args: argparse.Namespace) -> int:
     while True:
         plan, run = planned(args)
         status = read_status(plan, run)
-        text = describe_status(status, shutil.get_terminal_size().columns)
-        show(args, status.as_dict(), "\033[H\033[2J" + text if args.watch else text)
+        columns = shutil.get_terminal_size().columns
+        if args.watch and not args.json:
+            print("\033[H\033[2J", end="")  # clears the screen
+        show(args, status.as_dict(), describe_status(status, columns, sys.stdout.encoding))
         finished = len(status.counts.done) == status.num_chunks and not status.counts.merging
         if not args.watch or finished:
             return FOUND if status.failed or status.damaged else OK
@@ -242,13 +244,17 @@ def snakemake_command(args: argparse.Namespace, config: Config) -> str:
 
 def tell(line: str) -> None:
     """Where commands that take a while say how far they are."""
-    print(line, file=sys.stderr, flush=True)
+    print(printable(line, sys.stderr.encoding), file=sys.stderr, flush=True)
 
 
 def show(args: argparse.Namespace, content: Any, text: str) -> None:
-    """Print a result as text, or as JSON where that was asked for."""
-    print(json.dumps(content, indent=1, ensure_ascii=False) if args.json else text.rstrip())
-    sys.stdout.flush()
+    """Print a result as text, or as JSON where that was asked for.
+
+    Captions and file names in it may hold what a terminal obeys, or what the locale's encoding
+    cannot express. Both are printed escaped.
+    """
+    text = json.dumps(content, indent=1, ensure_ascii=False) if args.json else text.rstrip()
+    print(printable(text, sys.stdout.encoding), flush=True)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TextIO
 
 from cdm.commands.status import count, progress_line
+from cdm.errors import printable
 from cdm.jobs.every import Every
 from cdm.run.plan import Plan
 
@@ -50,9 +51,9 @@ class LiveProgress:
         while not self._ended.wait(max(DRAW_EVERY_S, 20 * meter.cost_s)):
             meter.measure()
             if self.line:
-                self.line.draw(meter.text(self.line.width))
+                self.line.draw(meter.text(self.line.width, self.stream.encoding))
             elif next_line.due():
-                print(meter.text(), file=self.stream, flush=True)
+                print(printable(meter.text(), self.stream.encoding), file=self.stream, flush=True)
         if self.line:
             self.line.close()
 
@@ -78,10 +79,10 @@ class Meter:
         gained, seconds = self.counts.maps_done - self.first, time.monotonic() - self.began
         return gained / seconds if gained > 0 and seconds > 0 else self.counts.rate
 
-    def text(self, width: int = 0) -> str:
-        """One line, with a bar where a width is given."""
+    def text(self, width: int = 0, encoding: str | None = None) -> str:
+        """One line, with a bar if a width is given (`progress_line`)."""
         name, chunks = self.plan.config.exp_name, len(self.plan.chunks)
-        return progress_line(name, self.counts, self.rate, chunks, width)
+        return progress_line(name, self.counts, self.rate, chunks, width, encoding)
 
 
 class BottomLine:

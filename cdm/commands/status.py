@@ -218,8 +218,8 @@ def _archive_state(plan: Plan, run: Path, counts: Counts) -> str:
 # --- for people ----------------------------------------------------------------------------------
 
 
-def describe_status(status: Status, width: int = 80) -> str:
-    """The status as text."""
+def describe_status(status: Status, width: int = 80, encoding: str | None = None) -> str:
+    """The status as text, `width` columns wide, for a stream of this encoding."""
     counts, rate = status.counts, status.maps_per_second
     share = counts.share
     table = {
@@ -235,7 +235,7 @@ def describe_status(status: Status, width: int = 80) -> str:
     left = "-" if status.eta_seconds is None else f"about {duration(status.eta_seconds)}"
     lines = [
         f"{status.run}: {status.num_samples} samples in {status.num_chunks} chunks",
-        f"{draw_bar(share, max(10, min(width, 80) - 30))} "
+        f"{draw_bar(share, max(10, min(width, 80) - 30), encoding)} "
         f"{counts.maps_done:.6g}/{counts.maps_total} maps, {_percent(share)}",
         "",
         "chunks     " + "   ".join(f"{number} {name}" for name, number in table.items()),
@@ -261,8 +261,21 @@ def describe_status(status: Status, width: int = 80) -> str:
     return "\n".join(lines) + "\n"
 
 
-def progress_line(run: str, counts: Counts, rate: float, num_chunks: int, width: int = 0) -> str:
-    """One line on the whole run, with a bar where `width` columns are given."""
+def progress_line(
+    run: str,
+    counts: Counts,
+    rate: float,
+    num_chunks: int,
+    width: int = 0,
+    encoding: str | None = None,
+) -> str:
+    """One line on the whole run.
+
+    Args:
+        rate: maps per second.
+        width: columns of the terminal; 0 for a line without a bar.
+        encoding: of the terminal; None for UTF-8.
+    """
     share = counts.share
     left = duration((counts.maps_total - counts.maps_done) / rate) if rate else "-"
     parts = [
@@ -275,14 +288,18 @@ def progress_line(run: str, counts: Counts, rate: float, num_chunks: int, width:
     if counts.merging:
         parts = [*parts[:2], "merging"]
     room = width - len(run) - sum(len(part) + 2 for part in parts) - 2
-    bar = [draw_bar(share, min(room, 40))] if room >= 5 else []
+    bar = [draw_bar(share, min(room, 40), encoding)] if room >= 5 else []
     return "  ".join([run, *bar, *parts])[: width or None]
 
 
-def draw_bar(share: float, width: int) -> str:
-    """A bar of `width` columns."""
-    full = int(share * width)
-    return "█" * full + "░" * (width - full)
+def draw_bar(share: float, width: int, encoding: str | None = None) -> str:
+    """A bar of `width` columns, in plain ASCII if the encoding has no blocks."""
+    full, (done, left) = int(share * width), "█░"
+    try:
+        (done + left).encode(encoding or "utf-8")
+    except UnicodeEncodeError:
+        done, left = "#-"
+    return done * full + left * (width - full)
 
 
 def _percent(share: float) -> str:

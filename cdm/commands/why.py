@@ -223,14 +223,8 @@ def _changes(prefix: str, before: Any, now: Any) -> Iterator[Change]:
             inner = f"{prefix}.{key}" if prefix else key
             yield from _changes(inner, before.get(key), now.get(key))
         return
-    before, now = _as_json(before), _as_json(now)
     if before != now:
         yield prefix, before, now
-
-
-def _as_json(value: Any) -> Any:
-    """Tuples as the lists that JSON makes of them."""
-    return [_as_json(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _change_text(change: Change) -> str:

@@ -20,7 +20,7 @@ import orjson
 
 from cdm.config import Config, load_config
 from cdm.datasets import Dataset, Sample
-from cdm.errors import ArchiveError, ConfigError, listed
+from cdm.errors import ArchiveError, ConfigError, listed, printable
 from cdm.files import digest, is_sealed, replacing, seal, typed, unseal, write_bytes
 from cdm.model.architecture import Architecture
 from cdm.run.table import read_rows, row_of, table_header, table_rows
@@ -299,7 +299,7 @@ def _from_json(content: dict[str, Any], config: Config) -> Plan:
         statistics=typed(PlannedStatistics, content["statistics"]),
         identity=content["identity"],
         chunks=tuple(typed(Chunk, chunk) for chunk in content["chunks"]),
-        dropped=dict(content.get("dropped", {})),
+        dropped=content.get("dropped", {}),
     )
     contradictions = listed(_contradictions(plan, content["fingerprint"]), 3, "; ")
     if contradictions:
@@ -326,8 +326,14 @@ def _contradictions(plan: Plan, fingerprint: str) -> Iterable[str]:
         yield "a chunk has no rows"
     elif [chunk.number for chunk in plan.chunks] != list(range(len(plan.chunks))):
         yield "the chunks are not numbered in order"
+    if not isinstance(plan.dropped, dict) or not all(map(_is_text, plan.dropped.items())):
+        yield "the dropped clips are no list of names and reasons"
     if plan.chunks and plan.fingerprint != fingerprint:
         yield "the chunks are not those that were planned"
+
+
+def _is_text(pair: tuple) -> bool:
+    return all(isinstance(value, str) for value in pair)
 
 
 def read_samples(plan: Plan, chunk: Chunk, dataset: Dataset) -> list[Sample]:
@@ -369,7 +375,7 @@ def describe_plan(plan: Plan) -> str:
     sizes = ", ".join(f"{key} {value}" for key, value in a.sizes.items())
     scene = f"scene model     {plan.scene_model.path}\n" if plan.scene_model else ""
     source = "computed by the workflow" if plan.statistics.computed else "read"
-    return (
+    return printable(
         f"checkpoint      {plan.checkpoint.path}\n"
         f"sha256          {plan.checkpoint.sha256}\n"
         f"architecture    {a.arch} ({sizes}, last_dim {a.last_dim})\n"

@@ -4,6 +4,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from cdm.config import Config
 from cdm.datasets import Dataset, Sample, stat_files
 from cdm.datasets.statistics import find_statistics
@@ -177,7 +179,7 @@ def make_identity(
     dataset, sampling, diffusion = config.dataset, config.sampling, config.diffusion
     point_feat_dim = architecture.point_feat_dim
     timesteps = sorted(space_timesteps(diffusion.steps, diffusion.timestep_respacing))
-    return {
+    identity = {
         "numerics_version": NUMERICS_VERSION,
         "seed": config.seed,
         "checkpoint": checkpoint_sha256,
@@ -205,3 +207,4 @@ def make_identity(
         "chunk_size": config.workflow.chunk_size,
         "dtype": config.workflow.dtype,
     }
+    return orjson.loads(orjson.dumps(identity))  # tuples become the lists that records hold

@@ -30,9 +30,11 @@ def table_header() -> bytes:
 
 def table_rows(number: int, samples: Iterable[Sample]) -> bytes:
     """The lines of chunk `number`."""
-    text = io.StringIO()
-    writer = csv.writer(text, delimiter="\t", lineterminator="\n")
-    writer.writerows([number, *row_of(sample)] for sample in samples)
+    rows, text = [[number, *row_of(sample)] for sample in samples], io.StringIO()
+    # Python's csv does not quote a carriage return, but reads it as the end of a row.
+    has_return = any("\r" in str(value) for row in rows for value in row)
+    quoting = csv.QUOTE_ALL if has_return else csv.QUOTE_MINIMAL
+    csv.writer(text, delimiter="\t", lineterminator="\n", quoting=quoting).writerows(rows)
     return text.getvalue().encode()
 
 

@@ -1,15 +1,22 @@
 """`cdm status`: what a run is doing, from files alone."""
 
+import io
 import json
+import sys
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from helpers import plan_run, write_dummy_chunk
+from helpers import plan_run, run_config, write_dummy_chunk
 
 from cdm.__main__ import main
 from cdm.archive.store import store_path
 from cdm.commands.status import count, progress_line, read_status
 from cdm.jobs.progress import STALE_S, Heartbeat, heartbeat_path
+from cdm.run.merge import merge
+from cdm.run.plan import save_plan
+from cdm.run.planning import make_plan
 
 RUN = "outputs/run"
 
@@ -137,3 +144,76 @@ def test_a_folder_without_a_plan_is_told_in_one_line(tmp_path, capsys):
     assert main(["status", str(tmp_path)]) == 2
     told = capsys.readouterr().err
     assert "plan.json: no such file" in told and told.count("\n") == 1
+
+
+def test_a_lost_shard_is_told_and_the_archive_is_damaged(plan, capsys):
+    for chunk in plan.chunks:
+        write_dummy_chunk(plan, chunk)
+    merge(plan, lambda line: None)
+    assert status_json(capsys)["archive"] == "merged"
+    Path(plan.archive, "distance/c.2.0.0.0").unlink()
+    found = status_json(capsys, expected=1)
+    assert found["archive"] == "damaged" and found["chunks"]["done"] == 4
+    assert "distance/c.2.0.0.0: is missing; it is made again" in found["damaged"][0]
+
+
+def test_clips_that_the_dataset_dropped_are_shown_with_their_reasons(plan, capsys):
+    samples = make_plan(run_config())[1]
+    save_plan(replace(plan, dropped={"000021": "has NaN", "M000007": "no caption"}), samples)
+    assert status_json(capsys)["dropped"] == {"000021": "has NaN", "M000007": "no caption"}
+    main(["status", RUN])
+    shown = capsys.readouterr().out
+    assert "dropped    2 clip(s)" in shown and "  000021: has NaN\n  M000007: no caption" in shown
+    assert (
+        "dropped         2 clip(s): 000021: has NaN" in Path(RUN, "checkpoint_info.txt").read_text()
+    )
+
+
+def test_an_ascii_terminal_gets_a_bar_and_escaped_text(plan, monkeypatch):
+    write_dummy_chunk(plan, plan.chunks[0], skipped={1: "data/\x1b[2J椅.npz: broken"})
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert main(["status", RUN]) == 0
+    shown = terminal.buffer.getvalue().decode("ascii")
+    assert "############---" in shown and r"data/\u001b[2J\u6905.npz: broken" in shown
+
+
+def test_json_for_an_ascii_terminal_is_still_the_same_json(plan, monkeypatch):
+    reason = "data/\x9b2J椅.npz: broken"
+    write_dummy_chunk(plan, plan.chunks[0], skipped={1: reason})
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    main(["status", RUN, "--json"])
+    (skipped,) = json.loads(terminal.buffer.getvalue())["skipped"]
+    assert skipped["reason"] == reason
+
+
+WRONG_STATES = (
+    b"[]",
+    b"{}",
+    b"[" * 100_000,
+    b'{"updated": NaN}',
+    b'{"name": "a", "host": "h", "pid": 1, "process_space": "", "job": "", "started": 0, '
+    b'"updated": 1e300, "maps": 0, "total": 1, "rate": 0}',
+    b'{"name": "a", "host": "h", "pid": 1, "process_space": "", "job": "", "started": 0, '
+    b'"updated": 1, "maps": 5, "total": 1, "rate": -1e308}',
+    b'{"name": "a", "host": "h", "pid": "1", "process_space": "", "job": "", "started": 0, '
+    b'"updated": 1}',
+)
+
+
+@pytest.mark.parametrize("content", WRONG_STATES)
+def test_a_heartbeat_of_another_shape_counts_as_not_there(plan, capsys, content):
+    for name in (plan.chunks[0].name, "merge"):
+        path = heartbeat_path(RUN, name)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+    found = status_json(capsys)
+    assert found["running"] == found["cut_off"] == [] and found["chunks"]["waiting"] == 4
+
+
+def test_a_chunk_of_skipped_samples_only_leaves_the_speed_unknown(plan, capsys):
+    rows = dict.fromkeys(range(3), "broken")
+    write_dummy_chunk(plan, plan.chunks[0], skipped=rows)
+    found = status_json(capsys)
+    assert found["seconds_per_map"] is None and len(found["skipped"]) == 3
