@@ -5,7 +5,7 @@ rule compare_samplers:
     input:
         ancient(dataset_files() + statistics_file()),
     output:
-        f"{RUN}/compare_samplers/summary-{study_key(PLAN)}.json",
+        STUDY,
     log:
         f"{RUN}/logs/compare_samplers.log",
     conda:

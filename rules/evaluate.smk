@@ -1,8 +1,9 @@
 # Measures of the merged archive against the ground truth, on request: snakemake evaluate, report.
 
 REPORT = f"{RUN}/report"
-# Named by the maps and by how they are measured, like the archive's record.
+# The name has a key of the maps, of how they are measured, and of the target masks.
 EVALUATION = f"{REPORT}/evaluation-{evaluation_key(PLAN)}.json"
+STUDY = f"{RUN}/compare_samplers/summary-{study_key(PLAN)}.json"
 
 
 rule evaluate:
@@ -19,9 +20,16 @@ rule evaluate:
         "../scripts/evaluate.py"
 
 
+def study_to_show(wildcards):
+    """The page shows what compare_samplers found, if it has run for this plan or runs now."""
+    asked = "compare_samplers" in workflow.dag_settings.targets
+    return [STUDY] if asked or Path(STUDY).exists() else []
+
+
 rule report:
     input:
-        EVALUATION,
+        evaluation=EVALUATION,
+        study=study_to_show,
     output:
         f"{REPORT}/report.html",
     log:

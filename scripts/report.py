@@ -11,4 +11,6 @@ from cdm.run.planning import load_plan
 with job_log(snakemake.log[0]) as log:
     clamp_future_mtimes(snakemake.input)
     plan = load_plan(load_config(snakemake.config))
-    write_report(plan, Path(snakemake.input[0]).parent, Path(snakemake.output[0]), log)
+    study = next(iter(snakemake.input.study), None)
+    evaluation, target = Path(snakemake.input.evaluation), Path(snakemake.output[0])
+    write_report(plan, evaluation, target, log, study and Path(study))

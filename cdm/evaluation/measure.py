@@ -1,4 +1,4 @@
-"""All measures of an item's maps, against its ground truth and the target object (no torch)."""
+"""Measures the maps of one item against its ground truth and its target object (no torch)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,65 +10,14 @@ from cdm.contact import contact_from_distance, contact_to_distance, denormalise
 from cdm.datasets import Dataset, FileReader, Item, Sample
 from cdm.datasets.base import NUM_JOINTS
 from cdm.evaluation import metrics
+from cdm.evaluation.measure_table import BEST, TARGET, measure_of
 
-# Raised whenever the values that given maps have change.
+# Raised whenever the values of given maps change, so that old results are not taken for new ones.
 MEASURES_VERSION = 1
-
-TARGET = "target/"  # prefix of what is measured on the target's points alone
-BEST = "best/"  # prefix of the best of an item's maps
-MEDIANS = ("pelvis_point_error",)
-DESCRIPTIONS = {  # prefix of the name -> unit, meaning
-    "found_target_chance": ("", "share of all scene points that lie so close to the target"),
-    "found_target": ("", "share of maps whose pelvis point lies within found_radius of the target"),
-    "pelvis_point_error": ("m", "median distance of generated and true pelvis point"),
-    "pelvis_point_spread": ("m", "mean distance of the pelvis points of two maps of an item"),
-    "diversity": ("", "mean RMS difference in contact of two maps of an item"),
-    "dist_to_target_average": ("m", "distance to the target, over its points and the joints"),
-    "dist_to_target_pelvis_average": ("m", "distance of the pelvis to the target, over its points"),
-    "dist_to_target_min_average": ("m", "distance of the closest joint, over the target's points"),
-    "dist_to_target": ("", "share of maps in which a joint comes closer to the target than this"),
-    "CPLE_joint": ("m", "distance of generated and true closest point of one joint"),
-    "CPLE_pelvis": ("m", "distance of generated and true closest point of the pelvis"),
-    "CPLE": ("m", "distance of generated and true closest point"),
-    "TKCO": ("", "overlap of the k closest points, generated and true"),
-    "WDE": ("m", "error of the distances, weighted towards true contact"),
-    "IoU": ("", "overlap of the points in contact, generated and true"),
-    "SoftLoc": ("", "nearness of the generated closest point to true contact"),
-    "min_dist_error": ("m", "error of the smallest distance"),
-}
-
-
-def describe(name: str) -> tuple[str, str]:
-    """Unit and meaning of a measure."""
-    bare = name.removeprefix(BEST).removeprefix(TARGET)
-    [key] = [key for key in DESCRIPTIONS if bare.startswith(key)][:1]
-    unit, meaning = DESCRIPTIONS[key]
-    if name.startswith(BEST):
-        meaning += "; best of an item's maps"
-    return unit, meaning + ("; on the target's points" if TARGET in name else "")
-
-
-def statistic(name: str) -> str:
-    """How a measure is summed up over items: mean or median."""
-    return "median" if name.removeprefix(BEST) in MEDIANS else "mean"
-
-
-def is_share(name: str) -> bool:
-    """Whether a measure lies between 0 and 1."""
-    return describe(name)[0] == "" and name != "diversity"
-
-
-def higher_is_better(name: str) -> bool:
-    """Whether more of it is a better map; of no meaning for diversity and chance."""
-    bare = name.removeprefix(BEST).removeprefix(TARGET)
-    last = bare.rpartition("_")[2]
-    return bare.startswith(("TKCO", "IoU", "SoftLoc", "found_target")) or (
-        bare.startswith("dist_to_target_") and last[0].isdigit()
-    )
 
 
 def joint_names(config: DatasetConfig) -> list[str]:
-    """A name for each column of a map: the joint's number, or what was made of all joints."""
+    """The name of each column of a map: the joint's number, or "farthest" of all joints."""
     columns = {
         "contact_cont_joints": config.data_repr_joints,
         "contact_all_joints": range(NUM_JOINTS),
@@ -78,13 +27,13 @@ def joint_names(config: DatasetConfig) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Truth:
-    """What maps of an item are held against.
+class GroundTruth:
+    """What the maps of one item are compared with.
 
     Attributes:
-        xyz: (num_points, 3) float64 metres; rotated or not, no measure depends on it.
+        xyz: (num_points, 3) float64 metres. They may be rotated: no measure depends on it.
         distance: (num_points, contact_dim) float64 metres, or None without ground truth.
-        mask: (num_points,) bool, points of the target object, or None where it is not known.
+        mask: (num_points,) bool, the points of the target object, or None where it is not known.
     """
 
     xyz: np.ndarray
@@ -92,21 +41,24 @@ class Truth:
     mask: np.ndarray | None
 
 
-def read_truth(dataset: Dataset, sample: Sample, reader: FileReader) -> Truth:
-    """Read what an item's maps are held against.
+def read_truth(dataset: Dataset, sample: Sample, reader: FileReader) -> GroundTruth:
+    """Read an item's points, true distances and target mask.
 
     Raises:
-        BadItem: a file is damaged.
+        BadItem: a file is missing or damaged.
     """
     return truth_of(dataset.read_item(sample, reader), dataset, reader)
 
 
-def truth_of(item: Item, dataset: Dataset, reader: FileReader) -> Truth:
-    """What maps of an item that was read are held against; its mask is read in any phase."""
+def truth_of(item: Item, dataset: Dataset, reader: FileReader) -> GroundTruth:
+    """The ground truth of an item that was already read.
+
+    The dataset reads the target mask in phase test only, so other phases read it here.
+    """
     mask = item.info_obj_mask
     if mask is None:
         mask = dataset.read_target_mask(item.sample, reader)
-    return Truth(
+    return GroundTruth(
         xyz=item.c_pc_xyz.astype(np.float64),
         distance=None if item.distance is None else item.distance.astype(np.float64),
         mask=mask if mask is not None and mask.any() else None,
@@ -119,7 +71,7 @@ class MapMeasures:
     Args:
         config: sections `dataset` and `evaluation`.
         statistics: mean and std, (1, contact_dim), that the maps are normalised by.
-        chance: also measure found_target_chance, which is the same for all maps of an item.
+        chance: whether to measure found_target_chance too. It is the same for all maps of an item.
     """
 
     def __init__(self, config: Config, statistics: Mapping, chance: bool = True):
@@ -130,7 +82,11 @@ class MapMeasures:
         self.pelvis = self.joints.index("0") if "0" in self.joints else None
 
     def distance(self, x: np.ndarray) -> np.ndarray:
-        """Normalised maps as float64 metres, as the reference's evaluator has them."""
+        """Normalised maps as distances: float64 metres, shaped like x.
+
+        Contact below `evaluation.min_contact` counts as that much, as in afford-motion's
+        evaluator: a distance then stays finite.
+        """
         contact = denormalise(x, self.mean, self.std, self.dataset.use_raw_dist)
         if not self.dataset.use_raw_dist:
             floor = self.evaluation.min_contact
@@ -138,75 +94,100 @@ class MapMeasures:
         return contact.astype(np.float64)
 
     def contact(self, x: np.ndarray) -> np.ndarray:
-        """Normalised maps as contact from 0 to 1, float32."""
+        """Normalised maps as contact from 0 to 1: float32, shaped like x."""
         contact = denormalise(x, self.mean, self.std, self.dataset.use_raw_dist)
         if self.dataset.use_raw_dist:
             return contact_from_distance(contact, False, self.dataset.sigma)
         return contact
 
     def pelvis_points(self, x: np.ndarray) -> np.ndarray:
-        """The point nearest to the pelvis in each map, (k,).
+        """The point nearest to the pelvis in each map: (k,) positions in the point cloud.
 
-        Before contact is clipped to 1, which would make many points equal.
+        It is chosen before contact is clipped to 1, because clipping makes many points equal.
         """
         column = (self.mean + self.std * x)[..., self.pelvis]
         return column.argmin(axis=1) if self.dataset.use_raw_dist else column.argmax(axis=1)
 
-    def __call__(self, x: np.ndarray, truth: Truth) -> dict[str, float]:
-        """Every measure that an item permits.
+    def __call__(self, x: np.ndarray, truth: GroundTruth) -> dict[str, float]:
+        """Every measure that the item permits.
 
         Args:
             x: (k, num_points, contact_dim) float32, the normalised maps of one item.
-            truth: of the item.
+            truth: of the same item.
         Returns:
-            name -> mean over the maps; for k > 1 also BEST + name -> the best of them, and how the
-            maps differ from each other.
+            name -> mean over the maps. For k > 1 there is also the best of the maps under
+            BEST + name, and how much the maps differ from each other.
+        Raises:
+            ValueError: x holds NaN or infinity. argmax would take NaN for the best point.
         """
+        if not np.isfinite(x).all():
+            raise ValueError("the maps hold NaN or infinity, which no measure can tell from a map")
+        # Measures of each map by itself.
         distance = self.distance(x)
-        maps = [self._localisation(pred, truth) | self._to_target(pred, truth) for pred in distance]
+        maps = [
+            self._localisation(pred, truth) | self._target_measures(pred, truth)
+            for pred in distance
+        ]
         per_map = {name: np.array([values[name] for values in maps]) for name in maps[0]}
-        item = {}
         if self.pelvis is not None:
-            points = self.pelvis_points(x)
-            if truth.mask is not None:
-                per_map["found_target"] = self._at_target(truth.xyz[points], truth)
-                if self.chance:
-                    item["found_target_chance"] = float(self._at_target(truth.xyz, truth).mean())
-            if truth.distance is not None:
-                true = truth.xyz[truth.distance[:, self.pelvis].argmin()]
-                per_map["pelvis_point_error"] = np.sqrt(
-                    np.square(truth.xyz[points] - true).sum(axis=1)
-                )
-            if len(x) > 1:
-                places = truth.xyz[points]
-                item["pelvis_point_spread"] = metrics.mean_pairwise(
-                    metrics.pairwise_distances(places, places)
-                )
+            per_map |= self._pelvis_measures(x, truth)
+
+        # Measures of the item: chance, and how its maps differ.
+        item = self._item_measures(x, truth)
         if len(x) > 1:
-            flat = self.contact(x).reshape(len(x), -1).astype(np.float64)
-            apart = metrics.pairwise_distances(flat, flat) / np.sqrt(flat.shape[1])
-            item["diversity"] = metrics.mean_pairwise(apart)
             for name, values in per_map.items():
-                best = values.max() if higher_is_better(name) else values.min()
-                item[BEST + name] = float(best)
+                higher = measure_of(name).better == "higher"
+                item[BEST + name] = float(values.max() if higher else values.min())
         return {name: float(values.mean()) for name, values in per_map.items()} | item
 
-    def _at_target(self, xyz: np.ndarray, truth: Truth) -> np.ndarray:
-        """Whether points (n, 3) lie close enough to the target's, (n,) bool."""
+    def _pelvis_measures(self, x: np.ndarray, truth: GroundTruth) -> dict[str, np.ndarray]:
+        """Measures of the point nearest to the pelvis: name -> (k,) values."""
+        points, values = self.pelvis_points(x), {}
+        if truth.mask is not None:
+            values["found_target"] = self._within_target(truth.xyz[points], truth)
+        if truth.distance is not None:
+            true = truth.xyz[truth.distance[:, self.pelvis].argmin()]
+            squares = np.square(truth.xyz[points] - true).sum(axis=1)
+            values["pelvis_point_error"] = np.sqrt(squares)
+        return values
+
+    def _item_measures(self, x: np.ndarray, truth: GroundTruth) -> dict[str, float]:
+        """What belongs to the item and not to one of its maps."""
+        values = {}
+        if self.pelvis is not None and self.chance and truth.mask is not None:
+            values["found_target_chance"] = float(self._within_target(truth.xyz, truth).mean())
+        if len(x) == 1:
+            return values
+        if self.pelvis is not None:
+            places = truth.xyz[self.pelvis_points(x)]
+            apart = metrics.pairwise_distances(places, places)
+            values["pelvis_point_spread"] = metrics.mean_pairwise(apart)
+        flat = self.contact(x).reshape(len(x), -1).astype(np.float64)
+        apart = metrics.pairwise_distances(flat, flat) / np.sqrt(flat.shape[1])
+        values["diversity"] = metrics.mean_pairwise(apart)
+        return values
+
+    def _within_target(self, xyz: np.ndarray, truth: GroundTruth) -> np.ndarray:
+        """Whether each of the points (n, 3) lies within found_radius of the target: (n,) bool."""
         away = metrics.distance_to_points(xyz, truth.xyz[truth.mask])
         return away <= self.evaluation.found_radius
 
-    def _localisation(self, pred: np.ndarray, truth: Truth) -> dict[str, float]:
-        """The localisation script's measures, over the whole scene and over the target alone."""
+    def _localisation(self, pred: np.ndarray, truth: GroundTruth) -> dict[str, float]:
+        """Measures of afford-motion's localisation script, for one map (num_points, contact_dim).
+
+        They are taken over the whole scene and, with the prefix TARGET, over the target's points.
+        """
         if truth.distance is None:
             return {}
-        values = self._compare(pred, truth.distance, truth.xyz)
+        values = self._localisation_of(pred, truth.distance, truth.xyz)
         if truth.mask is not None:
             parts = (array[truth.mask] for array in (pred, truth.distance, truth.xyz))
-            values |= {TARGET + name: value for name, value in self._compare(*parts).items()}
+            on_target = self._localisation_of(*parts)
+            values |= {TARGET + name: value for name, value in on_target.items()}
         return values
 
-    def _compare(self, pred, gt, xyz) -> dict[str, float]:
+    def _localisation_of(self, pred, gt, xyz) -> dict[str, float]:
+        """Localisation measures over the given points; shapes as in `cdm.evaluation.metrics`."""
         e = self.evaluation
         m_pred, m_gt = metrics.smallest(pred), metrics.smallest(gt)
         values = {"CPLE": metrics.closest_point_error(m_pred, m_gt, xyz)}
@@ -214,7 +195,7 @@ class MapMeasures:
         for column, (joint, error) in enumerate(zip(self.joints, errors, strict=True)):
             values["CPLE_pelvis" if column == self.pelvis else f"CPLE_joint_{joint}"] = error
         for k in e.top_k:
-            # Of fewer points than k all would be taken; the reference then divides by k still.
+            # Of fewer points than k, all are among the closest k, and the overlap says nothing.
             few = k >= len(xyz)
             values[f"TKCO@{k}"] = np.nan if few else metrics.top_k_overlap(m_pred, m_gt, k)
         for sigma in e.wde_sigma:
@@ -226,12 +207,15 @@ class MapMeasures:
         values["min_dist_error"] = metrics.min_distance_error(m_pred, m_gt)
         return values
 
-    def _to_target(self, pred: np.ndarray, truth: Truth) -> dict[str, float]:
-        """The evaluator's measures; none without a mask, where the reference takes all points."""
+    def _target_measures(self, pred: np.ndarray, truth: GroundTruth) -> dict[str, float]:
+        """Measures of afford-motion's evaluator, for one map (num_points, contact_dim).
+
+        Empty without a target mask; afford-motion's evaluator then uses all points instead.
+        """
         if truth.mask is None:
             return {}
-        there = pred[truth.mask]
-        values = metrics.distance_to_target(there, self.evaluation.distance_thresholds)
+        on_target = pred[truth.mask]
+        values = metrics.distance_to_target(on_target, self.evaluation.distance_thresholds)
         if self.pelvis is not None:
-            values["dist_to_target_pelvis_average"] = float(there[:, self.pelvis].mean())
+            values["dist_to_target_pelvis_average"] = float(on_target[:, self.pelvis].mean())
         return values

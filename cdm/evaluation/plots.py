@@ -1,34 +1,62 @@
-"""Figures of an evaluation (needs matplotlib)."""
+"""Figures of evaluations and trainings (needs matplotlib).
+
+Texts in figures come from captions, folder names and configurations, so none of them is parsed as
+mathematics: in matplotlib, a caption such as `$\\frac$` would end the report.
+"""
 
 import io
+import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import NullFormatter
 
 from cdm.datasets.actions import action_of
+from cdm.errors import printable
+from cdm.evaluation.measure_table import TARGET, headlines
 from cdm.evaluation.study import ENERGY
-from cdm.evaluation.summary import headlines
 from cdm.files import write_bytes
 
+matplotlib.rcParams["text.parse_math"] = False
 DPI = 110
+SECONDS = "seconds_per_map"
+LINE_LENGTH = 60  # characters of a title or a label, at most
 
 
 def save(figure, path: Path) -> str:
     """Write a figure as PNG, whole or not at all; returns the file's name."""
     content = io.BytesIO()
-    figure.savefig(content, dpi=DPI, format="png", bbox_inches="tight")
+    with warnings.catch_warnings():
+        # Matplotlib's font does not have every script; a caption in another one shows as boxes.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.savefig(content, dpi=DPI, format="png", bbox_inches="tight")
     plt.close(figure)
     write_bytes(path, content.getvalue())
     return path.name
 
 
+def short_line(text: str, most: int = LINE_LENGTH) -> str:
+    """A text for a title or a label: one line of at most so many characters, nothing invisible."""
+    line = " ".join(printable(text).split())
+    return line if len(line) <= most else line[: most - 1] + "…"
+
+
+# --- an evaluation -------------------------------------------------------------------------------
+
+
 def plot_evaluation(summary: dict[str, Any], measured, folder: Path) -> list[str]:
-    """Write the figures that the measures permit; names of the files."""
+    """Write the figures that the measures permit; returns the names of the files.
+
+    Args:
+        summary: content of metrics.json.
+        measured: `cdm.evaluation.evaluate.Measured`, the values of each sample.
+        folder: where the figures are written.
+    """
     figures = []
     groups = summary["groups"]
     if "found_target" in groups[0]["measures"]:
@@ -41,7 +69,7 @@ def plot_evaluation(summary: dict[str, Any], measured, folder: Path) -> list[str
 
 
 def _found_target(groups):
-    """Share of maps at the right object, beside chance, for all samples and each action."""
+    """Share of maps at the right object, beside chance, for all samples and for each action."""
     shown = [g for g in groups if g["kind"] != "set" and "found_target" in g["measures"]]
     figure, axes = plt.subplots(figsize=(1.5 + 1.1 * len(shown), 3.6))
     places = np.arange(len(shown))
@@ -53,7 +81,8 @@ def _found_target(groups):
     axes.scatter(
         places, [m["value"] for m in chance], marker="_", s=900, color="black", label="chance"
     )
-    axes.set_xticks(places, [f"{g['name']}\n{g['num_items']} items" for g in shown])
+    labels = [f"{short_line(group['name'], 20)}\n{group['num_items']} items" for group in shown]
+    axes.set_xticks(places, labels)
     axes.set_ylim(0, 1.02)
     axes.set_ylabel("pelvis point at the target object")
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, markerscale=0.4)
@@ -61,7 +90,7 @@ def _found_target(groups):
 
 
 def _pelvis_errors(measured):
-    """Cumulative distribution of the pelvis point's error, by action."""
+    """Cumulative distribution of the pelvis point's error, for all samples and by action."""
     errors_of: dict[str, list[float]] = {"all": []}
     for sample, row in zip(measured.samples, measured.rows, strict=True):
         if "pelvis_point_error" in row:
@@ -73,6 +102,7 @@ def _pelvis_errors(measured):
         shares = np.arange(1, len(errors) + 1) / len(errors)
         axes.step(np.sort(errors), shares, where="post", label=f"{action} ({len(errors)})", **style)
     axes.set_xscale("symlog", linthresh=0.1)
+    _plain_numbers(axes.xaxis)
     axes.set_xlim(left=0)
     axes.set_ylim(0, 1)
     axes.set_xlabel("distance of generated and true pelvis point, metres")
@@ -83,12 +113,12 @@ def _pelvis_errors(measured):
 
 
 def _localisation(groups):
-    """The measures that come for several k or thresholds, over the whole scene and the target."""
+    """Measures with several k or thresholds, over the whole scene and over the target object."""
     measures = groups[0]["measures"]
     families = {"TKCO": "closest points k", "IoU": "threshold, metres"}
     figure, row = plt.subplots(1, len(families), figsize=(9.2, 3.6))
     for axes, (family, label) in zip(row, families.items(), strict=True):
-        for prefix, where in (("", "whole scene"), ("target/", "target object")):
+        for prefix, where in (("", "whole scene"), (TARGET, "target object")):
             names = [name for name in measures if name.startswith(f"{prefix}{family}@")]
             if names:
                 found = [measures[name] for name in names]
@@ -110,45 +140,73 @@ def _localisation(groups):
 
 
 def _errors(found) -> np.ndarray:
-    """Distances from each value to the ends of its interval, as matplotlib wants them."""
+    """(2, n) distances from each value down and up to the ends of its interval."""
     below = [max(0.0, m["value"] - m["low"]) for m in found]
-    return np.array([below, [max(0.0, m["high"] - m["value"]) for m in found]])
+    above = [max(0.0, m["high"] - m["value"]) for m in found]
+    return np.array([below, above])
+
+
+def _plain_numbers(axis) -> None:
+    """Show the numbers of a logarithmic axis as 0.1 and 100; its own form needs mathematics."""
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
+
+
+# --- the study of few steps ----------------------------------------------------------------------
+
+
+class Panel(NamedTuple):
+    """One plot of the study's figure: a value against the number of steps.
+
+    Attributes:
+        name: a measure, ENERGY or SECONDS.
+        title: above the plot.
+        scale: "linear" or "log", of the value's axis.
+        band: the ends of the interval that other settings are held against, or None.
+    """
+
+    name: str
+    title: str
+    scale: str = "linear"
+    band: tuple[float, float] | None = None
+
+
+def study_panels(summary: dict[str, Any]) -> list[Panel]:
+    """The headline measures with the full chain's interval, the energy distance, and the time."""
+    full = summary["settings"][0]["measures"]
+    panels = []
+    for name in headlines(summary["measures"]):
+        unit = summary["measures"][name]["unit"]
+        title = f"{name} ({unit})" if unit else name
+        panels.append(Panel(name, title, band=(full[name]["low"], full[name]["high"])))
+    noise_floor = summary["noise_floor"][ENERGY]
+    band = noise_floor["low"], noise_floor["high"]
+    return [*panels, Panel(ENERGY, ENERGY, band=band), Panel(SECONDS, SECONDS, scale="log")]
 
 
 def plot_study(summary: dict[str, Any], path: Path) -> None:
-    """Each headline measure against the number of steps, the full chain's interval as a band."""
-    names = [*headlines(summary["measures"]), ENERGY, "seconds_per_map"]
-    rows = -(-len(names) // 3)
+    """Write the figure of a study: one panel for each value, one line for each sampler.
+
+    Args:
+        summary: content of summary.json.
+        path: of the PNG.
+    """
+    panels = study_panels(summary)
+    rows = -(-len(panels) // 3)
     figure, grid = plt.subplots(rows, 3, figsize=(12, 3 * rows), squeeze=False)
-    full = summary["cells"][0]
-    for axes, name in zip(grid.flat, names, strict=False):
-        for method in dict.fromkeys(cell["method"] for cell in summary["cells"]):
-            cells = [c for c in summary["cells"] if c["method"] == method and c["role"] != "floor"]
-            points = sorted((c["steps"], _measure(c, name)) for c in cells if _measure(c, name))
-            if points:
-                steps, found = zip(*points, strict=True)
-                axes.errorbar(
-                    steps,
-                    [m[0] for m in found],
-                    yerr=np.maximum(0, [[m[0] - m[1], m[2] - m[0]] for m in found]).T,
-                    marker="o",
-                    markersize=4,
-                    capsize=2,
-                    linewidth=1,
-                    label=method,
-                )
-        band = _measure(full, name)
-        if name == ENERGY:
-            band = tuple(summary["floor"][ENERGY][key] for key in ("value", "low", "high"))
-        if name == "seconds_per_map":
-            axes.set_yscale("log")
-        else:
-            axes.axhspan(band[1], band[2], color="black", alpha=0.12, label="full chain")
-        unit = summary["measures"].get(name, {"unit": ""})["unit"]
-        axes.set_title(name + (f" ({unit})" if unit else ""), fontsize=10)
+    for axes, panel in zip(grid.flat, panels, strict=False):
+        for method in dict.fromkeys(setting["method"] for setting in summary["settings"]):
+            _plot_method(axes, summary, method, panel.name)
+        if panel.band:
+            axes.axhspan(*panel.band, color="black", alpha=0.12, label="full chain")
+        axes.set_title(panel.title, fontsize=10)
+        axes.set_yscale(panel.scale)
+        if panel.scale == "log":
+            _plain_numbers(axes.yaxis)
         axes.set_xscale("log")
+        _plain_numbers(axes.xaxis)
         axes.grid(alpha=0.3)
-    for axes in grid.flat[len(names) :]:
+    for axes in grid.flat[len(panels) :]:
         axes.set_axis_off()
     for axes in grid[-1]:
         axes.set_xlabel("steps")
@@ -157,16 +215,43 @@ def plot_study(summary: dict[str, Any], path: Path) -> None:
     save(figure, path)
 
 
-def _measure(cell, name) -> tuple[float, float, float] | None:
-    """Value and ends of the interval; None where the cell has none."""
-    if name == "seconds_per_map":
-        return (cell[name],) * 3
-    found = cell[ENERGY] if name == ENERGY else cell["measures"][name]
-    return found and tuple(found[key] for key in ("value", "low", "high"))
+def _plot_method(axes, summary: dict[str, Any], method: str, name: str) -> None:
+    """One line of a panel: a sampler's values with their intervals, fewest steps first."""
+    points = []
+    for setting in summary["settings"]:
+        if setting["method"] == method and setting["role"] != "repeat":
+            found = _value_and_ends(setting, name)
+            if found is not None:
+                points.append((setting["steps"], *found))
+    if not points:
+        return
+    steps, values, lows, highs = np.array(sorted(points)).T
+    below, above = np.maximum(0, values - lows), np.maximum(0, highs - values)
+    axes.errorbar(
+        steps,
+        values,
+        yerr=[below, above],
+        marker="o",
+        markersize=4,
+        capsize=2,
+        linewidth=1,
+        label=method,
+    )
+
+
+def _value_and_ends(setting: dict[str, Any], name: str) -> tuple[float, float, float] | None:
+    """A setting's value and the ends of its interval; None if it has no such value."""
+    if name == SECONDS:
+        return (setting[SECONDS],) * 3
+    found = setting[ENERGY] if name == ENERGY else setting["measures"][name]
+    return found and (found["value"], found["low"], found["high"])
+
+
+# --- a training ----------------------------------------------------------------------------------
 
 
 def plot_loss(curve: list[list[float]], path: Path) -> None:
-    """A training's loss curve.
+    """Write the loss curve of a training.
 
     Args:
         curve: rows of (step, mean loss since the row before).
@@ -175,5 +260,7 @@ def plot_loss(curve: list[list[float]], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(7, 4))
     axes.plot(*zip(*curve, strict=True), linewidth=0.8)
     axes.set(xlabel="step", ylabel="loss (MSE of x_0)", yscale="log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")  # a loss often stays within one power of ten
     axes.grid(alpha=0.3)
     save(figure, path)

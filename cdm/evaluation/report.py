@@ -1,7 +1,6 @@
 """One self-contained HTML page of an evaluation: tables, figures, a few maps seen from above."""
 
 import base64
-import json
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -10,17 +9,19 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 
-from cdm.archive import ContactMaps
-from cdm.archive.store import OK
+from cdm.archive.reader import ContactMaps
 from cdm.contact import contact_from_distance
 from cdm.datasets import Dataset, FileReader, Sample
 from cdm.datasets.base import evenly_spread
-from cdm.evaluation.evaluate import ACTION, SET
-from cdm.evaluation.measure import BEST, MapMeasures, Truth, truth_of
-from cdm.evaluation.plots import save
+from cdm.errors import ArchiveError, printable
+from cdm.evaluation.evaluate import ACTION, SET, archived_statistics
+from cdm.evaluation.measure import GroundTruth, MapMeasures, read_truth
+from cdm.evaluation.measure_table import BEST, headlines
+from cdm.evaluation.plots import save, short_line
+from cdm.evaluation.records import again, verify_outputs
 from cdm.evaluation.study_tables import short_table, verdict
-from cdm.evaluation.summary import headlines, number
-from cdm.files import write_bytes
+from cdm.evaluation.summary import number
+from cdm.files import read_json, write_bytes
 from cdm.jobs.log import Log
 from cdm.run.dataset import open_dataset
 from cdm.run.plan import Plan, read_samples
@@ -35,28 +36,27 @@ img { max-width: 100%; display: block; margin: 1em 0; }
 """
 
 
-def write_report(plan: Plan, folder: Path, target: Path, log: Log) -> None:
+def write_report(
+    plan: Plan, record: Path, target: Path, log: Log, study: Path | None = None
+) -> None:
     """Write the page.
 
     Args:
         plan: of the run that was evaluated.
-        folder: with metrics.json and its figures.
+        record: of the evaluation; metrics.json and the figures lie beside it.
         target: path of the page.
         log: gets one line of text at a time.
+        study: record of compare_samplers, if it has run for this plan.
+    Raises:
+        ArchiveError: a table or figure is missing or was changed, or a map is.
     """
-    summary = json.loads((folder / "metrics.json").read_bytes())
+    folder = record.parent
+    summary = _read_summary(record, "metrics.json")
     everything = summary["groups"][0]
     examples = save(draw_examples(plan), folder / "examples.png")
-    percent = f"{100 * summary['evaluation']['confidence']:g} %"
-    sampler = summary["sampler"]
     body = [
-        f"<h1>{escape(plan.config.exp_name)}</h1>",
-        f"<p>{summary['num_samples']} samples of {everything['num_items']} items, "
-        f"{summary['skipped']} skipped; {sampler['method']}, {sampler['steps']} of {sampler['of']} "
-        f"steps, {sampler['k_samples']} map(s) a sample. Checkpoint "
-        f"{escape(summary['checkpoint']['path'])}, sha256 {summary['checkpoint']['sha256']}. "
-        f"Intervals: {percent}, bootstrap over items.</p>",
-        *(f"<p>Left out: {escape(sentence)}.</p>" for sentence in summary["left_out"]),
+        f"<h1>{_text(plan.config.exp_name)}</h1>",
+        *_introduction(summary),
         "<h2>Measures</h2>",
         *_groups_table(summary),
         *_figures(folder, ("found_target.png", "pelvis_point_error.png", "localisation.png")),
@@ -66,11 +66,11 @@ def write_report(plan: Plan, folder: Path, target: Path, log: Log) -> None:
         *_figures(folder, (examples,)),
         "<h2>All measures</h2>",
         _measures_table(everything["measures"]),
-        *_study(Path(plan.config.run_dir, "compare_samplers")),
+        *(_study(study) if study else []),
     ]
     page = (
         f'<!doctype html>\n<html lang="en"><meta charset="utf-8">'
-        f"<title>{escape(plan.config.exp_name)}</title><style>{STYLE}</style>\n"
+        f"<title>{_text(plan.config.exp_name)}</title><style>{STYLE}</style>\n"
         + "\n".join(body)
         + "\n</html>\n"
     )
@@ -78,39 +78,72 @@ def write_report(plan: Plan, folder: Path, target: Path, log: Log) -> None:
     log(f"{target} ({len(page) / 1e6:.1f} MB)")
 
 
+def _read_summary(record: Path, name: str) -> dict[str, Any]:
+    """A JSON table beside its record, after all files of the record were checked."""
+    verify_outputs(record)
+    try:
+        return read_json(record.parent / name)
+    except (OSError, ValueError) as error:
+        raise ArchiveError(
+            f"{record.parent / name}: cannot be read ({error}); to have it made again: "
+            f"{again(record)}"
+        ) from None
+
+
+def _introduction(summary: dict[str, Any]) -> list[str]:
+    """Paragraphs: how much was measured, of which model, and what was left out."""
+    percent = f"{100 * summary['evaluation']['confidence']:g} %"
+    sampler = summary["sampler"]
+    return [
+        f"<p>{summary['num_samples']} samples of {summary['groups'][0]['num_items']} items, "
+        f"{summary['skipped']} skipped; {_text(sampler['method'])}, {sampler['steps']} of "
+        f"{sampler['of']} steps, {sampler['k_samples']} map(s) a sample. Checkpoint "
+        f"{_text(summary['checkpoint']['path'])}, sha256 {summary['checkpoint']['sha256']}. "
+        f"Intervals: {percent}, bootstrap over items.</p>",
+        *(f"<p>Left out: {_text(sentence)}.</p>" for sentence in summary["left_out"]),
+    ]
+
+
 def draw_examples(plan: Plan):
-    """Figure of a few samples, evenly over the archive: true and generated closeness."""
+    """Figure of a few samples, spread evenly over the archive: true and generated closeness.
+
+    Raises:
+        ArchiveError: every sample was skipped, or a map is missing or damaged.
+    """
+    # What is read, and which samples.
     maps = ContactMaps(plan.archive)
     dataset = open_dataset(plan.config, plan.architecture.point_feat_dim)
     reader = FileReader(plan.config.data_dir)
-    measures = MapMeasures(plan.config, maps.attributes["statistics"])
-    usable = np.flatnonzero(maps.group["status"][:] == OK)
-    rows = evenly_spread(usable.tolist(), NUM_EXAMPLES)
-    figure, grid = plt.subplots(
-        -(-len(rows) // 2), 4, figsize=(14, 3.6 * -(-len(rows) // 2)), layout="constrained"
-    )
+    measures = MapMeasures(plan.config, archived_statistics(maps, plan))
+    rows = evenly_spread(maps.rows_with_maps(), NUM_EXAMPLES)
+    if not rows:
+        raise ArchiveError(f"{plan.archive}: all samples were skipped, so there is no map to show")
+
+    # Two samples in each line of the figure, each with a true and a generated map.
+    lines = -(-len(rows) // 2)
+    figure, grid = plt.subplots(lines, 4, figsize=(14, 3.6 * lines), layout="constrained")
     for axes in grid.flat:
         axes.set_axis_off()
-    for axes, row in zip(grid.reshape(-1, 2), rows, strict=False):
+    for (left, right), row in zip(grid.reshape(-1, 2), rows, strict=False):
         sample = _sample(plan, row, dataset)
-        truth = truth_of(dataset.read_item(sample, reader), dataset, reader)
-        x = maps.group["sample"][row][:1].astype(np.float32)
+        truth = read_truth(dataset, sample, reader)
+        x = maps.read("sample", row)[:1].astype(np.float32)
         column = measures.pelvis or 0
         generated = measures.distance(x)[0, :, column]
         point = generated.argmin() if measures.pelvis is None else measures.pelvis_points(x)[0]
-        _draw(axes[1], dataset, truth, generated, point)
-        axes[1].set_title("generated", fontsize=9)
+        _draw(right, dataset, truth, generated, point)
+        right.set_title("generated", fontsize=9)
         if truth.distance is not None:
             true = truth.distance[:, column]
-            _draw(axes[0], dataset, truth, true, true.argmin())
-        axes[0].set_title(f"{sample.set} {sample.index}: {sample.text[:50]}", fontsize=9)
+            _draw(left, dataset, truth, true, true.argmin())
+        left.set_title(short_line(f"{sample.set} {sample.index}: {sample.text}"), fontsize=9)
     return figure
 
 
-def _draw(axes, dataset: Dataset, truth: Truth, distance: np.ndarray, point: int) -> None:
-    """One map from above: closeness by colour, the target's points ringed, a point crossed."""
+def _draw(axes, dataset: Dataset, truth: GroundTruth, distance: np.ndarray, point: int) -> None:
+    """One map from above: closeness as colour, rings on the target's points, a cross on a point."""
     plane = truth.xyz[:, [axis for axis in range(3) if axis != dataset.gravity_dim]]
-    order = np.argsort(truth.xyz[:, dataset.gravity_dim])  # what is higher hides what is lower
+    order = np.argsort(truth.xyz[:, dataset.gravity_dim])  # higher points hide lower ones
     contact = contact_from_distance(distance, False, dataset.config.sigma)
     axes.scatter(*plane[order].T, c=contact[order], s=4, cmap="magma", vmin=0, vmax=1)
     if truth.mask is not None:
@@ -121,29 +154,28 @@ def _draw(axes, dataset: Dataset, truth: Truth, distance: np.ndarray, point: int
 
 
 def _sample(plan: Plan, row: int, dataset: Dataset) -> Sample:
+    """The sample of a row of the archive."""
     chunk = next(chunk for chunk in plan.chunks if chunk.start <= row < chunk.stop)
     return read_samples(plan, chunk, dataset)[row - chunk.start]
 
 
 def _groups_table(summary: dict[str, Any]) -> list[str]:
-    """Headline measures with intervals: all samples, each set, each action."""
-    names = headlines(summary["groups"][0]["measures"])
+    """Two tables of headline measures with intervals: all samples by set, and by action."""
+    everything = summary["groups"][0]
     tables = []
     for kind in (SET, ACTION):
-        groups = [g for g in summary["groups"] if g["kind"] == kind]
+        groups = [everything, *(g for g in summary["groups"] if g["kind"] == kind)]
         rows = [
-            [
-                name,
-                *(_with_interval(g["measures"].get(name)) for g in summary["groups"][:1] + groups),
-            ]
-            for name in names
+            [name, *(_with_interval(group["measures"].get(name)) for group in groups)]
+            for name in headlines(everything["measures"])
         ]
-        rows.append(["items", *(str(g["num_items"]) for g in summary["groups"][:1] + groups)])
-        tables.append(_table([f"by {kind}", "all", *(g["name"] for g in groups)], rows))
+        rows.append(["items", *(str(group["num_items"]) for group in groups)])
+        tables.append(_table([f"by {kind}", *(group["name"] for group in groups)], rows))
     return tables
 
 
 def _measures_table(measures: dict[str, Any]) -> str:
+    """Every measure with its meaning; of the best of several maps, the headlines only."""
     rows = [
         [
             name,
@@ -158,34 +190,40 @@ def _measures_table(measures: dict[str, Any]) -> str:
     return _table(["measure", "value", "interval", "items", "meaning"], rows)
 
 
-def _study(folder: Path) -> list[str]:
-    """What compare_samplers found, where it has run."""
-    if not (folder / "summary.json").exists():
-        return []
-    summary = json.loads((folder / "summary.json").read_bytes())
+def _study(record: Path) -> list[str]:
+    """What compare_samplers found."""
+    summary = _read_summary(record, "summary.json")
     return [
         "<h2>Few steps</h2>",
-        *(f"<p>{escape(sentence)}</p>" for sentence in verdict(summary)),
-        *_figures(folder, ("quality.png",)),
+        *(f"<p>{_text(sentence)}</p>" for sentence in verdict(summary)),
+        *_figures(record.parent, ("quality.png",)),
         _table(*short_table(summary)),
     ]
 
 
+def _text(text: str) -> str:
+    """A text as HTML shows it: markup and control characters are escaped."""
+    return escape(printable(text))
+
+
 def _with_interval(measure: dict[str, Any] | None) -> str:
+    """A value with its interval, or `-`."""
     if measure is None:
         return "-"
     return f"{number(measure['value'])} [{number(measure['low'])}, {number(measure['high'])}]"
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """An HTML table of texts."""
+
     def line(cells, tag):
-        return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+        return "<tr>" + "".join(f"<{tag}>{_text(cell)}</{tag}>" for cell in cells) + "</tr>"
 
     return "\n".join(["<table>", line(header, "th"), *(line(r, "td") for r in rows), "</table>"])
 
 
 def _figures(folder: Path, names: Sequence[str]) -> list[str]:
-    """The figures that there are, inside the page."""
+    """Those of the figures that exist, embedded in the page."""
     return [
         f'<img alt="{name}" src="data:image/png;base64,'
         f'{base64.b64encode((folder / name).read_bytes()).decode()}">'

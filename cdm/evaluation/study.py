@@ -1,9 +1,10 @@
-"""How few steps are enough: which samplers are compared, and by what rule (no torch).
+"""How few steps are enough: which settings are compared, and by what rule (no torch).
 
-Every cell, a sampler with a number of steps, draws k maps of the same items. The full chain (DDPM
-with all steps of the training) is drawn twice, with independent noise: the first is what all other
-cells are held against, the second shows what two draws of the very same sampler differ by, the
-*floor*. All other cells share the noise of the second.
+A *setting* is a sampler with a number of steps. Every setting draws k maps of the same items. The
+full chain is DDPM with all steps of the training, and it is drawn twice, with independent noise.
+All other settings are compared with the first of the two. The second, the *repeat*, shows how much
+two draws of the very same sampler differ: this is the *noise floor*. All settings except the
+first full chain use the noise of the repeat.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,81 +17,91 @@ import numpy as np
 from cdm.config import Config, EvaluationConfig
 from cdm.errors import ArchiveError
 from cdm.evaluation.bootstrap import Interval, bootstrap
-from cdm.evaluation.measure import MEASURES_VERSION, describe, higher_is_better, statistic
+from cdm.evaluation.measure import MEASURES_VERSION
+from cdm.evaluation.measure_table import measure_of, sort_names
 from cdm.evaluation.metrics import energy_distance
-from cdm.evaluation.summary import by_item, intervals, sort_names
+from cdm.evaluation.records import record_key
+from cdm.evaluation.summary import by_item, describe_measure, intervals
 from cdm.files import digest, seal, unseal, write_bytes
 from cdm.run.plan import Plan
 
+KIND = "summary"  # the study's records are summary-{key}.json
 FULL_METHOD = "ddpm"
 ENERGY, DIVERSITY = "energy_distance", "diversity"
-SPREADS = (DIVERSITY, "pelvis_point_spread")  # neither more nor less is better
+FULL, REPEAT, COMPARED = "full", "repeat", "compared"  # roles of settings
 RULE = (
-    "A cell is as good as the full chain if (1) the value of every measure, diversity and the best "
-    "of an item's maps included, lies within the full chain's confidence interval, and (2) it is "
-    "within the floor, the interval of a second full chain with other noise: its energy distance "
-    "to the full chain is not above the floor's upper end, and its mean difference in diversity, "
-    "item by item, lies between the floor's ends. Recommended is, of those, the cell with the "
-    "fewest steps; among equals the one with the smallest energy distance."
+    "A setting (a sampler with a number of steps) is as good as the full chain if (1) the value of "
+    "every measure lies within the full chain's confidence interval, diversity and the best of an "
+    "item's maps included, and (2) it is within the noise floor, which is what a second full chain "
+    "with other noise differs by: its energy distance to the full chain is not above the upper end "
+    "of the noise floor's interval, and its mean difference in diversity, item by item, lies "
+    "inside the noise floor's interval. Of these settings, the one with the fewest steps is "
+    "recommended; of several with as many steps, the one with the smallest energy distance."
 )
 
 
 @dataclass(frozen=True)
-class Cell:
-    """A sampler with a number of steps; `again` is the second full chain."""
+class Setting:
+    """A sampler with a number of steps; `repeat` marks the second full chain."""
 
     method: str
     steps: int
-    again: bool = False
+    repeat: bool = False
 
     @property
     def name(self) -> str:
         """File name of its results."""
-        return f"{self.method}-{self.steps}{'-again' if self.again else ''}"
+        return f"{self.method}-{self.steps}{'-repeat' if self.repeat else ''}"
 
     def configure(self, config: Config) -> Config:
-        """The configuration that draws maps this way."""
-        everything = self.steps == config.diffusion.steps
+        """The configuration that draws maps with this setting."""
+        all_steps = self.steps == config.diffusion.steps
         return replace(
             config,
-            diffusion=replace(
-                config.diffusion, timestep_respacing="" if everything else self.steps
-            ),
+            diffusion=replace(config.diffusion, timestep_respacing="" if all_steps else self.steps),
             sampling=replace(config.sampling, method=self.method, eta=0.0),
         )
 
 
-def study_cells(config: Config) -> list[Cell]:
-    """The full chain, its second draw, and every other cell, most steps first."""
+def study_settings(config: Config) -> list[Setting]:
+    """The full chain, its repeat, and every other setting, most steps first."""
     most = config.diffusion.steps
-    full = Cell(FULL_METHOD, most)
+    full = Setting(FULL_METHOD, most)
     steps = sorted({min(count, most) for count in config.compare.steps}, reverse=True)
-    others = [Cell(method, count) for count in steps for method in config.compare.methods]
-    return [full, replace(full, again=True), *(cell for cell in others if cell != full)]
+    others = [Setting(method, count) for count in steps for method in config.compare.methods]
+    return [full, replace(full, repeat=True), *(each for each in others if each != full)]
 
 
 def study_key(plan: Plan) -> str:
-    """Names a summary's record: of maps, cells and measures."""
+    """Key of the summary's record: of maps, settings, measures, and of the files that were read.
+
+    It changes if an item or a target mask of the study is edited after a study.
+    """
+    return record_key(Path(plan.config.run_dir, "compare_samplers"), KIND, base_key(plan), plan)
+
+
+def base_key(plan: Plan) -> str:
+    """The part of the study's key that is known before any file of an item is read."""
     config = plan.config
-    settings = [asdict(config.compare), asdict(config.evaluation)]
-    return digest([plan.fingerprint, *settings, MEASURES_VERSION])
+    sections = [asdict(config.compare), asdict(config.evaluation)]
+    return digest([plan.fingerprint, *sections, MEASURES_VERSION])
 
 
 @dataclass(frozen=True)
-class CellResult:
-    """What was measured of a cell.
+class SettingResult:
+    """What was measured of one setting.
 
     Attributes:
-        cell: of the study.
+        setting: of the study.
         items: (set, index) of each sample.
         values: name -> (num_samples,) values; NaN where a sample has none.
-        projections: (num_samples, k, num_directions), the maps on fixed random directions, scaled
-            so that distances are about the RMS difference in contact.
+        projections: (num_samples, k, num_directions), the maps projected on fixed random
+            directions. They are scaled: distances are about the RMS difference in contact.
         seconds_per_map: of sampling alone.
-        device: where.
+        device: the name of the device that sampled.
     """
 
-    cell: Cell
+    setting: Setting
     items: list[tuple[str, str]]
     values: dict[str, np.ndarray]
     projections: np.ndarray
@@ -98,8 +109,8 @@ class CellResult:
     device: str
 
 
-def write_cell(path: Path, result: CellResult) -> None:
-    """Write a finished cell, whole or not at all."""
+def write_result(path: Path, result: SettingResult) -> None:
+    """Write a finished setting, whole or not at all."""
     content = asdict(result) | {
         "values": {name: values.tolist() for name, values in result.values.items()},
         "projections": np.round(result.projections.astype(np.float64), 7).tolist(),
@@ -107,109 +118,147 @@ def write_cell(path: Path, result: CellResult) -> None:
     write_bytes(path, seal(content))
 
 
-def read_cell(path: Path) -> CellResult | None:
-    """A finished cell; None where there is none.
+def read_result(path: Path) -> SettingResult | None:
+    """A finished setting; None if there is none.
 
     Raises:
-        ArchiveError: the file is damaged.
+        ArchiveError: the file is damaged, or not what its name says.
     """
     try:
         content = unseal(path.read_bytes())
+        result = SettingResult(
+            setting=Setting(**content["setting"]),
+            items=[tuple(item) for item in content["items"]],
+            values={name: np.array(v, np.float64) for name, v in content["values"].items()},
+            projections=np.array(content["projections"], np.float64),
+            seconds_per_map=content["seconds_per_map"],
+            device=content["device"],
+        )
+        if result.setting.name != path.stem:
+            raise ValueError(f"it is the result of {result.setting.name}")
+        if not np.isfinite(result.projections).all():
+            raise ValueError("it holds NaN or infinity")
+        return result
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArchiveError(
-            f"{path}: not a finished cell ({error}); to draw it again: rm {path}, then run the "
-            "same command again"
+            f"{path}: not a finished setting of the study ({error}); to draw it again: rm {path}, "
+            "then run the same command again"
         ) from None
-    return CellResult(
-        cell=Cell(**content["cell"]),
-        items=[tuple(item) for item in content["items"]],
-        values={name: np.array(v, np.float64) for name, v in content["values"].items()},
-        projections=np.array(content["projections"], np.float64),
-        seconds_per_map=content["seconds_per_map"],
-        device=content["device"],
-    )
 
 
-def summarise_study(results: Sequence[CellResult], config: Config) -> dict[str, Any]:
-    """Every cell's measures with intervals, what lies outside the full chain's, and the verdict.
+def summarise_study(results: Sequence[SettingResult], config: Config) -> dict[str, Any]:
+    """Every setting's measures with intervals, what lies outside, and the verdict.
 
     Args:
-        results: of `study_cells`, in that order.
+        results: of `study_settings`, in that order.
         config: sections `diffusion`, `evaluation` and `compare`.
+    Returns:
+        The content of summary.json.
     """
-    full, again = results[:2]
+    # The full chain's intervals, and how much its repeat differs from it.
+    full, repeat = results[:2]
     names = sort_names(name for name, v in full.values.items() if np.isfinite(v).any())
-    reference = _by_item(full, names)
-    band = intervals(reference, names, config.evaluation)
+    comparison = _Comparison(full, repeat, names, config.evaluation)
 
-    def shifts(result: CellResult) -> dict[str, Interval]:
-        """Mean difference to the full chain, item by item."""
-        differences = _by_item(result, names) - reference
-        return dict(zip(names, bootstrap(differences, **_draws(config.evaluation)), strict=True))
-
-    floor = {
-        ENERGY: energy_interval(again, full, config.evaluation),
-        DIVERSITY: shifts(again)[DIVERSITY],
-    }
-    cells = []
-    for result in results:
-        found = intervals(_by_item(result, names), names, config.evaluation)
-        shift, energy = shifts(result), energy_interval(result, full, config.evaluation)
-        outside = [name for name in names if found[name].value not in band[name]]
-        beyond = [ENERGY] * (energy.value > floor[ENERGY].high)
-        beyond += [DIVERSITY] * (shift[DIVERSITY].value not in floor[DIVERSITY])
-        cells.append(
-            {
-                "method": result.cell.method,
-                "steps": result.cell.steps,
-                "role": "full" if result is full else "floor" if result.cell.again else "cell",
-                "outside": outside,
-                "worse": [n for n in outside if _is_worse(n, found[n].value, band[n])],
-                "beyond_floor": [] if result is full else beyond,
-                "seconds_per_map": result.seconds_per_map,
-                "device": result.device,
-                "diversity_ratio": found[DIVERSITY].value / band[DIVERSITY].value,
-                ENERGY: None if result is full else energy._asdict(),
-                "measures": {
-                    name: found[name]._asdict() | {"mean_difference": shift[name]._asdict()}
-                    for name in names
-                },
-            }
-        )
+    # Every setting against both.
+    settings = [comparison.entry(result) for result in results]
     return {
         "rule": RULE,
-        "recommended": _fewest_steps(cells, "outside", "beyond_floor"),
-        "within_intervals": _fewest_steps(cells, "outside"),
-        "not_worse": _fewest_steps(cells, "worse"),
-        "full_steps": full.cell.steps,
+        "recommended": _fewest_steps(settings, "outside", "beyond_noise_floor"),
+        "within_intervals": _fewest_steps(settings, "outside"),
+        "not_worse": _fewest_steps(settings, "worse"),
+        "full_steps": full.setting.steps,
         "num_samples": len(full.items),
-        "num_items": len(reference),
+        "num_items": len(comparison.full_values),
         "k_samples": full.projections.shape[1],
         "evaluation": asdict(config.evaluation),
-        "measures": {
-            name: {
-                "statistic": statistic(name),
-                "better": "higher" if higher_is_better(name) else "lower",
-                "unit": describe(name)[0],
-                "meaning": describe(name)[1],
-            }
-            for name in names
+        "measures": {name: describe_measure(name) for name in names},
+        "noise_floor": {
+            name: interval._asdict() for name, interval in comparison.noise_floor.items()
         },
-        "floor": {name: interval._asdict() for name, interval in floor.items()},
-        "cells": cells,
+        "settings": settings,
     }
 
 
-def _by_item(result: CellResult, names: Sequence[str]) -> np.ndarray:
+class _Comparison:
+    """The full chain and its repeat, and how another setting compares with them.
+
+    Attributes:
+        full_values: (num_items, len(names)) values of the full chain.
+        band: name -> the full chain's interval.
+        noise_floor: energy distance and mean difference in diversity of the repeat.
+    """
+
+    def __init__(
+        self,
+        full: SettingResult,
+        repeat: SettingResult,
+        names: Sequence[str],
+        config: EvaluationConfig,
+    ):
+        self.full, self.names, self.config = full, names, config
+        self.full_values = _by_item(full, names)
+        self.band = intervals(self.full_values, names, config)
+        self.noise_floor = {
+            ENERGY: energy_interval(repeat, full, config),
+            DIVERSITY: self.mean_differences(repeat)[DIVERSITY],
+        }
+
+    def mean_differences(self, result: SettingResult) -> dict[str, Interval]:
+        """name -> mean difference to the full chain, item by item."""
+        differences = _by_item(result, self.names) - self.full_values
+        found = bootstrap(differences, **_draws(self.config))
+        return dict(zip(self.names, found, strict=True))
+
+    def entry(self, result: SettingResult) -> dict[str, Any]:
+        """What the summary says of one setting."""
+        # Its values, and how they differ from the full chain's.
+        found = intervals(_by_item(result, self.names), self.names, self.config)
+        shift = self.mean_differences(result)
+        energy = energy_interval(result, self.full, self.config)
+
+        # Part (1) of the rule, and the part of it that counts only worse values.
+        outside = [name for name in self.names if found[name].value not in self.band[name]]
+        worse = [name for name in outside if is_worse(name, found[name].value, self.band[name])]
+
+        # Part (2) of the rule.
+        beyond = []
+        if energy.value > self.noise_floor[ENERGY].high:
+            beyond.append(ENERGY)
+        if shift[DIVERSITY].value not in self.noise_floor[DIVERSITY]:
+            beyond.append(DIVERSITY)
+
+        is_full = result is self.full
+        return {
+            "method": result.setting.method,
+            "steps": result.setting.steps,
+            "role": FULL if is_full else REPEAT if result.setting.repeat else COMPARED,
+            "outside": outside,
+            "worse": worse,
+            "beyond_noise_floor": [] if is_full else beyond,
+            "seconds_per_map": result.seconds_per_map,
+            "device": result.device,
+            "diversity_ratio": found[DIVERSITY].value / self.band[DIVERSITY].value,
+            ENERGY: None if is_full else energy._asdict(),
+            "measures": {
+                name: found[name]._asdict() | {"mean_difference": shift[name]._asdict()}
+                for name in self.names
+            },
+        }
+
+
+def _by_item(result: SettingResult, names: Sequence[str]) -> np.ndarray:
     """(num_items, len(names)): the mean over an item's captions."""
     rows = zip(*(result.values[name].tolist() for name in names), strict=True)
     return by_item(result.items, [dict(zip(names, row, strict=True)) for row in rows], names)
 
 
-def energy_interval(result: CellResult, full: CellResult, config: EvaluationConfig) -> Interval:
-    """Energy distance of an item's maps to the full chain's, averaged over items."""
+def energy_interval(
+    result: SettingResult, full: SettingResult, config: EvaluationConfig
+) -> Interval:
+    """Energy distance of an item's maps to the full chain's maps of it, averaged over items."""
     pairs = zip(result.projections, full.projections, strict=True)
     rows = [{ENERGY: energy_distance(maps, others)} for maps, others in pairs]
     [interval] = bootstrap(by_item(result.items, rows, [ENERGY]), **_draws(config))
@@ -220,15 +269,17 @@ def _draws(config: EvaluationConfig) -> dict[str, Any]:
     return {key: getattr(config, key) for key in ("resamples", "confidence", "seed")}
 
 
-def _is_worse(name: str, value: float, band: Interval) -> bool:
-    """Whether a value outside the band is on the bad side; for diversity both sides are."""
-    if name in SPREADS:
-        return True
-    return (value < band.low) == higher_is_better(name)
+def is_worse(name: str, value: float, band: Interval) -> bool:
+    """Whether a value outside the band is on its bad side.
+
+    Both sides are bad for a measure without a better direction, such as diversity.
+    """
+    better = measure_of(name).better
+    return better == "neither" or (value < band.low) == (better == "higher")
 
 
-def _fewest_steps(cells: Sequence[Mapping], *faults: str) -> dict[str, Any]:
-    """The cell with the fewest steps and nothing in its lists of faults, else the full chain."""
-    fit = [c for c in cells if c["role"] == "cell" and not any(c[fault] for fault in faults)]
-    best = min(fit, key=lambda cell: (cell["steps"], cell[ENERGY]["value"]), default=cells[0])
+def _fewest_steps(settings: Sequence[Mapping], *faults: str) -> dict[str, Any]:
+    """The setting with the fewest steps whose lists of faults are empty, else the full chain."""
+    fit = [s for s in settings if s["role"] == COMPARED and not any(s[fault] for fault in faults)]
+    best = min(fit, key=lambda each: (each["steps"], each[ENERGY]["value"]), default=settings[0])
     return {key: best[key] for key in ("method", "steps", "seconds_per_map")}

@@ -1,57 +1,62 @@
-"""The study's outcome in sentences, tables and a figure (no torch)."""
+"""The outcome of a study in sentences, tables and a figure (no torch)."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cdm.evaluation.study import ENERGY
-from cdm.evaluation.summary import csv_text, headlines, number, text_table
+from cdm.evaluation.measure_table import headlines
+from cdm.evaluation.study import COMPARED, ENERGY, FULL, REPEAT
+from cdm.evaluation.summary import csv_text, number, text_table
 from cdm.files import write_bytes, write_json
 
 
 def verdict(summary: Mapping[str, Any]) -> list[str]:
     """The outcome in sentences."""
-    full, again = summary["cells"][:2]
+    full, repeat = summary["settings"][:2]
 
     def name(key: str) -> str:
         chosen = summary[key]
         if (chosen["method"], chosen["steps"]) == (full["method"], full["steps"]):
-            return "the full chain: no cell with fewer steps is as good"
+            return "the full chain: no setting with fewer steps is as good"
         times = full["seconds_per_map"] / chosen["seconds_per_map"]
         return f"{chosen['method']} with {chosen['steps']} steps, {times:.1f} times as fast"
 
-    floor = ", ".join(
+    # What was drawn, the rule, and what it recommends.
+    noise_floor = ", ".join(
         f"{key} {interval['value']:.5f} [{interval['low']:.5f}, {interval['high']:.5f}]"
-        for key, interval in summary["floor"].items()
+        for key, interval in summary["noise_floor"].items()
     )
     lines = [
         f"{summary['num_samples']} samples of {summary['num_items']} items, "
         f"{summary['k_samples']} maps each; the full chain is {full['method']} with "
         f"{full['steps']} steps.",
         summary["rule"],
-        f"Floor: {floor}.",
+        f"Noise floor: {noise_floor}.",
         f"Recommended: {name('recommended')}.",
-        f"By (1) alone, without the floor: {name('within_intervals')}.",
-        "By (1) alone, and letting measures pass that are better than the full chain's interval "
-        f"(of diversity none is): {name('not_worse')}.",
+        f"By (1) alone, without the noise floor: {name('within_intervals')}.",
+        "By (1) alone, if measures may also be better than the full chain's interval "
+        f"(no diversity counts as better): {name('not_worse')}.",
     ]
-    if again["outside"]:
+
+    # What limits the verdict.
+    if repeat["outside"]:
         lines.append(
             "Caution: the second full chain itself lies outside in "
-            f"{', '.join(again['outside'])}, where chance decides. More items or maps "
+            f"{', '.join(repeat['outside'])}, where chance decides. More items or maps "
             "(compare.max_items, compare.k_samples) make that rarer."
         )
-    devices = dict.fromkeys(cell["device"] for cell in summary["cells"])
+    devices = dict.fromkeys(setting["device"] for setting in summary["settings"])
     if len(devices) > 1:
-        lines.append(f"Seconds per map are of several devices: {', '.join(devices)}.")
+        lines.append(f"Seconds per map were measured on several devices: {', '.join(devices)}.")
     return [
         *lines,
-        "Shown for this checkpoint and these items alone, no finer than the intervals are wide.",
+        "This was shown for this checkpoint and these items only. Differences smaller than the "
+        "intervals are not seen.",
     ]
 
 
 def short_table(summary: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: the headline measures of every cell."""
+    """Header and rows: the headline measures of every setting."""
     names = headlines(summary["measures"])
     header = [
         "sampler",
@@ -61,51 +66,54 @@ def short_table(summary: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]
         "energy distance",
         "s/map",
         "outside",
-        "beyond floor",
+        "beyond noise floor",
     ]
-    labels = {"full": " (full chain)", "floor": " (second full chain)", "cell": ""}
+    labels = {FULL: " (full chain)", REPEAT: " (second full chain)", COMPARED: ""}
     rows = [
         [
-            cell["method"] + labels[cell["role"]],
-            str(cell["steps"]),
-            *(number(cell["measures"][name]["value"]) for name in names),
-            f"{cell['diversity_ratio']:.3f}",
-            f"{cell[ENERGY]['value']:.5f}" if cell[ENERGY] else "-",
-            f"{cell['seconds_per_map']:.4f}",
-            f"{len(cell['outside'])} of {len(summary['measures'])}",
-            ", ".join(cell["beyond_floor"]) or "-",
+            setting["method"] + labels[setting["role"]],
+            str(setting["steps"]),
+            *(number(setting["measures"][name]["value"]) for name in names),
+            f"{setting['diversity_ratio']:.3f}",
+            f"{setting[ENERGY]['value']:.5f}" if setting[ENERGY] else "-",
+            f"{setting['seconds_per_map']:.4f}",
+            f"{len(setting['outside'])} of {len(summary['measures'])}",
+            ", ".join(setting["beyond_noise_floor"]) or "-",
         ]
-        for cell in summary["cells"]
+        for setting in summary["settings"]
     ]
     return header, rows
 
 
 def summary_csv(summary: Mapping[str, Any]) -> str:
-    """One line per cell and measure."""
+    """summary.csv: one line per setting and measure."""
+    ends = ("value", "low", "high")
     rows = []
-    for cell in summary["cells"]:
-        measures = cell["measures"] | ({ENERGY: cell[ENERGY]} if cell[ENERGY] else {})
+    for setting in summary["settings"]:
+        measures = setting["measures"]
+        if setting[ENERGY]:
+            measures = measures | {ENERGY: setting[ENERGY]}
         for name, measure in measures.items():
             shift = measure.get("mean_difference", {})
             rows.append(
                 {
-                    **{key: cell[key] for key in ("method", "steps", "role", "seconds_per_map")},
+                    **{key: setting[key] for key in ("method", "steps", "role", "seconds_per_map")},
                     "measure": name,
-                    **{key: measure[key] for key in ("value", "low", "high", "num_items")},
-                    **{f"mean_difference_{k}": shift.get(k, "") for k in ("value", "low", "high")},
-                    "outside": name in cell["outside"],
-                    "beyond_floor": name in cell["beyond_floor"],
+                    **{key: measure[key] for key in (*ends, "num_items")},
+                    **{f"mean_difference_{key}": shift.get(key, "") for key in ends},
+                    "outside": name in setting["outside"],
+                    "beyond_noise_floor": name in setting["beyond_noise_floor"],
                 }
             )
-    return csv_text(rows)
+    return csv_text(list(rows[0]), rows)
 
 
 def summary_text(summary: Mapping[str, Any]) -> str:
-    """summary.txt: verdict, short table, and the measures outside of each cell."""
+    """summary.txt: verdict, short table, and for each setting the measures that lie outside."""
     outside = [
-        f"{cell['method']}, {cell['steps']} steps: {', '.join(cell['outside'])}\n"
-        for cell in summary["cells"]
-        if cell["outside"]
+        f"{setting['method']}, {setting['steps']} steps: {', '.join(setting['outside'])}\n"
+        for setting in summary["settings"]
+        if setting["outside"]
     ]
     lines = "".join(f"{sentence}\n" for sentence in verdict(summary))
     text = f"{lines}\n{text_table(*short_table(summary))}"
@@ -113,7 +121,7 @@ def summary_text(summary: Mapping[str, Any]) -> str:
 
 
 def summary_markdown(summary: Mapping[str, Any]) -> str:
-    """summary.md: verdict, figure and short table, to put into a page."""
+    """summary.md: verdict, figure and short table, for a page of documentation."""
     header, rows = short_table(summary)
     table = [header, ["---"] * len(header), *rows]
     lines = [f"- {sentence}" for sentence in verdict(summary)]
@@ -122,18 +130,13 @@ def summary_markdown(summary: Mapping[str, Any]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def write_summary(summary: dict[str, Any], record: Path) -> None:
-    """Write tables and figure beside the record, which comes last."""
+def write_summary(summary: dict[str, Any], folder: Path) -> list[str]:
+    """Write tables and figure of a study into a folder; returns the names of the files."""
     from cdm.evaluation.plots import plot_study  # matplotlib takes a while
 
-    folder = record.parent
     write_json(folder / "summary.json", summary)
     texts = {"csv": summary_csv, "txt": summary_text, "md": summary_markdown}
     for ending, text in texts.items():
         write_bytes(folder / f"summary.{ending}", text(summary).encode())
     plot_study(summary, folder / "quality.png")
-    for old in folder.glob("summary-*.json"):
-        if old != record:
-            old.unlink()
-    files = [*(f"summary.{ending}" for ending in ("json", *texts)), "quality.png"]
-    write_json(record, {"recommended": summary["recommended"], "files": files})
+    return [*(f"summary.{ending}" for ending in ("json", *texts)), "quality.png"]

@@ -1,4 +1,4 @@
-"""Per-item values summed up: means and medians with confidence intervals, whole and by group."""
+"""Sums up values per item: means and medians with confidence intervals, and tables as text."""
 
 import csv
 import io
@@ -9,59 +9,21 @@ import numpy as np
 
 from cdm.config import EvaluationConfig
 from cdm.evaluation.bootstrap import Interval, bootstrap
-from cdm.evaluation.measure import BEST, describe, higher_is_better, is_share, statistic
-
-ORDER = (  # as tables list them
-    "found_target",
-    "found_target_chance",
-    "pelvis_point_error",
-    "dist_to_target",
-    "CPLE",
-    "TKCO",
-    "WDE",
-    "IoU",
-    "SoftLoc",
-    "min_dist_error",
-    "diversity",
-    "pelvis_point_spread",
-)
-HEADLINES = (  # of short tables and figures, where they were measured
-    "found_target",
-    "pelvis_point_error",
-    "dist_to_target_average",
-    "CPLE",
-    "TKCO@100",
-    "WDE@0.2",
-    "IoU@0.2",
-    "SoftLoc@0.1",
-    "diversity",
-)
-
-
-def headlines(measures: Iterable[str]) -> list[str]:
-    """The measures that short tables and figures show."""
-    return [name for name in HEADLINES if name in measures]
-
-
-def sort_names(names: Iterable[str]) -> list[str]:
-    """Measures in the order of the tables: whole scene, target alone, best of several maps."""
-    names = list(names)
-
-    def key(name: str):
-        bare = name.removeprefix(BEST).rpartition("/")[2]
-        [place] = [i for i, start in enumerate(ORDER) if bare.startswith(start)][-1:]
-        return name.startswith(BEST), "/" in name.removeprefix(BEST), place, names.index(name)
-
-    return sorted(names, key=key)
+from cdm.evaluation.measure_table import measure_of, unit_and_meaning
 
 
 def by_item(keys: Sequence[tuple], rows: Sequence[Mapping[str, float]], names: Sequence[str]):
-    """One row per item, (num_items, len(names)): the mean over an item's captions, NaN left out.
+    """One row per item: the mean over the item's captions, without NaN.
+
+    Captions of one item share its scene and motion. Averaging them first makes items the
+    independent units that a bootstrap draws.
 
     Args:
-        keys: of the rows, such as (set, index): equal ones are one item.
-        rows: values of each measure.
-        names: columns.
+        keys: of the rows, such as (set, index). Rows with equal keys belong to one item.
+        rows: name -> value of each measure.
+        names: of the columns.
+    Returns:
+        (num_items, len(names)) float64; NaN where an item has no value.
     """
     values = np.array([[row.get(name, np.nan) for name in names] for row in rows], np.float64)
     items = {key: i for i, key in enumerate(dict.fromkeys(keys))}
@@ -77,11 +39,11 @@ def by_item(keys: Sequence[tuple], rows: Sequence[Mapping[str, float]], names: S
 
 
 def intervals(values: np.ndarray, names: Sequence[str], config: EvaluationConfig):
-    """name -> Interval over items of each column of (num_items, len(names)) values."""
+    """name -> Interval over items, for each column of values (num_items, len(names))."""
     found = bootstrap(
         values,
-        medians=[j for j, name in enumerate(names) if statistic(name) == "median"],
-        shares=[j for j, name in enumerate(names) if is_share(name)],
+        medians=[j for j, name in enumerate(names) if measure_of(name).statistic == "median"],
+        shares=[j for j, name in enumerate(names) if measure_of(name).is_share],
         resamples=config.resamples,
         confidence=config.confidence,
         seed=config.seed,
@@ -90,28 +52,33 @@ def intervals(values: np.ndarray, names: Sequence[str], config: EvaluationConfig
 
 
 def as_json(name: str, interval: Interval) -> dict[str, Any]:
-    """An interval and what it is of."""
-    unit, meaning = describe(name)
+    """An interval, and what is known of its measure."""
+    return describe_measure(name) | interval._asdict()
+
+
+def describe_measure(name: str) -> dict[str, str]:
+    """What is known of a measure beside its values: statistic, unit, direction and meaning."""
+    measure = measure_of(name)
+    unit, meaning = unit_and_meaning(name)
     return {
-        "statistic": statistic(name),
+        "statistic": measure.statistic,
         "unit": unit,
-        "better": "higher" if higher_is_better(name) else "lower",
+        "better": measure.better,
         "meaning": meaning,
-        **interval._asdict(),
     }
 
 
-def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows of equal keys as CSV with a header."""
+def csv_text(header: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """Rows as CSV with a header; what a row lacks stays empty."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer = csv.DictWriter(text, header, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns aligned by spaces, the first to the left, the others to the right."""
+    """A table with columns aligned by spaces: the first to the left, all others to the right."""
     table = [list(header), *map(list, rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = []
@@ -124,5 +91,5 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def number(value: float | None) -> str:
-    """A value as tables show it; `-` where there is none."""
+    """A value as tables show it: four decimals, or `-` if there is none."""
     return "-" if value is None or np.isnan(value) else f"{value:.4f}"

@@ -276,9 +276,15 @@ def test_measures_and_study_follow_the_maps_and_their_own_settings(folder):
     assert "found" not in (base / "report/metrics.txt").read_text().splitlines()[5]  # no masks
     assert "IoU@0.2" in (base / "report/report.html").read_text()
     assert "ddpm with 4 steps" in (base / "compare_samplers/summary.txt").read_text()
+    assert "<h2>Few steps</h2>" in (base / "report/report.html").read_text()
     assert planned(folder, "report", "compare_samplers") == ([], set())
     configure(folder, **few, **study, evaluation={"top_k": [5]})
     again = {"evaluate", "report", "compare_samplers"}
+    assert planned(folder, "report", "compare_samplers") == ([], again)
+    masks = folder / "data/HUMANISE/contact_motion/target_mask"
+    masks.mkdir()
+    np.save(masks / "00000.npy", np.arange(NUM_POINTS) < 9)
+    configure(folder, **few, **study)
     assert planned(folder, "report", "compare_samplers") == ([], again)
     configure(folder, **few, **study, seed=1)
     assert planned(folder, "report")[1] == {"merge", "evaluate", "report"}

@@ -1,0 +1,133 @@
+"""The report: one page, texts of any kind, and only what was measured."""
+
+from html.parser import HTMLParser
+
+import pytest
+from evaluations import make_archive, quiet, run_evaluate, study_summary
+from helpers import NUM_POINTS, write_dataset
+
+from cdm.errors import ArchiveError
+from cdm.evaluation.evaluate import summarise
+from cdm.evaluation.records import write_record
+from cdm.evaluation.report import write_report
+from cdm.evaluation.study_tables import write_summary
+
+CAPTIONS = (
+    r"walk to $\\frac$ and $x",
+    "<script>alert(1)</script> & <b>",
+    "sit \x01\x1b[31m \u202e on it",
+    "\u0627\u062c\u0644\u0633 \u5750\u4e0b",
+    "very " * 60 + "far",
+    "100 % {0} \\ ^_~",
+)
+
+
+def report(plan, record, study=None):
+    """The page as text."""
+    target = record.parent / "report.html"
+    write_report(plan, record, target, quiet, study)
+    return target.read_text("utf-8")
+
+
+def test_the_report_is_one_page_with_everything_in_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plan = make_archive(tmp_path, skipped={0: "bad"})
+    summary, record = run_evaluate(plan)
+    write_report(plan, record, record.parent / "report.html", quiet)
+    page = (record.parent / "report.html").read_text()
+    assert page.count('src="data:image/png;base64,') == page.count("<img") == 4
+    assert "http" not in page and "1 skipped" in page
+    for name, measure in summary["groups"][0]["measures"].items():
+        assert name in page and f"{measure['value']:.4f}" in page
+
+
+def write_captions(folder):
+    """A dataset of seven items whose captions are CAPTIONS."""
+    write_dataset(folder / "data", 7, NUM_POINTS)
+    lines = ["scene_id,scene_trans_x,scene_trans_y,scene_trans_z,utterance"]
+    for index in range(7):
+        text = CAPTIONS[index % len(CAPTIONS)].replace('"', '""')
+        lines.append(f'scene{index:04},0.5,-0.25,0,"{text}"')
+    path = folder / "data/HUMANISE/contact_motion/anno.csv"
+    path.write_text("\n".join(lines) + "\n", "utf-8")
+
+
+def test_captions_of_any_kind_are_shown_and_obeyed_by_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("evaluations.write_dataset", lambda *_: write_captions(tmp_path))
+    plan = make_archive(tmp_path, masks=False)
+    _, record = run_evaluate(plan)
+    page = report(plan, record)
+    assert page.count("<img") == 3 and "<script" not in page and "\x1b" not in page
+
+
+class Tags(HTMLParser):
+    """The tags of a page, and its text."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.text = [], ""
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_names_from_files_are_text_and_no_markup(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plan = make_archive(tmp_path)
+    evil = "<script>alert(1)</script>\x1b[31m"
+
+    def with_evil_names(measured, plan, whole=summarise):
+        summary = whole(measured, plan)
+        summary["left_out"].append(evil)
+        summary["checkpoint"] = summary["checkpoint"] | {"path": evil}
+        summary["groups"][1]["name"] = evil
+        return summary
+
+    monkeypatch.setattr("cdm.evaluation.evaluate.summarise", with_evil_names)
+    _, record = run_evaluate(plan)
+    found = Tags(report(plan, record))
+    assert "script" not in found.tags
+    assert found.text.count("<script>alert(1)</script>\\u001b[31m") == 3
+
+
+def test_a_table_changed_by_hand_is_told_and_not_shown(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plan = make_archive(tmp_path)
+    _, record = run_evaluate(plan)
+    table = record.parent / "metrics.json"
+    table.write_bytes(table.read_bytes().replace(b"0.", b"1.", 1))
+    with pytest.raises(
+        ArchiveError, match=rf"metrics\.json: corrupt.*made again: rm .*{record.name}"
+    ):
+        report(plan, record)
+    table.unlink()
+    with pytest.raises(ArchiveError, match=r"metrics\.json: No such file"):
+        report(plan, record)
+
+
+def test_a_lost_shard_is_no_figure(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plan = make_archive(tmp_path)
+    _, record = run_evaluate(plan)
+    [shard] = tmp_path.glob("outputs/run/contact_maps.zarr/sample/c.1.*")
+    shard.unlink()
+    with pytest.raises(ArchiveError, match=r"sample/c\.1\.0\.0\.0"):
+        report(plan, record)
+    assert not (record.parent / "report.html").exists()
+
+
+def test_the_study_of_samplers_is_in_the_report_where_it_has_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plan = make_archive(tmp_path)
+    _, record = run_evaluate(plan)
+    assert "Few steps" not in report(plan, record)
+    study = tmp_path / "study/summary-0.json"
+    files = write_summary(study_summary(), study.parent)
+    write_record(study, "0", plan, {}, files)
+    page = report(plan, record, study)
+    assert "<h2>Few steps</h2>" in page and "Recommended: " in page and page.count("<img") == 5
