@@ -2,10 +2,7 @@
 
 import numpy as np
 import pytest
-import torch
 
-from cdm.kernels import philox
-from cdm.kernels.philox import torch_int64
 from cdm.noise import choice, normal, philox4x32, stream_key, uniform, words_to_normal
 
 # Random123 kat_vectors, philox4x32 10: counter, key, result.
@@ -126,34 +123,3 @@ def test_normal_takes_the_documented_words():
     u1, u2 = (word[pair : pair + 2] + 0.5) / 2**32
     expected = np.sqrt(-2 * np.log(u1)) * (np.cos, np.sin)[element % 2](2 * np.pi * u2)
     assert abs(normal(key[None], step, 100, contact_dim)[0, point, joint] - expected) < 1e-5
-
-
-def check_sibling(device):
-    """Words bit for bit, normals to 1e-6, and no trace of the batch."""
-    for batch, num_points, contact_dim in [(1, 1, 6), (3, 63, 5), (5, 257, 6), (2, 2048, 22)]:
-        key, step = keys(batch), 431
-        ref = normal(key, step, num_points, contact_dim)
-        blocks = -(-num_points * contact_dim // 4)
-        counter = np.zeros((blocks, 4), np.uint32)
-        counter[:, 0], counter[:, 1] = np.arange(blocks), step
-        on_device = philox.device_keys(key, device)
-        out = torch.stack(torch_int64.words(on_device, step, blocks), -1).cpu().numpy()
-        np.testing.assert_array_equal(out, philox4x32(counter, key[:, None]))
-
-        for sibling in (torch_int64.normal, lambda *a: philox.normal(*a, device=device)):
-            out = sibling(on_device, step, num_points, contact_dim)
-            assert out.dtype == torch.float32 and out.device.type == torch.device(device).type
-            np.testing.assert_allclose(out.cpu().numpy(), ref, rtol=0, atol=2e-6)
-            alone = sibling(on_device[-1:], step, num_points, contact_dim)
-            assert torch.equal(alone[0], out[-1]), "noise depends on the batch slot"
-            swapped = sibling(on_device.flip(0), step, num_points, contact_dim)
-            assert torch.equal(swapped.flip(0), out), "noise depends on the batch slot"
-
-
-def test_philox_siblings_match_the_reference():
-    check_sibling("cpu")
-
-
-@pytest.mark.gpu
-def test_philox_siblings_match_the_reference_on_gpu():
-    check_sibling("cuda")

@@ -1,4 +1,4 @@
-"""The bidirectional scan: its reference against the formula, the CUDA kernels against that."""
+"""The bidirectional scan: the naive form against the formula, the CUDA kernels against it."""
 
 import pytest
 import torch
@@ -44,12 +44,12 @@ def make_inputs(shape, dtype=torch.float32, steps="usual", seed=0, device="cpu")
     return [*inputs, xz[..., d_inner:]]  # as the model hands it over: half of wider rows
 
 
-def reference(inputs):
-    """In float64, of the very numbers that the kernel is given."""
+def in_float64(inputs):
+    """The naive form in float64, of the numbers that the kernel is given."""
     return naive.bidirectional_scan(*(x.cpu().double() for x in inputs))
 
 
-def test_the_reference_is_the_formula():
+def test_naive_is_the_formula():
     u, x_dbl, weight, bias, A, D, z = (x.double() for x in make_inputs((2, 9, 8, 4, 3)))
     y = 0
     for d, turn in ((0, lambda x: x), (1, lambda x: x.flip(1))):
@@ -74,18 +74,18 @@ def test_backends_that_cannot_run_say_so():
 @pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-def test_cuda_matches_the_reference(dtype, shape, steps, monkeypatch):
+def test_cuda_matches_naive(dtype, shape, steps, monkeypatch):
     inputs = make_inputs(shape, dtype, steps, device="cuda")
     poison(monkeypatch)
     out = bidirectional_scan(*inputs, backend="cuda")
     monkeypatch.undo()
     assert out.dtype == dtype
-    assert relative_error(out, reference(inputs)) < TOLERANCE[dtype]
+    assert relative_error(out, in_float64(inputs)) < TOLERANCE[dtype]
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("seed", range(20))
-def test_cuda_matches_the_reference_on_random_shapes(seed):
+def test_cuda_matches_naive_on_random_shapes(seed):
     generator = torch.Generator().manual_seed(seed)
 
     def pick(low, high):
@@ -95,7 +95,7 @@ def test_cuda_matches_the_reference_on_random_shapes(seed):
     shape = pick(1, 4), pick(1, 300), 8 * pick(1, 20), d_state, 16 * pick(1, 4)
     for dtype, tolerance in TOLERANCE.items():
         inputs = make_inputs(shape, dtype, seed=seed, device="cuda")
-        error = relative_error(bidirectional_scan(*inputs, backend="cuda"), reference(inputs))
+        error = relative_error(bidirectional_scan(*inputs, backend="cuda"), in_float64(inputs))
         assert error < tolerance, (shape, dtype)
 
 
@@ -106,7 +106,7 @@ def test_cuda_matches_the_reference_on_random_shapes(seed):
 def test_cuts_into_warps_and_segments_change_nothing(shape, segments, halves, monkeypatch):
     inputs = make_inputs(shape, torch.bfloat16, device="cuda")
     monkeypatch.setattr(gpu, "split", lambda *_: (halves, segments))
-    assert relative_error(bidirectional_scan(*inputs), reference(inputs)) < 5e-3
+    assert relative_error(bidirectional_scan(*inputs), in_float64(inputs)) < 5e-3
 
 
 @pytest.mark.gpu

@@ -1,4 +1,4 @@
-"""Attention and groups: the reference against the formula, and the GPU against the reference."""
+"""Attention and groups: the naive forms against the formula, the GPU against the naive forms."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Farthest points, nearest neighbours and interpolation against reference and golden numbers."""
+"""Farthest points, nearest neighbours and interpolation against naive forms and golden numbers."""
 
 import numpy as np
 import pytest
@@ -106,8 +106,8 @@ def test_a_coarse_point_keeps_its_feature():
 
 
 @devices
-def test_reference_indices(parity, device):
-    """All levels of the scene model: exact indices, distances within the reference's rounding."""
+def test_indices_of_all_levels_are_those_of_afford_motion(parity, device):
+    """All levels of the scene model: exact indices, distances within afford-motion's rounding."""
     arrays = load_arrays(parity / "07_scene_model" / "forward_c6.npz")
     xyz = [arrays["c_pc_xyz"]]
     offset = torch.arange(len(xyz[0]))[:, None]

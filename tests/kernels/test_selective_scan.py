@@ -1,4 +1,4 @@
-"""Every backend of the selective scan against the naive loop, and that against the reference."""
+"""Every backend of the selective scan against the naive loop, and that against stored numbers."""
 
 import os
 import subprocess
@@ -29,15 +29,15 @@ def make_inputs(batch=2, length=17, d_inner=24, d_state=16, seed=0, delta_shift=
 
 def assert_agrees(backend, inputs, rtol=1e-5, atol=1e-5, **options):
     double = [x if x is None else x.double() for x in inputs]
-    reference = selective_scan(*double, return_last_state=True, backend="naive", **options)
+    naive = selective_scan(*double, return_last_state=True, backend="naive", **options)
     output = selective_scan(*inputs, return_last_state=True, backend=backend, **options)
-    for name, a, b in zip(("y", "last_state"), reference, output, strict=True):
+    for name, a, b in zip(("y", "last_state"), naive, output, strict=True):
         scale = max(1, a.abs().max().item())
         assert_close(f"{backend} {name}", a.cpu(), b.cpu(), rtol, atol * scale)
 
 
 @pytest.mark.parametrize("backend", ["naive", *FAST, "auto"])
-def test_selective_scan_matches_reference(parity, parity_index, backend):
+def test_selective_scan_matches_the_stored_numbers(parity, parity_index, backend):
     arrays = load_arrays(parity / "01_pointmamba/mamba_unit.npz")
     inputs = [arrays.get("scan." + key) for key in "u delta A B C D z delta_bias".split()]
     inputs = [x.mT if x is not None and x.ndim == 3 else x for x in inputs]  # channels last
@@ -132,14 +132,14 @@ def test_numba_does_not_depend_on_batch_slot_or_threads():
     inputs = make_inputs(batch=5, length=50, d_inner=72)
     num_threads = torch.get_num_threads()
     alone = [x[3:4] if x.ndim == 3 else x for x in inputs]
-    reference = selective_scan(*alone, delta_softplus=True, backend="numba")
+    expected = selective_scan(*alone, delta_softplus=True, backend="numba")
     try:
         for threads in (1, 2, 3, 7):
             torch.set_num_threads(threads)
             y = selective_scan(*inputs, delta_softplus=True, backend="numba")
-            assert torch.equal(y[3:4], reference), threads
+            assert torch.equal(y[3:4], expected), threads
             y = selective_scan(*alone, delta_softplus=True, backend="numba")
-            assert torch.equal(y, reference), threads
+            assert torch.equal(y, expected), threads
     finally:
         torch.set_num_threads(num_threads)
 

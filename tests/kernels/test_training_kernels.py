@@ -1,4 +1,4 @@
-"""Training's kernels and their gradients, emulated: against float64 autograd of the naive forms."""
+"""The kernels of training and their gradients, run on the CPU, against the naive forms."""
 
 from functools import cache
 
@@ -46,10 +46,10 @@ def emulated(tmp_path_factory):
         yield
 
 
-def check(function, reference, inputs, weights, tolerance):
-    """Values, and gradients of a weighted sum, against those of the reference in float64."""
+def check(function, naive, inputs, weights, tolerance):
+    """Values, and gradients of a weighted sum, against those of the naive form in float64."""
     results = []
-    for f, tensors in ((function, inputs), (reference, [x.double() for x in inputs])):
+    for f, tensors in ((function, inputs), (naive, [x.double() for x in inputs])):
         leaves = [x.clone().requires_grad_() for x in tensors]
         y = f(*leaves)
         y.backward(weights.to(y.dtype))
@@ -62,7 +62,7 @@ def check(function, reference, inputs, weights, tolerance):
 
 
 @every_case
-def test_scan(shape, dtype):
+def test_gradients_of_the_scan_match_float64_autograd_of_naive(shape, dtype):
     batch, length, d_inner, reverse = shape
     torch.manual_seed(0)
     wide = [torch.randn(batch, length, n).to(dtype) for n in (d_inner, d_inner, 4 + 16 + 16)]
@@ -72,18 +72,18 @@ def test_scan(shape, dtype):
         _, B, C = rows.split((4, 16, 16), dim=-1)  # as they come: rows apart
         return scan.selective_scan(u, delta, A, B, C, D, None, bias, reverse)
 
-    def reference(u, delta, rows, A, D, bias):
+    def naive(u, delta, rows, A, D, bias):
         u, delta, rows = (x.flip(1) if reverse else x for x in (u, delta, rows))
         _, B, C = rows.split((4, 16, 16), dim=-1)
         y, _ = naive_scan.selective_scan(u, delta, A, B, C, D, None, bias, True)
         return y.flip(1) if reverse else y
 
     weights = torch.randn(batch, length, d_inner).to(dtype)
-    check(kernel, reference, [*wide, A, D, bias], weights, DTYPES[dtype])
+    check(kernel, naive, [*wide, A, D, bias], weights, DTYPES[dtype])
 
 
 @every_case
-def test_convolution(shape, dtype):
+def test_gradients_of_the_convolution_match_float64_autograd_of_naive(shape, dtype):
     batch, length, d_inner, reverse = shape
     torch.manual_seed(0)
     both = torch.randn(batch, length, 2 * d_inner).to(dtype)
@@ -92,11 +92,11 @@ def test_convolution(shape, dtype):
         x, _ = both.chunk(2, dim=-1)  # as it comes: rows apart
         return conv.causal_conv_silu(x, weight, bias, reverse)
 
-    def reference(both, weight, bias):
+    def naive(both, weight, bias):
         x, _ = both.flip(1 if reverse else ()).chunk(2, dim=-1)
         y = naive_conv.causal_conv_silu(x, weight, bias)
         return y.flip(1) if reverse else y
 
     weights = torch.randn(batch, length, d_inner).to(dtype)
     inputs = [both, torch.randn(d_inner, WIDTH), torch.randn(d_inner)]
-    check(kernel, reference, inputs, weights, DTYPES[dtype])
+    check(kernel, naive, inputs, weights, DTYPES[dtype])

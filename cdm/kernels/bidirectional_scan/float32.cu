@@ -1,12 +1,13 @@
 // The bidirectional selective scan of Mamba-1 in float32.
 //
-// One thread owns one channel of one direction of one sample, with its states in registers, and
-// walks through the tokens, a tile at a time; the rows of B and C wait in shared memory. The two
-// directions are in one block: whoever comes to a tile first stores its share of y, whoever comes
-// second adds it and applies the gate. An even number of tiles keeps them from meeting in one.
+// One thread owns one channel of one direction of one sample, and keeps its states in registers. It
+// walks through the tokens, a tile at a time; the rows of B and C of the tile are in shared memory.
+// Both directions belong to one block. The thread that comes to a tile first stores its part of y.
+// The thread that comes second adds its own part and applies the gate. The number of tiles is even,
+// so that the two directions never are in the same tile.
 //
-// Defined by the caller: D_STATE, B_COLUMN (of x_dbl, where B starts; C follows), ROW (columns of
-// x_dbl), CHANNELS (threads per direction).
+// The caller defines D_STATE, B_COLUMN (the column of x_dbl at which B starts; C follows), ROW
+// (columns of x_dbl) and CHANNELS (threads per direction).
 
 #include "activations.cuh"
 
@@ -16,7 +17,7 @@ extern "C" __global__ void __launch_bounds__(2 * CHANNELS) bidirectional_scan(
     const float* __restrict__ u, const float* __restrict__ delta, const float* __restrict__ x_dbl,
     const float* __restrict__ z, const float* __restrict__ dt_bias, const float* __restrict__ A,
     const float* __restrict__ D, float* y, int batch_size, int length, int d_inner, int z_stride) {
-    __shared__ float4 rows[2][TILE][2 * D_STATE / 4];  // B and C of each direction's tile
+    __shared__ float4 rows[2][TILE][2 * D_STATE / 4];  // B and C of the tile, per direction
     const int thread = threadIdx.x % CHANNELS, direction = threadIdx.x / CHANNELS;
     const int channel = blockIdx.x * CHANNELS + thread, b = blockIdx.y;
     const bool channel_in = channel < d_inner;

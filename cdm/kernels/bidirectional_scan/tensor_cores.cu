@@ -1,24 +1,27 @@
 // The bidirectional selective scan of Mamba-1 in bfloat16, for tensor cores (sm_80 and newer).
 //
-// The recurrence of one token is elementwise in (channel, state) but for two products that are
-// sums of outer products: delta u B^T, which is added to the state, and h C, which leaves it.
-// Both go to the tensor cores, so that what is left for the other pipes is one multiplication
-// and one exponential for the decay and one multiplication to apply it.
+// For one token the recurrence is elementwise in (channel, state), except for two products:
+// delta u B^T, which is added to the state, and h C, which gives y. Both are sums of outer
+// products, so the tensor cores compute them. The other pipes are left with one multiplication and
+// one exponential for the decay, and one multiplication that applies it.
 //
-// One warp owns 32 channels of one direction of one sample (16 with HALVES = 1) and walks through
-// the tokens, 8 (a tile) at a time. Its states lie in registers in the accumulator layout of
-// mma.m16n8: with g = lane / 4 and c = lane % 4, lane (g, c) holds rows r = 0 ... R - 1 (channels)
-// of states 8j + 2c and 8j + 2c + 1. Row r of group g is channel 2 R (g / 2) + 2 r + g % 2 of the
-// warp's: in that order R transposed 8x8 matrices turn what a lane loads, 2 R channels of one
-// token, into rows of channels, and back for the store, without shared memory.
+// One warp owns 32 channels (16 with HALVES = 1) of one direction of one sample. It walks through
+// the tokens, 8 at a time; these 8 are a tile. Its states are in registers, in the accumulator
+// layout of mma.m16n8: with g = lane / 4 and c = lane % 4, lane (g, c) holds states 8j + 2c and
+// 8j + 2c + 1 of the rows (channels) r = 0 ... R - 1. Row r of group g is channel
+// 2 R (g / 2) + 2 r + g % 2 of the warp. The reason for this order: a lane loads 2 R channels of
+// one token, and R transposed 8x8 matrices turn them into rows of channels, and back before the
+// store, without shared memory.
 //
-// The two directions of a segment of tokens are walked by two warps of one block. Whoever comes
-// to a tile first stores its share of y; whoever comes second adds it and applies the gate. One
-// barrier in the middle orders them.
+// Two warps of one block walk through the two directions of a segment of tokens. The warp that
+// comes to a tile first stores its part of y. The warp that comes second adds its own part and
+// applies the gate. One barrier in the middle puts them in this order.
 //
-// Defined by the caller: D_STATE, DT_RANK (a multiple of 16), HALVES (of a warp, 16 channels
-// each), WARPS (of a block and direction), MIN_BLOCKS (of a processor), POLY_MASK (which of 16
-// exponentials are polynomials, to spare the special function unit).
+// Step sizes delta are kept in units of ln 2 (delta_log2), because the exponential is a power of 2.
+//
+// The caller defines D_STATE, DT_RANK (a multiple of 16), HALVES (per warp, 16 channels each),
+// WARPS (per block and direction), MIN_BLOCKS (per processor) and POLY_MASK (which of 16
+// exponentials are polynomials, which spares the special function unit).
 
 #define BF16 1
 
@@ -28,31 +31,32 @@
 typedef unsigned int u32;
 
 template <int N>
-struct alignas(4 * N) Words {  // 2 N bfloat16 of a token
+struct alignas(4 * N) Words {  // 2 N channels of a token, in bfloat16
     u32 at[N];
 };
 
 constexpr int TILE = 8;                // tokens
-constexpr int CHANNELS = 16 * HALVES;  // of a warp
-constexpr int R = 2 * HALVES;          // rows (channels) of a lane
-constexpr int J = D_STATE / 8;         // state tiles
+constexpr int CHANNELS = 16 * HALVES;  // per warp
+constexpr int R = 2 * HALVES;          // rows (channels) per lane
+constexpr int J = D_STATE / 8;         // groups of 8 states
 constexpr int K = DT_RANK / 16;        // steps of the product with dt_proj
-constexpr int ROW_CHUNKS = (DT_RANK + 2 * D_STATE) / 8;  // 16-byte pieces of x_dbl's dt, B, C
-constexpr int STAGES = 4;              // tiles on their way
+constexpr int ROW_CHUNKS = (DT_RANK + 2 * D_STATE) / 8;  // 16-byte pieces of a row of x_dbl
+constexpr int STAGES = 4;              // tiles in shared memory, being copied or used
 constexpr float LN_2 = 0.693147181f;
 constexpr float MAGIC = 12582912.0f;   // 1.5 * 2^23: adding it rounds to an integer
 
-__device__ __forceinline__ u32 transpose(u32 pair) {  // of an 8x8 matrix across the warp
+// Transpose an 8x8 matrix of bfloat16 that is spread over the warp.
+__device__ __forceinline__ u32 transpose(u32 pair) {
     u32 result;
     asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(result) : "r"(pair));
     return result;
 }
 
-// 2^(l a) for -126 <= l a <= 0: a cubic on [-1/2, 1/2] that is exact at 0, so that slow decays
-// keep their rate; relative error below 1.3e-4.
-__device__ __forceinline__ float exp2_polynomial(float l, float a) {
-    float shifted = fmaf(l, a, MAGIC);
-    float f = fmaf(l, a, MAGIC - shifted);
+// 2^(delta_log2 a) for -126 <= delta_log2 a <= 0, by a cubic polynomial on [-1/2, 1/2]. It is exact
+// at 0, so that slow decays keep their rate. The relative error is below 1.3e-4.
+__device__ __forceinline__ float exp2_polynomial(float delta_log2, float a) {
+    float shifted = fmaf(delta_log2, a, MAGIC);
+    float f = fmaf(delta_log2, a, MAGIC - shifted);
     float p = fmaf(f, fmaf(f, fmaf(f, 0.0554913f, 0.2421200f), LN_2), 1.0f);
     return __int_as_float(__float_as_int(p) + (__float_as_int(shifted) << 23));
 }
@@ -79,9 +83,10 @@ __device__ __forceinline__ void mma_bf16_k8(float (&d)[4], const u32 (&a)[2], u3
         : "r"(a[0]), "r"(a[1]), "r"(b));
 }
 
+// Start to copy from global to shared memory; writes zeros if `there` is false.
 template <typename T>
 __device__ __forceinline__ void copy_async(T* shared, const T* global, bool there = true) {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;"  // zeros if it is not there
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;"
                  ::"r"((u32)__cvta_generic_to_shared(shared)), "l"(global), "n"(sizeof(T)),
                  "r"(there ? (int)sizeof(T) : 0)
                  : "memory");
@@ -91,12 +96,13 @@ __device__ __forceinline__ void commit_copies() {
     asm volatile("cp.async.commit_group;" ::: "memory");
 }
 
+// Wait for all groups of copies but the last LEFT.
 template <int LEFT>
-__device__ __forceinline__ void wait_for_copies() {  // all but the last LEFT groups
+__device__ __forceinline__ void wait_for_copies() {
     asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory");
 }
 
-// A fragment of an 8x8 matrix whose rows are `row` of lanes 0 to 7.
+// This lane's fragment of an 8x8 matrix; lanes 0 to 7 name its rows by their `row`.
 __device__ __forceinline__ u32 matrix(const uint4* row) {
     u32 pair;
     asm volatile("ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%0}, [%1];"
@@ -111,33 +117,34 @@ __device__ __forceinline__ u32 transposed_matrix(const uint4* row) {
     return pair;
 }
 
-struct Raw {  // one tile as it lies in memory
+struct Raw {  // one tile as it is in memory
     Words<R> u[32];                 // lane (g, c): token g, channels 2 R c ... 2 R (c + 1) - 1
     uint4 x_dbl[TILE][ROW_CHUNKS];  // rows of tokens
 };
 
-struct alignas(4 * R) Lengths {  // of a step, in units of ln 2: l of a lane's rows
-    float at[R];
+struct alignas(4 * R) StepSizes {  // delta of a lane's rows at one token, in units of ln 2
+    float delta_log2[R];
 };
 
-struct Tile {  // the operands made of it
-    u32 u[R];                // rows of channels, columns 2c and 2c + 1 of tokens
-    u32 delta_u[HALVES][2];  // likewise
-    u32 B[J];                // rows of states, columns 2c and 2c + 1 of tokens
+struct Tile {  // the operands of the tensor cores, made from a Raw
+    u32 u[R];                // rows are channels; columns are tokens 2c and 2c + 1
+    u32 delta_u[HALVES][2];  // as u
+    u32 B[J];                // rows are states; columns are tokens 2c and 2c + 1
     u32 C[J];                // token g, states 2c and 2c + 1
 };
 
-// STATES_ONLY: the first pass over a segmented sequence, which leaves each segment's last state
-// (from a zero start) and the sum of its l. Otherwise y, with starts made of what that pass left.
+// With STATES_ONLY this is the first pass over a sequence in segments: it writes the last state of
+// each segment (from a start of zero) to `ends`, and the sum of its delta_log2 to `sums`. Without,
+// it writes y; the state that a segment starts from is computed from `ends` and `sums`.
 template <bool STATES_ONLY>
 __device__ __forceinline__ void scan(const u32* __restrict__ u_, const u32* __restrict__ x_dbl_,
                                      const u32* __restrict__ z_, const u32* __restrict__ dt_proj,
-                                     const float* __restrict__ dt_bias, const float* __restrict__ A_,
-                                     const float* __restrict__ D_, u32* y_, float* ends, float* sums,
-                                     int batch_size, int length, int d_inner, int z_stride,
-                                     int segment_tiles) {
+                                     const float* __restrict__ dt_bias,
+                                     const float* __restrict__ A_, const float* __restrict__ D_,
+                                     u32* y_, float* ends, float* sums, int batch_size,
+                                     int length, int d_inner, int z_stride, int segment_tiles) {
     __shared__ Raw raw_tiles[2 * WARPS][STAGES];
-    __shared__ Lengths l_tiles[2 * WARPS][2][TILE * 8];
+    __shared__ StepSizes step_tiles[2 * WARPS][2][TILE * 8];
     const int lane = threadIdx.x % 32, g = lane / 4, c = lane % 4, warp = threadIdx.x / 32;
     const bool backward = warp >= WARPS;
     const int channel = (blockIdx.x * WARPS + warp % WARPS) * CHANNELS;
@@ -146,8 +153,8 @@ __device__ __forceinline__ void scan(const u32* __restrict__ u_, const u32* __re
     const int first_tile = segment * segment_tiles;
     const int num_tiles = min(segment_tiles, (length + TILE - 1) / TILE - first_tile);
 
-    // Parameters of this lane's rows.
-    float A[HALVES][J][4], h[HALVES][J][4], bias[R], D[R], longest[R];
+    // The parameters of this lane's rows.
+    float A[HALVES][J][4], h[HALVES][J][4], bias[R], D[R], max_delta_log2[R];
     u32 W[HALVES][K][4];
     int row_channel[R];
 #pragma unroll
@@ -156,7 +163,7 @@ __device__ __forceinline__ void scan(const u32* __restrict__ u_, const u32* __re
         const bool in = ch < d_inner;
         bias[r] = in ? dt_bias[ch] * LOG2_E : 0;
         D[r] = in ? D_[ch] : 0;
-        float steepest = 1e-30f;
+        float largest_decay = 1e-30f;  // the largest -A of the row
 #pragma unroll
         for (int j = 0; j < J; j++)
 #pragma unroll
@@ -164,11 +171,11 @@ __device__ __forceinline__ void scan(const u32* __restrict__ u_, const u32* __re
                 float a = in ? A_[ch * D_STATE + 8 * j + 2 * c + e] : 0;
                 A[r / 2][j][r % 2 * 2 + e] = a;
                 h[r / 2][j][r % 2 * 2 + e] = 0;
-                steepest = fmaxf(steepest, -a);
+                largest_decay = fmaxf(largest_decay, -a);
             }
-        steepest = fmaxf(steepest, __shfl_xor_sync(~0u, steepest, 1));
-        steepest = fmaxf(steepest, __shfl_xor_sync(~0u, steepest, 2));
-        longest[r] = 125.0f / steepest;
+        largest_decay = fmaxf(largest_decay, __shfl_xor_sync(~0u, largest_decay, 1));
+        largest_decay = fmaxf(largest_decay, __shfl_xor_sync(~0u, largest_decay, 2));
+        max_delta_log2[r] = 125.0f / largest_decay;  // 2^-125 is still a normal number
 #pragma unroll
         for (int k = 0; k < K; k++)
 #pragma unroll
@@ -177,27 +184,30 @@ __device__ __forceinline__ void scan(const u32* __restrict__ u_, const u32* __re
                     in ? dt_proj[(ch * DT_RANK + 16 * k + 8 * half) / 2 + c] : 0;
     }
     const size_t sequence = (size_t)backward * batch_size + b;
-    if (!STATES_ONLY && num_segments > 1) {  // the state this segment starts from
+    // The state that this segment starts from: the segments before it, one after the other.
+    if (!STATES_ONLY && num_segments > 1) {
         int step = backward ? -1 : 1;
         for (int s = backward ? num_segments - 1 : 0; s != segment; s += step)
 #pragma unroll
             for (int r = 0; r < R; r++) {
                 if (row_channel[r] >= d_inner) continue;
                 size_t at = (sequence * num_segments + s) * d_inner + row_channel[r];
-                float l = sums[at];
+                float delta_log2 = sums[at];
 #pragma unroll
                 for (int j = 0; j < J; j++)
 #pragma unroll
                     for (int e = 0; e < 2; e++) {
                         int q = r % 2 * 2 + e;
-                        h[r / 2][j][q] = fmaf(fast_exp2(l * A[r / 2][j][q]), h[r / 2][j][q],
+                        const float decay = fast_exp2(delta_log2 * A[r / 2][j][q]);
+                        h[r / 2][j][q] = fmaf(decay, h[r / 2][j][q],
                                               ends[at * D_STATE + 8 * j + 2 * c + e]);
                     }
             }
     }
 
-    // Slot t of a tile is its t-th token in the order of the walk. Places that are not there are
-    // read as the last one that is, with u = 0: they add nothing to the states and are not stored.
+    // Slot t of a tile is its t-th token in the order of the walk. A token or channel beyond the
+    // end is read from the last one there is, and such a token has u = 0: it adds nothing to the
+    // states and is not stored.
     const int slot = backward ? TILE - 1 - g : g;
     const int stride = d_inner / (2 * R), column = min(channel / (2 * R) + c, stride - 1);
     const Words<R>* u = (const Words<R>*)u_ + sequence * length * stride + column;
@@ -206,19 +216,20 @@ __device__ __forceinline__ void scan(const u32* __restrict__ u_, const u32* __re
     z_stride /= 2 * R;
     const Words<R>* z = (const Words<R>*)z_ + (size_t)b * length * z_stride + column;
     const int second_visits = backward ? num_tiles / 2 : (num_tiles + 1) / 2;
-    float l_sum[R] = {};
+    float delta_log2_sum[R] = {};
 
-    u32 b_mask[TILE], c_mask[TILE];  // leave of an operand what belongs to token t
+    u32 b_mask[TILE], c_mask[TILE];  // keep those elements of an operand that belong to token t
 #pragma unroll
     for (int t = 0; t < TILE; t++) {
         b_mask[t] = c != t / 2 ? 0 : t % 2 ? 0xffff0000u : 0xffffu;
         c_mask[t] = g != t ? 0 : ~0u;
-        asm("" : "+r"(b_mask[t]), "+r"(c_mask[t]));  // keep them, do not make them again and again
+        asm("" : "+r"(b_mask[t]), "+r"(c_mask[t]));  // stop the compiler from recomputing them
     }
 
-    auto first_token = [&](int k) {  // of the tile that is walked k-th
+    auto first_token = [&](int k) {  // of the k-th tile of the walk
         return (first_tile + (backward ? num_tiles - 1 - k : k)) * TILE;
     };
+    // Start to copy the k-th tile into shared memory.
     auto copy = [&](int k) {
         if (k < num_tiles) {
             Raw& raw = raw_tiles[warp][k % STAGES];
@@ -235,43 +246,46 @@ __device__ __forceinline__ void scan(const u32* __restrict__ u_, const u32* __re
         }
         commit_copies();
     };
-    // delta, in units of ln 2, and the operands of a tile.
+    // Compute the step sizes of the k-th tile (into step_tiles) and its operands.
     auto prepare = [&](int k) {
         const Raw& raw = raw_tiles[warp][k % STAGES];
         const uint4* row = raw.x_dbl[lane % TILE];
-        auto& l_tile = l_tiles[warp][k % 2];
+        auto& step_tile = step_tiles[warp][k % 2];
         Tile tile;
-        float l[HALVES][4];  // rows are channels, columns 2c and 2c + 1 tokens
+        float delta_log2[HALVES][4];  // rows are channels; columns are tokens 2c and 2c + 1
 #pragma unroll
         for (int n = 0; n < K; n++) {
             const u32 dt_0 = matrix(row + 2 * n), dt_1 = matrix(row + 2 * n + 1);
 #pragma unroll
             for (int i = 0; i < HALVES; i++)
                 if (n == 0)
-                    mma_bf16_from_zero(l[i], W[i][n], dt_0, dt_1);
+                    mma_bf16_from_zero(delta_log2[i], W[i][n], dt_0, dt_1);
                 else
-                    mma_bf16(l[i], W[i][n], dt_0, dt_1);
+                    mma_bf16(delta_log2[i], W[i][n], dt_0, dt_1);
         }
 #pragma unroll
         for (int i = 0; i < HALVES; i++)
 #pragma unroll
             for (int e = 0; e < 4; e++)
-                l[i][e] = fast_softplus2(fmaf(l[i][e], LOG2_E, bias[2 * i + e / 2]));
+                delta_log2[i][e] =
+                    fast_softplus2(fmaf(delta_log2[i][e], LOG2_E, bias[2 * i + e / 2]));
 #pragma unroll
         for (int e = 0; e < 2; e++) {
-            Lengths of_rows;
+            StepSizes of_rows;
 #pragma unroll
-            for (int r = 0; r < R; r++) of_rows.at[r] = l[r / 2][r % 2 * 2 + e];
-            l_tile[(2 * c + e) * 8 + g] = of_rows;
+            for (int r = 0; r < R; r++)
+                of_rows.delta_log2[r] = delta_log2[r / 2][r % 2 * 2 + e];
+            step_tile[(2 * c + e) * 8 + g] = of_rows;
         }
         Words<R> own = raw.u[lane];
 #pragma unroll
         for (int r = 0; r < R; r++) {
             tile.u[r] = transpose(own.at[r]);
-            const float l_0 = l[r / 2][r % 2 * 2], l_1 = l[r / 2][r % 2 * 2 + 1];
+            const float first = delta_log2[r / 2][r % 2 * 2];
+            const float second = delta_log2[r / 2][r % 2 * 2 + 1];
             tile.delta_u[r / 2][r % 2] =
-                pack(l_0 * (LN_2 * low(tile.u[r])), l_1 * (LN_2 * high(tile.u[r])));
-            if (STATES_ONLY && k < num_tiles) l_sum[r] += l_0 + l_1;
+                pack(first * (LN_2 * low(tile.u[r])), second * (LN_2 * high(tile.u[r])));
+            if (STATES_ONLY && k < num_tiles) delta_log2_sum[r] += first + second;
         }
 #pragma unroll
         for (int j = 0; j < J; j++) {
@@ -281,8 +295,8 @@ __device__ __forceinline__ void scan(const u32* __restrict__ u_, const u32* __re
         return tile;
     };
 
-    // A tile is copied STAGES - 1 tiles ahead and prepared one tile ahead: few warps fit on a
-    // processor, so latencies have to be covered by the warp's own work.
+    // A tile is copied STAGES - 1 tiles ahead, and prepared one tile ahead. Only few warps fit on a
+    // processor, so each warp has to cover latencies with its own work.
 #pragma unroll
     for (int k = 0; k < STAGES - 1; k++) copy(k);
     wait_for_copies<STAGES - 2>();
@@ -292,18 +306,20 @@ __device__ __forceinline__ void scan(const u32* __restrict__ u_, const u32* __re
     for (int k = 0; k < num_tiles; k++) {
         const int token = first_token(k) + slot, place = min(token, length - 1);
         Words<R>* const out = y + place * stride;
-        Words<R> gate, share;
+        // The gate, and the part of y that the other direction has stored.
+        Words<R> gate, stored;
         if (!STATES_ONLY && k >= second_visits) {
             if (k == second_visits) __syncthreads();
             gate = z[place * z_stride];
-            share = *out;
+            stored = *out;
         }
         copy(k + STAGES - 1);
         wait_for_copies<STAGES - 2>();
         __syncwarp();
-        const auto& l_tile = l_tiles[warp][k % 2];
+        const auto& step_tile = step_tiles[warp][k % 2];
         const Tile next = prepare(k + 1);
 
+        // The steps of the tile: decay the states, add delta u B^T, and add h C to y.
         float y_acc[HALVES][4];
 #pragma unroll
         for (int r = 0; r < R; r++) {
@@ -312,7 +328,7 @@ __device__ __forceinline__ void scan(const u32* __restrict__ u_, const u32* __re
         }
         float decays[HALVES][J][4];
         auto decay = [&](int t) {
-            const Lengths l = l_tile[t * 8 + g];
+            const StepSizes steps = step_tile[t * 8 + g];
 #pragma unroll
             for (int i = 0; i < HALVES; i++)
 #pragma unroll
@@ -321,10 +337,10 @@ __device__ __forceinline__ void scan(const u32* __restrict__ u_, const u32* __re
                     for (int e = 0; e < 4; e++) {
                         const int r = 2 * i + e / 2;
                         const bool polynomial = (POLY_MASK >> (((i * J + j) * 4 + e) & 15)) & 1;
-                        const float a = A[i][j][e];
-                        decays[i][j][e] = polynomial
-                                              ? exp2_polynomial(fminf(l.at[r], longest[r]), a)
-                                              : fast_exp2(l.at[r] * a);
+                        const float a = A[i][j][e], delta_log2 = steps.delta_log2[r];
+                        decays[i][j][e] =
+                            polynomial ? exp2_polynomial(fminf(delta_log2, max_delta_log2[r]), a)
+                                       : fast_exp2(delta_log2 * a);
                     }
         };
         decay(0);
@@ -357,6 +373,7 @@ __device__ __forceinline__ void scan(const u32* __restrict__ u_, const u32* __re
             }
         }
 
+        // Store y as tokens of channels; at the second visit with the other direction and the gate.
         if (!STATES_ONLY) {
             Words<R> values;
 #pragma unroll
@@ -367,7 +384,7 @@ __device__ __forceinline__ void scan(const u32* __restrict__ u_, const u32* __re
             if (k >= second_visits) {
 #pragma unroll
                 for (int r = 0; r < R; r++) {
-                    const u32 own = values.at[r], other = share.at[r], z_r = gate.at[r];
+                    const u32 own = values.at[r], other = stored.at[r], z_r = gate.at[r];
                     values.at[r] = pack((low(own) + low(other)) * fast_silu(low(z_r)),
                                         (high(own) + high(other)) * fast_silu(high(z_r)));
                 }
@@ -376,16 +393,18 @@ __device__ __forceinline__ void scan(const u32* __restrict__ u_, const u32* __re
         }
         tile = next;
     }
-    if (!STATES_ONLY && second_visits == num_tiles) __syncthreads();  // a single tile: the first
+    // With a single tile the first warp did not reach the barrier above.
+    if (!STATES_ONLY && second_visits == num_tiles) __syncthreads();
 
+    // The last state of the segment and the sum of its step sizes.
     if (STATES_ONLY) {
 #pragma unroll
         for (int r = 0; r < R; r++) {
-            l_sum[r] += __shfl_xor_sync(~0u, l_sum[r], 1);
-            l_sum[r] += __shfl_xor_sync(~0u, l_sum[r], 2);
+            delta_log2_sum[r] += __shfl_xor_sync(~0u, delta_log2_sum[r], 1);
+            delta_log2_sum[r] += __shfl_xor_sync(~0u, delta_log2_sum[r], 2);
             if (row_channel[r] >= d_inner) continue;
             size_t at = (sequence * num_segments + segment) * d_inner + row_channel[r];
-            if (c == 0) sums[at] = l_sum[r];
+            if (c == 0) sums[at] = delta_log2_sum[r];
 #pragma unroll
             for (int j = 0; j < J; j++)
 #pragma unroll

@@ -1,8 +1,8 @@
-// Mamba's causal convolution with SiLU in both directions, channels last; x is read once.
+// Mamba's causal convolution with SiLU in both directions, channels last. x is read once.
 //
-// A thread owns four neighbouring channels of RUN tokens and holds their rows in registers.
+// A thread computes four neighbouring channels of RUN tokens, and keeps their inputs in registers.
 //
-// Defined by the caller: BF16 (see float_or_bf16.cuh), WIDTH of the convolution, RUN.
+// The caller defines BF16 (see float_or_bf16.cuh), WIDTH of the convolution and RUN.
 
 #include "activations.cuh"
 #include "float_or_bf16.cuh"
@@ -16,8 +16,8 @@ __device__ __forceinline__ float4 fma(float4 a, float4 b, float4 c) {
                        fmaf(a.w, b.w, c.w));
 }
 
-// x: (batch, length, d_inner), rows x_stride apart; weight: (WIDTH, d_inner);
-// y: (2, batch, length, d_inner).
+// x: (batch, length, d_inner), its rows x_stride apart; weight: (WIDTH, d_inner);
+// y: (2, batch, length, d_inner), forward then backward.
 extern "C" __global__ void __launch_bounds__(256) bidirectional_conv(
     const Vec4* __restrict__ x, const float4* __restrict__ weight, const float4* __restrict__ bias,
     Vec4* __restrict__ y, int batch_size, int length, int d_inner, int x_stride) {

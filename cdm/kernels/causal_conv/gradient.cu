@@ -2,16 +2,17 @@
 //
 //   c_s = bias + sum_k weight_k x_{s - REACH + k},   y_s = c_s / (1 + exp(-c_s))
 //
-// s counts the steps of the walk: tokens in order, or from the last to the first. A thread owns one
-// channel of RUN steps. All is computed in float32.
+// s counts the steps of the walk, which goes from the first token to the last, or back. A thread
+// computes one channel of RUN steps. All arithmetic is float32.
 //
-// Defined by the caller: WIDTH of the convolution, RUN, BF16 (see float_or_bf16.cuh).
+// The caller defines BF16 (see float_or_bf16.cuh), WIDTH of the convolution and RUN.
 
 #include "activations.cuh"
 #include "float_or_bf16.cuh"
 
 constexpr int REACH = WIDTH - 1;
 
+// The channel and the steps that this thread computes.
 struct Place {
     int channel, start, length, d_inner, run, runs;
     size_t batch;
@@ -26,7 +27,7 @@ struct Place {
         runs = (length + RUN - 1) / RUN;
         outside = run >= runs;
     }
-    // Of a tensor whose rows are `stride` apart.
+    // Step s of a tensor whose rows are `stride` apart; 0 outside the sequence.
     __device__ float load(const Value *from, int s, int stride) const {
         return s >= 0 && s < length ? widen(from[at(s, stride)]) : 0.0f;
     }
@@ -35,7 +36,7 @@ struct Place {
     }
 };
 
-// x, y: (batch, length, d_inner), the rows of x x_stride apart; weight: (d_inner, WIDTH);
+// x, y: (batch, length, d_inner); the rows of x are x_stride apart. weight: (d_inner, WIDTH);
 // bias: (d_inner,).
 extern "C" __global__ void causal_conv(const Value *x, const float *weight, const float *bias,
                                        Value *y, int length, int d_inner, int x_stride,
@@ -46,7 +47,8 @@ extern "C" __global__ void causal_conv(const Value *x, const float *weight, cons
 #pragma unroll
     for (int k = 0; k < WIDTH; ++k) w[k] = weight[here.channel * WIDTH + k];
 #pragma unroll
-    for (int i = 0; i < RUN + REACH; ++i) window[i] = here.load(x, here.start - REACH + i, x_stride);
+    for (int i = 0; i < RUN + REACH; ++i)
+        window[i] = here.load(x, here.start - REACH + i, x_stride);
 #pragma unroll
     for (int i = 0; i < RUN; ++i) {
         if (here.start + i >= length) break;
@@ -57,7 +59,8 @@ extern "C" __global__ void causal_conv(const Value *x, const float *weight, cons
     }
 }
 
-// dy, dx: (batch, length, d_inner). partial: (batch, runs, WIDTH + 1, d_inner), of the weight and then of the bias.
+// dy, dx: (batch, length, d_inner). partial: (batch, runs, WIDTH + 1, d_inner), the sums over a run
+// that make up the gradients of the weight and, in the last place, of the bias.
 extern "C" __global__ void causal_conv_gradient(const Value *x, const float *weight,
                                                 const float *bias, const Value *dy, Value *dx,
                                                 float *partial, int length, int d_inner,
@@ -70,6 +73,7 @@ extern "C" __global__ void causal_conv_gradient(const Value *x, const float *wei
 #pragma unroll
     for (int i = 0; i < RUN + 2 * REACH; ++i)
         window[i] = here.load(x, here.start - REACH + i, x_stride);
+    // The gradient of c at this run's steps, and at the next REACH, whose windows overlap the run.
 #pragma unroll
     for (int i = 0; i < RUN + REACH; ++i) {
         float c = bias[here.channel];
@@ -78,6 +82,7 @@ extern "C" __global__ void causal_conv_gradient(const Value *x, const float *wei
         const float gate = 1 / (1 + expf(-c));
         dc[i] = here.load(dy, here.start + i, d_inner) * gate * (1 + c * (1 - gate));
     }
+    // The gradients of x, of the weight and of the bias.
     float sums[WIDTH + 1] = {};
 #pragma unroll
     for (int i = 0; i < RUN; ++i) {

@@ -43,7 +43,8 @@ __device__ __forceinline__ float relu(float x) { return x > 0 ? x : 0; }
 //   weight: (CHANNELS, 3); bias, scale, shift: (CHANNELS); out: (points, K, CHANNELS).
 extern "C" __global__ void __launch_bounds__(256) differences(
     const Vec4* __restrict__ q, const Vec4* __restrict__ k,
-    const long long* __restrict__ neighbour_idx, const float* __restrict__ positions, const float* __restrict__ weight,
+    const long long* __restrict__ neighbour_idx, const float* __restrict__ positions,
+    const float* __restrict__ weight,
     const float* __restrict__ bias, const float* __restrict__ scale,
     const float* __restrict__ shift, Vec4* __restrict__ out, long num_points) {
     const long index = (long)blockIdx.x * blockDim.x + threadIdx.x, point = index / GROUPS;
@@ -100,8 +101,8 @@ extern "C" __global__ void __launch_bounds__(256) weighted_sum(
 }
 
 // out = max_j (x_j + weight offset_j).
-//   x: (finer points, CHANNELS); neighbour_idx: (points, K); offsets: (points, K, 3); weight: (CHANNELS, 3);
-//   out: (points, CHANNELS).
+//   x: (finer points, CHANNELS); neighbour_idx: (points, K); offsets: (points, K, 3);
+//   weight: (CHANNELS, 3); out: (points, CHANNELS).
 extern "C" __global__ void __launch_bounds__(256) grouped_max(
     const Vec4* __restrict__ x, const long long* __restrict__ neighbour_idx,
     const float* __restrict__ offsets, const float* __restrict__ weight, Vec4* __restrict__ out,

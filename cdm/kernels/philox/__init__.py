@@ -1,8 +1,9 @@
-"""Noise of one diffusion step as a tensor; same words everywhere, normals equal to about 1e-6.
+"""The noise of one diffusion step as a tensor.
 
-On the CPU the numpy reference itself is the pick. Per step on 2 cores, at (4, 2048, 6) and
-(8, 8192, 6): numpy 1.1 and 5.9 ms, torch int64 1.7 and 5.3 ms, numba 0.3 and 2.9 ms, against
-65 ms and more for the denoising step, so a compiled CPU sibling would not be noticed.
+The random words are the same on every device, and the normal numbers are equal to about 1e-6. On
+the CPU this is `cdm.noise` itself, in numpy. A compiled form would not be noticed there: per step
+on 2 cores, at (4, 2048, 6) and (8, 8192, 6), numpy takes 1.1 and 5.9 ms, torch's int64 1.7 and
+5.3 ms and numba 0.3 and 2.9 ms, and the denoising step takes 65 ms and more.
 """
 
 import numpy as np
@@ -16,9 +17,9 @@ def normal(keys, step: int, num_points: int, contact_dim: int, device="cpu") -> 
     """Standard normal noise of one step (`cdm.noise.normal`).
 
     Args:
-        keys: (batch, 2) uint32 array, or `device_keys` of it: uploaded once, outside the loop.
+        keys: (batch, 2) uint32 array, or `device_keys` of it, which are uploaded only once.
     Returns:
-        (batch, num_points, contact_dim) float32 on `device`; points in their original order.
+        (batch, num_points, contact_dim) float32 on `device`, the points in their original order.
     """
     device = torch.device(device)
     if device.type == "cpu":
@@ -27,7 +28,7 @@ def normal(keys, step: int, num_points: int, contact_dim: int, device="cpu") -> 
 
 
 def device_keys(keys, device) -> torch.Tensor:
-    """Keys as (batch, 2) int64 on `device`; a no-op when they already are."""
+    """Keys as (batch, 2) int64 on `device`; returned as they are if they already are that."""
     if not torch.is_tensor(keys):
         keys = torch.from_numpy(np.asarray(keys, np.int64))
     return keys.to(device)

@@ -116,8 +116,8 @@ extern "C" __global__ void __launch_bounds__(256) residual_norm(
         if (lane + 32 * i < GROUPS) narrow(out + row * GROUPS + lane + 32 * i, v[i]);
 }
 
-// out = (stream + y) weight^T + bias: the residual of the last block, and the layers after it, which
-// the caller has folded into one.
+// out = (stream + y) weight^T + bias: the residual of the last block, and the layers after it,
+// which the caller has folded into one.
 // weight: (CONTACT_DIM, D_MODEL); out: (rows, CONTACT_DIM) float32.
 extern "C" __global__ void __launch_bounds__(256) residual_head(
     const Vec4* __restrict__ y, const float4* __restrict__ stream,

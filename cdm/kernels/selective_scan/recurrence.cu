@@ -3,10 +3,11 @@
 //   delta_t = softplus(raw_t + bias),   h_t = exp(delta_t A) h_{t-1} + delta_t u_t B_t,
 //   y_t = <h_t, C_t> + D u_t
 //
-// Four lanes share a channel, each with four of its 16 states in registers; a block walks 64
-// channels of one cloud through the whole sequence, TILE steps at a time. The forward pass leaves
-// the state at the start of every tile behind. The backward pass takes the tiles from the last to
-// the first, steps through each again to have its states, and then back:
+// Four lanes share a channel; each keeps four of its 16 states in registers. A block handles 64
+// channels of one cloud, and walks through the whole sequence, TILE steps at a time. The forward
+// pass writes the state at the start of every tile to memory. The backward pass goes through the
+// tiles from the last to the first. In each it walks forward to compute its states again, and then
+// backward:
 //
 //   g_t = dy_t C_t + exp(delta_{t+1} A) g_{t+1}                            (dL/dh_t)
 //   dC_t = dy_t h_t     dB_t = delta_t u_t g_t        (both summed over channels)
@@ -14,14 +15,15 @@
 //   draw_t = (u_t <g_t, B_t> + <g_t, A exp(delta_t A) h_{t-1}>) (1 - exp(-delta_t))
 //   dA = sum over t of delta_t g_t exp(delta_t A) h_{t-1},   dD = sum of u_t dy_t
 //
-// (softplus has the derivative 1 - exp(-delta).) The gradient of bias is the sum of draw.
+// (1 - exp(-delta) is the derivative of softplus.) The gradient of bias is the sum of draw.
 //
-// What is the same for the four lanes is done once: a tile's inputs are fetched, a tile ahead, and
-// passed through softplus by all threads in turn, and lie in shared memory; of the sums over
-// lanes, each lane ends with those of two steps, whose outputs it writes.
+// The four lanes of a channel do not repeat work. The threads of the block fetch the inputs of a
+// tile together, one tile ahead, apply softplus, and put them into shared memory. The sums over
+// the four lanes are divided among them: each lane ends with the sums of two steps, and writes the
+// outputs of these.
 //
-// All is computed in float32. Sums over channels go lane, warp, block in a fixed order, and over
-// blocks on the caller's side: the same input gives the same bits.
+// All arithmetic is float32. Sums over channels are taken in a fixed order: over lanes, warps and
+// the block here, over blocks by the caller. So the same input gives the same bits.
 //
 // The caller defines BF16 (see float_or_bf16.cuh).
 
@@ -30,15 +32,16 @@
 
 constexpr int STATES = 16, LANES = 4, OWN = STATES / LANES;
 constexpr int CHANNELS = 64, THREADS = CHANNELS * LANES, WARPS = THREADS / 32;
-constexpr int TILE = 8, SHARE = TILE / LANES;  // steps; those a thread fetches, and a lane writes
-constexpr int PITCH = TILE + 4;                // of a channel in shared memory: no bank conflicts
+constexpr int TILE = 8;               // steps
+constexpr int PART = TILE / LANES;    // steps of a tile that one thread fetches and one lane writes
+constexpr int PITCH = TILE + 4;       // floats per channel in shared memory; avoids bank conflicts
 constexpr unsigned ALL = 0xffffffffu;
 
 typedef float PerChannel[CHANNELS][PITCH];
 typedef float PerStep[TILE][2 * STATES];  // B, then C
 
-// The first half of v for threads without this bit in their number, the second for the others,
-// each summed with the same half of the thread that differs in this bit.
+// Sum v with that of the thread whose number differs in `bit`, and keep half of it: the first half
+// in the thread whose bit is 0, the second half in the other.
 template <int N> __device__ inline void halve(float *v, int bit) {
     const bool upper = threadIdx.x & bit;
 #pragma unroll
@@ -48,7 +51,7 @@ template <int N> __device__ inline void halve(float *v, int bit) {
     }
 }
 
-// Sums over a channel's lanes; lane l is left with those of steps SHARE l, SHARE l + 1, ...
+// Sum v over a channel's lanes. Lane l keeps the sums of steps PART l to PART (l + 1) - 1.
 __device__ inline void sum_over_lanes(float (&v)[TILE]) {
     halve<TILE>(v, 2);
     halve<TILE / 2>(v, 1);
@@ -71,12 +74,12 @@ __device__ inline void write(float *to, const float (&from)[OWN]) {
     *reinterpret_cast<float4 *>(to) = make_float4(from[0], from[1], from[2], from[3]);
 }
 
-// Where a thread works. It computes on one channel's states and, apart from that, fetches the
-// steps `first`, `first` + LANES of channel `column`, and one number of B or C.
+// Which data a thread works on. It computes with states of channel `channel`. Apart from that it
+// fetches the steps `first` and `first` + LANES of channel `column`, and one number of B or C.
 struct Place {
     int lane, channel, column, first, length, d_inner, tiles;
     bool reverse;
-    size_t cloud;  // row at which this block's begins
+    size_t cloud;  // the row at which this block's cloud begins
 
     __device__ Place(int length, int d_inner, int reverse)
         : lane(threadIdx.x % LANES), channel(threadIdx.x / LANES), column(threadIdx.x % CHANNELS),
@@ -86,42 +89,44 @@ struct Place {
 
     __device__ int row(int t) const { return reverse ? length - 1 - t : t; }
 
-    // This block's cloud and channels of a (batch, length, d_inner) tensor.
+    // Where this block's cloud and channels begin in a (batch, length, d_inner) tensor.
     template <typename T> __device__ T *block(T *tensor) const {
         return tensor + cloud * d_inner + blockIdx.x * CHANNELS;
     }
-    // This lane's states of a (..., d_inner, 16) tensor.
+    // Where this lane's states are in a (..., d_inner, 16) tensor, `before` being the index in front.
     __device__ size_t states(size_t before) const {
         return (before * d_inner + blockIdx.x * CHANNELS + channel) * STATES + lane * OWN;
     }
-    // Of a tile past either end, and past the end of the sequence, 0.
-    __device__ void fetch(float (&to)[SHARE], const Value *from, int tile) const {
+    // Fetch this thread's steps of a tile; 0 outside the sequence.
+    __device__ void fetch(float (&to)[PART], const Value *from, int tile) const {
 #pragma unroll
-        for (int j = 0; j < SHARE; ++j) {
+        for (int j = 0; j < PART; ++j) {
             const int t = tile * TILE + first + j * LANES;
             to[j] = t >= 0 && t < length ? widen(from[row(t) * d_inner + column]) : 0.0f;
         }
     }
-    __device__ void put(PerChannel &to, const float (&from)[SHARE]) const {
+    __device__ void put(PerChannel &to, const float (&from)[PART]) const {
 #pragma unroll
-        for (int j = 0; j < SHARE; ++j) to[column][first + j * LANES] = from[j];
+        for (int j = 0; j < PART; ++j) to[column][first + j * LANES] = from[j];
     }
-    // A step past the end has delta = u = 0: it leaves the state as it is.
-    __device__ void put_delta(PerChannel &to, const float (&raw)[SHARE], float bias, int tile) const {
+    // A step past the end gets delta = 0. Its u is 0 too, so it leaves the state as it is.
+    __device__ void put_delta(PerChannel &to, const float (&raw)[PART], float bias,
+                              int tile) const {
 #pragma unroll
-        for (int j = 0; j < SHARE; ++j) {
+        for (int j = 0; j < PART; ++j) {
             const int step = first + j * LANES;
             to[column][step] = tile * TILE + step < length ? softplus(raw[j] + bias) : 0.0f;
         }
     }
 };
 
-// The number of a tile of B or C that a thread fetches: a warp takes a step.
+// Fetches one number of B or C per tile and thread; each warp fetches one step.
 struct StatesFetch {
     const Value *from;
     int stride, step = threadIdx.x / 32, column = threadIdx.x % 32;
 
-    __device__ StatesFetch(const Place &at, const Value *B, const Value *C, int stride_B, int stride_C)
+    __device__ StatesFetch(const Place &at, const Value *B, const Value *C, int stride_B,
+                           int stride_C)
         : from(threadIdx.x % 32 < STATES ? B : C),
           stride(threadIdx.x % 32 < STATES ? stride_B : stride_C) {
         from += at.cloud * stride + column % STATES;
@@ -132,8 +137,8 @@ struct StatesFetch {
     }
 };
 
-// u, raw, y: (batch, length, d_inner). A: (d_inner, 16). B, C: (batch, length, 16), rows stride_B and
-// stride_C apart. D, bias: (d_inner,). starts: (batch, tiles, d_inner, 16).
+// u, raw, y: (batch, length, d_inner). A: (d_inner, 16). B, C: (batch, length, 16), their rows
+// stride_B and stride_C apart. D, bias: (d_inner,). starts: (batch, tiles, d_inner, 16).
 // Grid (d_inner / 64, batch), blocks of 256 threads.
 extern "C" __global__ void __launch_bounds__(THREADS)
 recurrence(const Value *u, const Value *raw, const float *A, const Value *B, const Value *C,
@@ -151,7 +156,7 @@ recurrence(const Value *u, const Value *raw, const float *A, const Value *B, con
 #pragma unroll
     for (int n = 0; n < OWN; ++n) a[n] *= LOG2_E;
 
-    float next_raw[SHARE], next_x[SHARE], next_BC = fetch_BC(at, 0);
+    float next_raw[PART], next_x[PART], next_BC = fetch_BC(at, 0);
     at.fetch(next_raw, raw, 0);
     at.fetch(next_x, u, 0);
     for (int tile = 0; tile < at.tiles; ++tile) {
@@ -160,7 +165,7 @@ recurrence(const Value *u, const Value *raw, const float *A, const Value *B, con
         at.put_delta(tile_d, next_raw, shift, tile);
         at.put(tile_x, next_x);
         tile_BC[fetch_BC.step][fetch_BC.column] = next_BC;
-        __syncthreads();  // and everyone is done with the tile before the last
+        __syncthreads();  // also: every thread has finished with the tile before the last
         at.fetch(next_raw, raw, tile + 1);
         at.fetch(next_x, u, tile + 1);
         next_BC = fetch_BC(at, tile + 1);
@@ -184,8 +189,8 @@ recurrence(const Value *u, const Value *raw, const float *A, const Value *B, con
         }
         sum_over_lanes(sum);
 #pragma unroll
-        for (int j = 0; j < SHARE; ++j) {
-            const int step = SHARE * at.lane + j, t = tile * TILE + step;
+        for (int j = 0; j < PART; ++j) {
+            const int step = PART * at.lane + j, t = tile * TILE + step;
             const float out = sum[j] + skip * tile_x[at.channel][step];
             if (t < length) y[at.row(t) * d_inner + at.channel] = narrow(out);
         }
@@ -193,7 +198,7 @@ recurrence(const Value *u, const Value *raw, const float *A, const Value *B, con
 }
 
 // dy, du, draw: like u. dA: (batch, d_inner, 16). dD_bias: (batch, 2, d_inner).
-// dBC: (d_inner / 64, batch, length, 32), dB then dC. The rest as above.
+// dBC: (d_inner / 64, batch, length, 32), dB then dC. The other arguments as for `recurrence`.
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
 recurrence_gradient(const Value *u, const Value *raw, const float *A, const Value *B,
                     const Value *C, const float *D, const float *bias, const float *starts,
@@ -215,12 +220,13 @@ recurrence_gradient(const Value *u, const Value *raw, const float *A, const Valu
     for (int n = 0; n < OWN; ++n) a[n] *= LOG2_E;
 
     const int last = at.tiles - 1;
-    float next_raw[SHARE], next_x[SHARE], next_dy[SHARE], next_BC = fetch_BC(at, last);
+    float next_raw[PART], next_x[PART], next_dy[PART], next_BC = fetch_BC(at, last);
     at.fetch(next_raw, raw, last);
     at.fetch(next_x, u, last);
     at.fetch(next_dy, dy, last);
     for (int tile = last; tile >= 0; --tile) {
-        PerChannel &tile_d = all_d[tile % 2], &tile_x = all_x[tile % 2], &tile_dy = all_dy[tile % 2];
+        PerChannel &tile_d = all_d[tile % 2], &tile_x = all_x[tile % 2];
+        PerChannel &tile_dy = all_dy[tile % 2];
         PerStep &tile_BC = all_BC[tile % 2];
         float h[TILE + 1][OWN];
         read(h[0], starts + at.states((size_t)blockIdx.y * at.tiles + tile));
@@ -234,6 +240,7 @@ recurrence_gradient(const Value *u, const Value *raw, const float *A, const Valu
         at.fetch(next_dy, dy, tile - 1);
         next_BC = fetch_BC(at, tile - 1);
 
+        // Forward through the tile, to compute its states again.
         float d[TILE], dx[TILE], dy_[TILE];
         read(d, tile_d[at.channel]);
         read(dx, tile_x[at.channel]);
@@ -248,10 +255,11 @@ recurrence_gradient(const Value *u, const Value *raw, const float *A, const Valu
                 h[i + 1][n] = fast_exp2(d[i] * a[n]) * h[i][n] + dx[i] * b[n];
         }
 
+        // Backward through the tile: the gradient g of the state, and what it gives.
         float g_B[TILE], g_decay[TILE];
 #pragma unroll
         for (int i = TILE - 1; i >= 0; --i) {
-            float b[OWN], c[OWN], part[2 * OWN];  // part: dB, then dC, of the lane's states
+            float b[OWN], c[OWN], part[2 * OWN];  // part: dB, then dC, of this lane's states
             read(b, tile_BC[i] + at.lane * OWN);
             read(c, tile_BC[i] + STATES + at.lane * OWN);
             g_B[i] = g_decay[i] = 0;
@@ -266,18 +274,20 @@ recurrence_gradient(const Value *u, const Value *raw, const float *A, const Valu
                 g_decay[i] += through * a[n];
                 sum_A[n] += through * d[i];
             }
-            // Sums over the warp's 8 channels: a thread is left with one of the 32.
+            // Sum over the warp's 8 channels; each thread keeps one of the 32 sums.
             halve<8>(part, 16);
             halve<4>(part, 8);
             halve<2>(part, 4);
             const int kept = threadIdx.x % 32 / LANES;  // bits 16, 8, 4 of the thread's number
-            by_warp[i][threadIdx.x / 32][kept / OWN * STATES + at.lane * OWN + kept % OWN] = part[0];
+            const int place = kept / OWN * STATES + at.lane * OWN + kept % OWN;
+            by_warp[i][threadIdx.x / 32][place] = part[0];
         }
+        // Outputs of the steps whose sums this lane keeps.
         sum_over_lanes(g_B);
         sum_over_lanes(g_decay);
 #pragma unroll
-        for (int j = 0; j < SHARE; ++j) {
-            const int step = SHARE * at.lane + j, t = tile * TILE + step;
+        for (int j = 0; j < PART; ++j) {
+            const int step = PART * at.lane + j, t = tile * TILE + step;
             const float d_t = tile_d[at.channel][step], x_t = tile_x[at.channel][step];
             const float dy_t = tile_dy[at.channel][step];
             const float raw_gradient = (x_t * g_B[j] + g_decay[j] * (1 / LOG2_E)) * -expm1f(-d_t);
@@ -289,14 +299,16 @@ recurrence_gradient(const Value *u, const Value *raw, const float *A, const Valu
                 draw[element] = narrow(raw_gradient);
             }
         }
+        // dB and dC: the sums of the warps.
         __syncthreads();
         float sum = 0;
 #pragma unroll
         for (int w = 0; w < WARPS; ++w) sum += by_warp[fetch_BC.step][w][fetch_BC.column];
         const int t = tile * TILE + fetch_BC.step;
         if (t < length) dBC[at.row(t) * 2 * STATES + fetch_BC.column] = sum;
-        // the next tile's first __syncthreads comes before anyone writes by_warp again
+        // The first __syncthreads of the next tile comes before any thread writes by_warp again.
     }
+    // Sums over the whole sequence.
     write(dA + at.states(blockIdx.y), sum_A);
 #pragma unroll
     for (int bit = 1; bit < LANES; bit *= 2) {
