@@ -1,15 +1,16 @@
-"""Small results kept between runs in the user's cache, by all that decides them."""
+"""Small results kept between runs in the user's cache, each under all that decides it."""
 
 import contextlib
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from cdm.errors import ArchiveError
-from cdm.files import write_json
+from cdm.files import seal, unseal, write_bytes
 
 
 def cache_folder() -> Path:
@@ -18,23 +19,40 @@ def cache_folder() -> Path:
     return Path(home).expanduser() / "contact-maps"
 
 
-def remembered(name: str, decided_by: Any, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """compute(), or what it gave when the same things last decided it.
+def remembered(
+    name: str,
+    decided_by: Any,
+    compute: Callable[[], dict[str, Any]],
+    holds: Callable[[dict[str, Any]], bool],
+) -> dict[str, Any]:
+    """The result of compute(), or the one that was kept when the same things decided it.
 
-    A cache that is damaged, or cannot be written to, costs the computation and no more.
+    Files are sealed with a checksum. One that was damaged or edited, or cannot be written, costs
+    the computation and nothing else.
 
     Args:
-        name: what it is, the beginning of the file's name.
+        name: what the result is; the file's name begins with it.
         decided_by: JSON value; only its digest is kept.
-        compute: gives a JSON object; an exception of it passes, and nothing is kept.
+        compute: gives a JSON object. Its exceptions pass through, and nothing is kept then.
+        holds: whether a kept result agrees with what is known without computing it.
     """
     key = hashlib.sha256(json.dumps(decided_by, sort_keys=True).encode()).hexdigest()
-    path = cache_folder() / f"{name}-{key[:32]}.json"
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        content = json.loads(path.read_bytes())
-        if content["key"] == key and isinstance(content["value"], dict):
+    try:
+        path = cache_folder() / f"{name}-{key[:32]}.json"
+    except RuntimeError:  # a user without a home folder
+        return compute()
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        content = unseal(_read(path))
+        if content["key"] == key and holds(content["value"]):
             return content["value"]
     value = compute()
     with contextlib.suppress(ArchiveError):
-        write_json(path, {"key": key, "value": value})
+        write_bytes(path, seal({"key": key, "value": value}))
     return value
+
+
+def _read(path: Path) -> bytes:
+    """The bytes of a file. A pipe of that name is not waited for: it raises an OSError."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(f"{path} is not a file")
+    return path.read_bytes()

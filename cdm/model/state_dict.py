@@ -1,79 +1,40 @@
-"""Weights files: read without torch for their shapes, or with it, never by running their pickle.
+"""The weights in a checkpoint file: which of its entries they are, and their values.
 
-A file is what `torch.save` writes of a state dict, a dict name -> tensor.
+Training scripts save a state dict (name -> tensor) plainly, inside a dict of bookkeeping, or under
+keys with a prefix. `choose_weights` finds it. The plan applies it to shapes and a job to tensors,
+so that both see the same keys.
 """
 
-import io
-import pickle
-import zipfile
-from collections import OrderedDict
+import re
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any, NamedTuple
 
-from cdm.errors import CheckpointError
-from cdm.files import hash_file
+from cdm.errors import CheckpointError, listed
 from cdm.model.architecture import Shapes
+from cdm.model.weights_file import TensorInfo, hash_open, open_regular, read_saved
 
-# Frozen encoders, which the reference leaves out of its checkpoints.
+# Parts of key names that belong to frozen encoders. afford-motion leaves them out of checkpoints.
 FROZEN = ("scene_model", "clip_model", "text_model", "bert_model")
+# What wrappers put before a key: DataParallel, torch.compile, and modules that hold the model.
+PREFIXES = ("module.", "_orig_mod.", "model.")
+# A counter that torch's AveragedModel keeps among the weights.
+AVERAGED = "n_averaged"
+FLOATS = ("float32", "float64", "float16", "bfloat16")
+INTEGERS = ("num_batches_tracked",)  # ends of keys whose values are int64
+LISTED = 10  # entries in a message
 
 
-def read_shapes(path: Path) -> Shapes:
-    """Names and shapes of a checkpoint's tensors, without torch and without running its pickle.
+class Kind(NamedTuple):
+    """Which weights are wanted.
 
-    Reads the zip archive that `torch.save` has written since torch 1.6, checks the CRC of every
-    member, and unpickles with stand-ins for the four names a state dict needs.
-
-    Raises:
-        CheckpointError: truncated, damaged, or not a dict of tensors.
+    Attributes:
+        anchor: a key that all weights of this kind have.
+        wanted: whether a key is loaded.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            broken = archive.testzip()
-            if broken:
-                raise zipfile.BadZipFile(f"{broken} fails its checksum")
-            member = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
-            content = _ShapeUnpickler(io.BytesIO(archive.read(member))).load()
-    except (OSError, zipfile.BadZipFile, StopIteration, EOFError) as error:
-        raise CheckpointError(
-            f"{path}: not a readable checkpoint ({error or 'no data.pkl inside'}). Expected a file "
-            "that torch.save of torch 1.6 or newer wrote; it may be truncated: copy it again, or "
-            "move it away so that the one before it is used"
-        ) from None
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path}: not a plain state dict ({error})") from None
-    tensors = {}
-    if isinstance(content, dict):
-        tensors = {key: value for key, value in content.items() if isinstance(value, tuple)}
-    if not tensors:
-        keys = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
-        raise CheckpointError(
-            f"{path}: found {keys[:200]}, expected a dict of tensors such as contact_layer.weight"
-        )
-    return {_bare(key): shape for key, shape in tensors.items() if not is_frozen(key)}
 
-
-class _ShapeUnpickler(pickle.Unpickler):
-    """Turns tensors into their shapes and refuses every other global."""
-
-    def persistent_load(self, pid):
-        return pid
-
-    def find_class(self, module, name):
-        if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
-        if module == "torch._utils" and name.startswith("_rebuild_tensor"):
-            return lambda storage, offset, size, *rest: tuple(size)
-        if module == "torch._utils" and name.startswith("_rebuild_parameter"):
-            return lambda data, *rest: data
-        if module in ("torch", "torch.storage") and name.endswith("Storage"):
-            return SimpleNamespace
-        raise pickle.UnpicklingError(f"it holds {module}.{name}")
-
-
-def _bare(key: str) -> str:
-    """A key without the prefix that torch's DataParallel adds."""
-    return key.removeprefix("module.")
+    anchor: str
+    wanted: Callable[[str], bool]
 
 
 def is_frozen(key: str) -> bool:
@@ -82,25 +43,193 @@ def is_frozen(key: str) -> bool:
 
 
 def is_scene_key(key: str) -> bool:
-    """Whether the reference takes this key of a scene model's weights; it leaves the classifier."""
+    """Whether afford-motion loads this key of a scene model; it leaves the classifier out."""
     return "enc" in key or "dec" in key
 
 
-def load_state_dict(path: Path, sha256: str | None = None):
-    """Tensors of a checkpoint on the CPU, without encoder weights and `module.` prefixes.
+CONTACT_MODEL = Kind("contact_layer.weight", lambda key: True)
+SCENE_MODEL = Kind("enc1.0.linear.weight", is_scene_key)
+
+
+class Inspected(NamedTuple):
+    """A weights file as the plan sees it.
+
+    Attributes:
+        shapes: of every tensor that is loaded, by its key.
+        sha256: of the whole file.
+        read_as: where the weights were found and what was left out; "" for a plain state dict.
+    """
+
+    shapes: Shapes
+    sha256: str
+    read_as: str
+
+
+def inspect_weights(path: Path, kind: Kind = CONTACT_MODEL) -> Inspected:
+    """Read the names and shapes of a file's tensors, without torch and without running its pickle.
+
+    Raises:
+        CheckpointError: truncated, damaged, not a dict of tensors, or one that a job could not
+            load without a guess (see `choose_weights`).
+    """
+    with open_regular(path) as file:
+        content = read_saved(file, path)
+        sha256 = hash_open(file)
+    tensors, read_as = choose_weights(content, TensorInfo, kind, path)
+    _check_dtypes({key: info.dtype for key, info in tensors.items()}, path)
+    return Inspected({key: info.shape for key, info in tensors.items()}, sha256, read_as)
+
+
+def read_shapes(path: Path, kind: Kind = CONTACT_MODEL) -> Shapes:
+    """The shapes of `inspect_weights`."""
+    return inspect_weights(path, kind).shapes
+
+
+def load_state_dict(path: Path, sha256: str | None = None, kind: Kind = CONTACT_MODEL):
+    """The tensors of a checkpoint on the CPU, by the keys that `inspect_weights` gives.
 
     Args:
-        path: a file that `inspect_checkpoint` accepted.
+        path: a file that `inspect_weights` accepted.
         sha256: what the plan saw; None to skip the comparison.
     Raises:
-        CheckpointError: the file changed since it was planned.
+        CheckpointError: the file changed since it was planned, or holds NaN or infinity.
     """
     import torch
 
-    if sha256 is not None and hash_file(path) != sha256:
+    # One open file is hashed and loaded, so that no other file can take its place in between.
+    with open_regular(path) as file:
+        if sha256 is not None and hash_open(file) != sha256:
+            raise CheckpointError(
+                f"{path}: changed since the run was planned (sha256 is no longer "
+                f"{sha256[:12]}...); start snakemake again"
+            )
+        file.seek(0)
+        try:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # damaged files raise almost anything
+            raise CheckpointError(
+                f"{path}: torch cannot load it ({type(error).__name__}: {str(error)[:300]}); save "
+                "the weights again: torch.save(model.state_dict(), path)"
+            ) from None
+    state, _ = choose_weights(content, torch.Tensor, kind, path)
+    _check_dtypes({key: str(x.dtype).removeprefix("torch.") for key, x in state.items()}, path)
+    infinite = [key for key, x in state.items() if not x.float().isfinite().all()]
+    if infinite:
         raise CheckpointError(
-            f"{path}: changed since the run was planned (sha256 is no longer {sha256[:12]}...); "
-            "start snakemake again"
+            f"{path}: NaN or infinity in {listed(infinite, LISTED, ', ')}; every weight must be a "
+            "finite float32. Training diverged or the file was damaged: use an earlier checkpoint"
         )
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    return {_bare(key): value for key, value in content.items() if not is_frozen(key)}
+    return state
+
+
+def choose_weights(
+    content: Any, tensor: type, kind: Kind, path: Path
+) -> tuple[dict[str, Any], str]:
+    """Find the one state dict in a saved object, and take prefixes off its keys.
+
+    The state dict may be the object itself or lie under up to two names, such as "model" or
+    "ema". Entries beside it that are no tensors are left out.
+
+    Args:
+        content: what `torch.load` or `read_saved` gave.
+        tensor: the type of its tensors.
+        kind: decides between several dicts of tensors.
+        path: named in errors.
+    Returns:
+        The weights by their bare keys, and a sentence that says where they were found; "" where
+        the object is these weights and no more.
+    Raises:
+        CheckpointError: there are none, several dicts could be meant, or two keys name one weight.
+    """
+    found = list(_dicts_of_tensors(content, tensor)) if isinstance(content, dict) else []
+    if not found:
+        seen = (
+            listed(content, LISTED, ", ") if isinstance(content, dict) else type(content).__name__
+        )
+        raise CheckpointError(
+            f"{path}: found {_printable(seen[:200])}, expected a dict of tensors such as "
+            f"{kind.anchor}"
+        )
+
+    # Which dict: the only one with the anchor, or the only one at all.
+    likely = [where for where in found if any(_bare(key) == kind.anchor for key in where[1])]
+    likely = likely or found
+    if len(likely) > 1:
+        names = [_printable(".".join(place) or "the file itself") for place, _ in likely]
+        pick = "".join(f"[{name!r}]" for name in likely[-1][0])
+        raise CheckpointError(
+            f"{path}: holds several dicts of tensors ({listed(names, LISTED, ', ')}), expected one "
+            f"with {kind.anchor}. Save the one that is meant to a file of its own:\n  python -c "
+            f'"import torch; c = torch.load({str(path)!r}, weights_only=True); torch.save('
+            f'c{pick}, {path.with_name("chosen.pt").name!r})"\nand put that file in its place'
+        )
+    place, entries = likely[0]
+
+    # Which keys: tensors that are wanted, without prefixes.
+    named = {key: x for key, x in entries.items() if isinstance(x, tensor) and not is_frozen(key)}
+    if AVERAGED in named and all(key.startswith("module.") for key in named if key != AVERAGED):
+        del named[AVERAGED]
+    weights: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    for key, value in named.items():
+        bare = _bare(key)
+        if not kind.wanted(bare):
+            continue
+        if bare in origin:
+            raise CheckpointError(
+                f"{path}: {_printable(origin[bare])} and {_printable(key)} both name the weight "
+                f"{_printable(bare)}, so which of them was trained is not known; save a state dict "
+                "that has each weight once"
+            )
+        weights[bare], origin[bare] = value, key
+    return weights, _describe(content, place, entries, origin, named, tensor)
+
+
+def _dicts_of_tensors(content: dict, tensor: type, place: tuple[str, ...] = ()):
+    """(names that lead to it, dict) of every dict with tensors under names, two levels down."""
+    if any(isinstance(x, tensor) and isinstance(key, str) for key, x in content.items()):
+        yield place, {key: x for key, x in content.items() if isinstance(key, str)}
+    for key, value in content.items() if len(place) < 2 else ():
+        if isinstance(key, str) and isinstance(value, dict):
+            yield from _dicts_of_tensors(value, tensor, (*place, key))
+
+
+def _bare(key: str) -> str:
+    """A key without the prefixes that wrappers add."""
+    key = key.replace("_orig_mod.", "")
+    return re.sub(rf"^({'|'.join(map(re.escape, PREFIXES))})+", "", key)
+
+
+def _describe(content, place, entries, origin, named, tensor) -> str:
+    """What `choose_weights` did beyond taking the file as it is."""
+    told = [f"weights under {_printable('.'.join(place))}"] if place else []
+    removed = {key[: len(key) - len(bare)] for bare, key in origin.items() if key.endswith(bare)}
+    if any(not key.endswith(bare) for bare, key in origin.items()):
+        removed.add("_orig_mod.")
+    if removed - {""}:
+        told.append(f"{', '.join(sorted(removed - {''}))} taken out of the keys")
+    beside = [key for key, x in entries.items() if not isinstance(x, tensor)]
+    beside += [key for key in content if place and key != place[0]]
+    beside += [AVERAGED] if AVERAGED in entries and AVERAGED not in named else []
+    if beside:
+        told.append(f"left out beside them: {_printable(listed(beside, LISTED, ', '))}")
+    return "; ".join(told)
+
+
+def _check_dtypes(dtypes: dict[str, str], path: Path) -> None:
+    wrong = [
+        f"{_printable(key)} is {dtype}"
+        for key, dtype in dtypes.items()
+        if dtype not in (("int64",) if key.endswith(INTEGERS) else FLOATS)
+    ]
+    if wrong:
+        raise CheckpointError(
+            f"{path}: weights of a type that a model cannot have:\n  {listed(wrong, LISTED)}\n"
+            f"Expected {', '.join(FLOATS)}; save the model's own state dict, not a quantised or "
+            "converted one"
+        )
+
+
+def _printable(text: str) -> str:
+    """Text of a file without control characters, which a terminal would obey."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

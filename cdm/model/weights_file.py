@@ -1,0 +1,269 @@
+"""Files that `torch.save` wrote, read without torch and without running their pickle.
+
+A file is a zip archive: `data.pkl` describes the object that was saved, and `data/KEY` holds the
+values of one storage. A tensor is a view (offset, size, stride) of a storage. Everything that
+`torch.load` relies on is checked here, so that a job can load what the plan has accepted.
+"""
+
+import hashlib
+import io
+import math
+import os
+import pickle
+import re
+import stat
+import struct
+import zipfile
+import zlib
+from collections import Counter, OrderedDict
+from pathlib import Path
+from typing import Any, BinaryIO, ClassVar, NamedTuple
+
+from cdm.errors import CheckpointError
+
+# dtype and bytes per value of torch's storage classes.
+STORAGES = {
+    "DoubleStorage": ("float64", 8),
+    "FloatStorage": ("float32", 4),
+    "HalfStorage": ("float16", 2),
+    "BFloat16Storage": ("bfloat16", 2),
+    "LongStorage": ("int64", 8),
+    "IntStorage": ("int32", 4),
+    "ShortStorage": ("int16", 2),
+    "CharStorage": ("int8", 1),
+    "ByteStorage": ("uint8", 1),
+    "BoolStorage": ("bool", 1),
+    "ComplexFloatStorage": ("complex64", 8),
+    "ComplexDoubleStorage": ("complex128", 16),
+    "UntypedStorage": ("bytes", 1),
+}
+DTYPE = re.compile(r"(float|bfloat|int|uint|complex)\d+(_\w+)?|bool")
+ZIP_FAULTS = (  # what zipfile raises for damaged archives
+    OSError,
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    ValueError,
+    NotImplementedError,
+    OverflowError,
+    RuntimeError,
+)
+
+
+class TensorInfo(NamedTuple):
+    """What a file says of a tensor: its shape, and its dtype by torch's name ("float32")."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+class _Storage(NamedTuple):
+    dtype: str
+    numel: int
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file to read its bytes.
+
+    Raises:
+        CheckpointError: there is none, it may not be read, or a folder, a pipe or a device has its
+            name. A pipe is not waited for.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        problem = getattr(error, "strerror", None) or error
+        raise CheckpointError(
+            f"{str(path)!r}: cannot be read ({problem}); check that path"
+        ) from None
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
+        raise CheckpointError(
+            f"{path}: is {kind}, expected a file of weights; move it away or name another path"
+        )
+    return open(descriptor, "rb")
+
+
+def hash_open(file: BinaryIO) -> str:
+    """sha256 of an open file's bytes, in hex."""
+    file.seek(0)
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_saved(file: BinaryIO, path: Path) -> Any:
+    """The object in a file of `torch.save`, with a `TensorInfo` in place of each tensor.
+
+    Checks the CRC of every member of the archive, and every tensor against the size of its
+    storage.
+
+    Args:
+        file: open, at any position.
+        path: named in errors.
+    Raises:
+        CheckpointError: truncated or damaged, compressed, of another format, or an object that is
+            more than containers, numbers, strings and tensors.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return _unpickle(archive, _members(archive, file), path)
+    except ZIP_FAULTS as error:
+        raise CheckpointError(
+            f"{path}: not a readable checkpoint ({error or type(error).__name__}). Expected a file "
+            "that torch.save of torch 1.6 or newer wrote; it may be truncated: copy it again, or "
+            "move it away so that the one before it is used"
+        ) from None
+
+
+def _members(archive: zipfile.ZipFile, file: BinaryIO) -> dict[str, int]:
+    """Size of every member by its name below the archive's one folder; each was read whole.
+
+    Raises:
+        ValueError or an error of zipfile: torch would not load the archive.
+    """
+    # The frame: what torch.save writes, and no more bytes than the file has.
+    file.seek(0)
+    if file.read(4) != b"PK\x03\x04":
+        raise ValueError("it does not begin as a zip archive of torch.save")
+    entries = archive.infolist()
+    if any(
+        entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size
+        for entry in entries
+    ):
+        raise ValueError("its members are compressed, torch.save writes them as they are")
+    if sum(entry.file_size for entry in entries) > os.fstat(file.fileno()).st_size:
+        raise ValueError("its members are larger than the file")
+    broken = archive.testzip()
+    if broken:
+        raise ValueError(f"{broken} fails its checksum")
+
+    # The names: one folder, each name once.
+    folders = {entry.filename.partition("/")[0] for entry in entries}
+    members = {entry.filename.partition("/")[2]: entry.file_size for entry in entries}
+    if len(members) != len(entries) or len(folders) != 1:
+        raise ValueError("its members do not lie in one folder, each under its own name")
+    if "constants.pkl" in members:
+        raise ValueError("it holds a TorchScript program")
+    if "data.pkl" not in members or not {"version", ".data/version"} & members.keys():
+        raise ValueError("no data.pkl and version inside")
+    return members
+
+
+def _unpickle(archive: zipfile.ZipFile, members: dict[str, int], path: Path) -> Any:
+    folder = archive.namelist()[0].partition("/")[0]
+    content = archive.read(f"{folder}/data.pkl")
+    try:
+        return _Unpickler(content, members).load()
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path}: not a plain state dict ({error}). Save the weights alone: "
+            "torch.save(model.state_dict(), path)"
+        ) from None
+    except Exception as error:  # a damaged pickle raises almost anything
+        raise CheckpointError(
+            f"{path}: not a readable checkpoint (data.pkl: {type(error).__name__} {error}). Copy "
+            "it again, or move it away so that the one before it is used"
+        ) from None
+
+
+class _Opaque:
+    """Stands for a value that says nothing of the weights, such as a torch.device."""
+
+    def __init__(self, *args):
+        pass
+
+
+class _Unpickler(pickle._Unpickler):
+    """Makes containers and `TensorInfo`, and refuses every other class or function.
+
+    This is Python's own unpickler in Python: the one in C reserves memory for any number that a
+    damaged file names.
+    """
+
+    dispatch: ClassVar = {
+        code: read
+        for code, read in pickle._Unpickler.dispatch.items()
+        if code != pickle.BYTEARRAY8[0]  # reserves any size; torch.save never writes it
+    }
+
+    def __init__(self, content: bytes, members: dict[str, int]):
+        super().__init__(io.BytesIO(content))
+        self._sizes = members
+        self._storages: dict[str, _Storage] = {}
+
+    def find_class(self, module, name):
+        """A stand-in for each of the few names that torch.save writes for a state dict."""
+        plain = {
+            "collections.OrderedDict": OrderedDict,
+            "collections.Counter": Counter,
+            "torch.Size": tuple,
+            "torch.device": _Opaque,
+            "torch._utils._rebuild_tensor": _view,
+            "torch._utils._rebuild_tensor_v2": _view,
+            "torch._utils._rebuild_tensor_v3": _view_of_bytes,
+            "torch._utils._rebuild_parameter": _parameter,
+            "torch._utils._rebuild_parameter_with_state": _parameter,
+        }
+        if found := plain.get(f"{module}.{name}"):
+            return found
+        if module in ("torch", "torch.storage") and name in STORAGES:
+            return name
+        if module == "torch" and DTYPE.fullmatch(name):
+            return name
+        raise pickle.UnpicklingError(f"it holds {module}.{name}")
+
+    def persistent_load(self, pid):
+        """The storage that an id of torch.save names: ("storage", class, key, device, numel)."""
+        kind, name, key, _, numel = pid
+        if kind != "storage" or name not in STORAGES or type(key) is not str:
+            raise ValueError(f"{pid!r:.200} is not a storage")
+        dtype, itemsize = STORAGES[name]
+        stored = _Storage(dtype, _size(numel))
+        if self._storages.setdefault(key, stored) != stored:
+            raise ValueError(f"storage {key} is described twice, and differently")
+        size = self._sizes.get(f"data/{key}")
+        if size != numel * itemsize:
+            found = "missing" if size is None else f"{size} bytes"
+            raise ValueError(f"storage {key} is {found}, expected {numel} values of {dtype}")
+        return stored
+
+
+def _view(storage, offset, size, stride, *_, dtype=None, itemsize=1) -> TensorInfo:
+    """A tensor as a view of its storage, all of which must lie inside it."""
+    size, stride = tuple(map(_size, size)), tuple(map(_size, stride))
+    if len(size) != len(stride):
+        raise ValueError(f"a tensor has shape {size} and strides {stride}")
+    values = math.prod(size)
+    last = sum((n - 1) * step for n, step in zip(size, stride, strict=True)) if values else -1
+    there = storage.numel // itemsize
+    if max(_size(offset) + last + 1, values) > there:
+        raise ValueError(
+            f"a tensor of shape {size}, strides {stride} and offset {offset} does not fit into "
+            f"the {there} values stored for it"
+        )
+    return TensorInfo(size, dtype or storage.dtype)
+
+
+def _view_of_bytes(storage, offset, size, stride, grad, hooks, dtype, *_) -> TensorInfo:
+    """A tensor whose dtype has no storage class, such as float8."""
+    bits = int(re.search(r"\d+", dtype)[0])
+    return _view(storage, offset, size, stride, dtype=dtype, itemsize=max(bits // 8, 1))
+
+
+def _parameter(tensor, *_) -> TensorInfo:
+    if not isinstance(tensor, TensorInfo):
+        raise ValueError("a parameter is not a tensor")
+    return tensor
+
+
+def _size(number) -> int:
+    """A count of values.
+
+    Raises:
+        ValueError: it is no integer of 0 or more.
+    """
+    if type(number) is not int or not 0 <= number < 2**62:
+        raise ValueError(f"{number!r:.100} is not a number of values")
+    return number
