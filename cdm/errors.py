@@ -78,7 +78,11 @@ class CheckpointError(CDMError):
     """A checkpoint or an encoder's weights are missing, damaged, or of another architecture."""
 
 
-class NotTrained(CheckpointError):
+class NoCheckpoint(CheckpointError):
+    """An experiment folder has no ckpt/model*.pt."""
+
+
+class NotTrained(NoCheckpoint):
     """The run's own folder is where the checkpoint will be, and it is not there yet."""
 
 

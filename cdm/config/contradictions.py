@@ -1,4 +1,7 @@
-"""Settings that cannot hold together, each with what to change."""
+"""Settings that cannot hold together, each with what to change.
+
+Those about point features need to know the datasets: `cdm.model.point_features` has them.
+"""
 
 from collections.abc import Iterator
 
@@ -24,7 +27,6 @@ def contradictions(config: Config) -> Iterator[str]:
             f"sampling.eta is {sampling.eta} but sampling.method is {sampling.method}, which has "
             "no eta: set sampling.method to ddim or eta to 0"
         )
-    yield from _point_feature_contradictions(config)
     if model.text_model.version == "hashing" and model.text_model.path is not None:
         yield (
             f"model.text_model.path is '{model.text_model.path}' but version is hashing, which "
@@ -34,36 +36,4 @@ def contradictions(config: Config) -> Iterator[str]:
         yield (
             f"dataset.transforms is {list(dataset.transforms)} but ContactMapCustomDataset never "
             "rotates: set dataset.transforms to null"
-        )
-    if dataset.name == "ContactHumanML3DDataset" and dataset.use_openscene:
-        yield (
-            "dataset.use_openscene is true but ContactHumanML3DDataset has no point features: "
-            "set dataset.use_openscene: false"
-        )
-
-
-def _point_feature_contradictions(config: Config) -> Iterator[str]:
-    """Point features come from the frozen scene model or from the dataset, not from both."""
-    dataset, scene_model = config.dataset, config.model.scene_model
-    if not scene_model.use_scene_model:
-        return
-    for key in ("use_color", "num_points"):
-        told, given = getattr(scene_model, key), getattr(dataset, key)
-        if told not in (None, given):
-            yield (
-                f"model.scene_model.{key} is {told} but dataset.{key} is {given}: make them "
-                "equal, or set the former to null"
-            )
-    if config.runs_scene_model and scene_model.pretrained_weight is None:
-        yield (
-            "model.scene_model.use_scene_model is true but pretrained_weight is null: name the "
-            "weights of the frozen scene model, as in\n"
-            "    model:\n      scene_model:\n        use_scene_model: true\n"
-            "        pretrained_weight: /path/to/model.pth\n"
-            "  or set use_openscene: true to have the dataset's features go in as they are"
-        )
-    if config.runs_scene_model and dataset.use_openscene:
-        yield (
-            "model.scene_model.use_openscene is false but dataset.use_openscene is true: the "
-            "scene model takes colours alone; set dataset.use_openscene: false"
         )

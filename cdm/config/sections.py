@@ -250,13 +250,6 @@ class Config:
         """The dataset's folder."""
         return f"{self.run_dir}/data/demo" if self.is_demo_data else self.dataset.data_dir
 
-    @property
-    def runs_scene_model(self) -> bool:
-        """Whether the frozen scene model computes the point features; else the dataset does."""
-        given = self.model.scene_model.use_openscene
-        given = self.dataset.use_openscene if given is None else given
-        return self.model.scene_model.use_scene_model and not given
-
     def as_dict(self) -> dict[str, Any]:
         """Nested mapping of JSON types, as records and plans store it."""
         return json.loads(json.dumps(dataclasses.asdict(self)))

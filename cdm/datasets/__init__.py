@@ -11,7 +11,31 @@ from cdm.datasets.contact_map_custom import ContactMapCustomDataset
 from cdm.datasets.files import FileReader
 from cdm.errors import ConfigError
 
-__all__ = ["Dataset", "FileReader", "Item", "Sample", "make_dataset", "rotate", "stat_files"]
+__all__ = [
+    "Dataset",
+    "FileReader",
+    "Item",
+    "Sample",
+    "dataset_class",
+    "make_dataset",
+    "rotate",
+    "stat_files",
+]
+
+DATASETS = (ContactMapDataset, ContactHumanML3DDataset, ContactMapCustomDataset)
+
+
+def dataset_class(name: str) -> type[Dataset]:
+    """The class that `dataset.name` names.
+
+    Raises:
+        ConfigError: there is none of this name.
+    """
+    for cls in DATASETS:
+        if cls.__name__ == name:
+            return cls
+    names = ", ".join(cls.__name__ for cls in DATASETS)
+    raise ConfigError(f"dataset.name is '{name}', expected one of {names}")
 
 
 def make_dataset(
@@ -27,10 +51,6 @@ def make_dataset(
         facts_path: cache of motion lengths (H3D).
     """
     data_dir = config.data_dir if data_dir is None else data_dir
-    if config.name == "ContactHumanML3DDataset":
-        return ContactHumanML3DDataset(config, data_dir, point_feat_dim, seed, facts_path)
-    classes = {cls.__name__: cls for cls in (ContactMapDataset, ContactMapCustomDataset)}
-    if config.name not in classes:
-        names = ", ".join([*classes, ContactHumanML3DDataset.__name__])
-        raise ConfigError(f"dataset.name is '{config.name}', expected one of {names}")
-    return classes[config.name](config, data_dir, point_feat_dim, seed)
+    cls = dataset_class(config.name)
+    facts = (facts_path,) if cls is ContactHumanML3DDataset else ()
+    return cls(config, data_dir, point_feat_dim, seed, *facts)

@@ -21,6 +21,7 @@ from cdm.errors import DataError, listed
 from cdm.files import FileState
 from cdm.noise import choice, stream_key, uniform
 
+AFFORDANCE_DIM = 1  # point features of a model that sees affordances alone
 NUM_JOINTS = 22  # columns of every `dist`
 
 
@@ -77,6 +78,8 @@ class Dataset(ABC):
 
     gravity_dim = 2  # axis that points up
     has_ground_truth = True
+    gives_color = True  # as point features, where dataset.use_color asks for them
+    gives_openscene = True  # likewise, with dataset.use_openscene
     default_transforms: tuple[str, ...] = ()  # the reference's, where the configuration has null
 
     def __init__(self, config, data_dir, point_feat_dim: int | None = None, seed: int = 0):

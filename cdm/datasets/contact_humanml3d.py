@@ -28,6 +28,8 @@ class ContactHumanML3DDataset(Dataset):
     """
 
     gravity_dim = 1
+    gives_color = False
+    gives_openscene = False
 
     def __init__(self, config, data_dir, point_feat_dim=None, seed=0, facts_path=None):
         super().__init__(config, data_dir, point_feat_dim, seed)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cdm.datasets.base import NUM_JOINTS, Dataset, Item, Sample, translation
+from cdm.datasets.base import AFFORDANCE_DIM, NUM_JOINTS, Dataset, Item, Sample, translation
 from cdm.datasets.files import REBUILD, AnnoRow, load_npy, load_npz, read_index, read_table
 from cdm.errors import BadItem, DataError
 
@@ -141,7 +141,7 @@ class ContactMapDataset(Dataset):
     def _openscene_file(self, sample: Sample) -> str:
         """One affordance column where the model wants one and it exists, else scene features."""
         affordance = self._item_file(sample, "affordance", "npy")
-        if self.point_feat_dim == 1 and (self.data_dir / affordance).exists():
+        if self.point_feat_dim == AFFORDANCE_DIM and (self.data_dir / affordance).exists():
             return affordance
         scene = sample.scene_id + ("_vh_clean_2" if sample.set == "HUMANISE" else "")
         return f"{sample.set}/feat/{scene}_openscene_feat_distill.npy"

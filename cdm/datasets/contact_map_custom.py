@@ -14,6 +14,7 @@ class ContactMapCustomDataset(Dataset):
     """
 
     has_ground_truth = False
+    gives_openscene = False
     rotates = False
 
     def samples(self):

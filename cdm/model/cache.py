@@ -1,8 +1,6 @@
 """Small results kept between runs in the user's cache, each under all that decides it."""
 
 import contextlib
-import hashlib
-import json
 import os
 import stat
 from collections.abc import Callable
@@ -10,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cdm.errors import ArchiveError
-from cdm.files import seal, unseal, write_bytes
+from cdm.files import digest, seal, unseal, write_bytes
 
 
 def cache_folder() -> Path:
@@ -36,9 +34,9 @@ def remembered(
         compute: gives a JSON object. Its exceptions pass through, and nothing is kept then.
         holds: whether a kept result agrees with what is known without computing it.
     """
-    key = hashlib.sha256(json.dumps(decided_by, sort_keys=True).encode()).hexdigest()
+    key = digest(decided_by)
     try:
-        path = cache_folder() / f"{name}-{key[:32]}.json"
+        path = cache_folder() / f"{name}-{key}.json"
     except RuntimeError:  # a user without a home folder
         return compute()
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -9,6 +9,7 @@ from torch import nn
 from cdm.kernels.threads import map_threads
 from cdm.model.backbones import load_backbone
 from cdm.model.backbones.base import map_tensors
+from cdm.model.point_features import columns_taken
 from cdm.model.point_order import gather_points
 
 NUM_TIME_ROWS = 1000  # original diffusion steps the time table has rows for
@@ -126,20 +127,10 @@ class CDM(nn.Module):
 
     def check(self, c_pc_feat):
         """The point features, None for a model that takes none; a ValueError if they do not fit."""
-        expected, or_text = self.architecture.point_feat_dim, None
-        if self.scene_model is not None:
-            expected = self.scene_model.color_dim
-        elif expected == 1:
-            or_text = self.architecture.text_feat_dim
-        if expected == 0:
-            return None
-        found = None if c_pc_feat is None else c_pc_feat.shape[-1]
-        if found is None or found not in (expected, or_text):
-            raise ValueError(
-                f"c_pc_feat has {found or 'no'} columns, expected {expected}"
-                + (f" or {or_text}, to be compared with the text" if or_text else "")
-            )
-        return c_pc_feat
+        color_dim = None if self.scene_model is None else self.scene_model.color_dim
+        taken = columns_taken(self.architecture, color_dim)
+        taken.check(None if c_pc_feat is None else c_pc_feat.shape[-1])
+        return c_pc_feat if taken.dim else None
 
     def point_feat(self, c_text, c_pc_xyz, c_pc_feat):
         """The point features the backbone sees."""

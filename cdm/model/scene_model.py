@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from cdm.model.point_transformer import PointTransformerUNet, folded
-from cdm.model.state_dict import is_scene_key, load_state_dict
+from cdm.model.state_dict import SCENE_WEIGHTS, load_state_dict
 
 PLANES, BLOCKS = (32, 64, 128, 256, 512), (2, 3, 4, 6, 3)
 
@@ -50,8 +50,7 @@ def load_scene_model(path: Path, sha256: str) -> PointTransformerSeg:
     Raises:
         CheckpointError: the file changed since it was planned.
     """
-    state = load_state_dict(path, sha256)
-    state = {key: value for key, value in state.items() if is_scene_key(key)}
+    state = load_state_dict(path, sha256, SCENE_WEIGHTS)
     model = PointTransformerSeg(state["enc1.0.linear.weight"].shape[1])
     model.load_state_dict(state, strict=True)
     return folded(model).eval().requires_grad_(False)

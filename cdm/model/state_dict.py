@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cdm.errors import CheckpointError, listed
+from cdm.errors import CheckpointError, listed, printable
 from cdm.model.architecture import Shapes
 from cdm.model.weights_file import TensorInfo, hash_open, open_regular, read_saved
 
@@ -47,8 +47,8 @@ def is_scene_key(key: str) -> bool:
     return "enc" in key or "dec" in key
 
 
-CONTACT_MODEL = Kind("contact_layer.weight", lambda key: True)
-SCENE_MODEL = Kind("enc1.0.linear.weight", is_scene_key)
+CONTACT_WEIGHTS = Kind("contact_layer.weight", lambda key: True)
+SCENE_WEIGHTS = Kind("enc1.0.linear.weight", is_scene_key)
 
 
 class Inspected(NamedTuple):
@@ -65,7 +65,7 @@ class Inspected(NamedTuple):
     read_as: str
 
 
-def inspect_weights(path: Path, kind: Kind = CONTACT_MODEL) -> Inspected:
+def inspect_weights(path: Path, kind: Kind = CONTACT_WEIGHTS) -> Inspected:
     """Read the names and shapes of a file's tensors, without torch and without running its pickle.
 
     Raises:
@@ -80,12 +80,12 @@ def inspect_weights(path: Path, kind: Kind = CONTACT_MODEL) -> Inspected:
     return Inspected({key: info.shape for key, info in tensors.items()}, sha256, read_as)
 
 
-def read_shapes(path: Path, kind: Kind = CONTACT_MODEL) -> Shapes:
+def read_shapes(path: Path, kind: Kind = CONTACT_WEIGHTS) -> Shapes:
     """The shapes of `inspect_weights`."""
     return inspect_weights(path, kind).shapes
 
 
-def load_state_dict(path: Path, sha256: str | None = None, kind: Kind = CONTACT_MODEL):
+def load_state_dict(path: Path, sha256: str | None = None, kind: Kind = CONTACT_WEIGHTS):
     """The tensors of a checkpoint on the CPU, by the keys that `inspect_weights` gives.
 
     Args:
@@ -147,7 +147,7 @@ def choose_weights(
             listed(content, LISTED, ", ") if isinstance(content, dict) else type(content).__name__
         )
         raise CheckpointError(
-            f"{path}: found {_printable(seen[:200])}, expected a dict of tensors such as "
+            f"{path}: found {(seen[:200])}, expected a dict of tensors such as "
             f"{kind.anchor}"
         )
 
@@ -155,7 +155,7 @@ def choose_weights(
     likely = [where for where in found if any(_bare(key) == kind.anchor for key in where[1])]
     likely = likely or found
     if len(likely) > 1:
-        names = [_printable(".".join(place) or "the file itself") for place, _ in likely]
+        names = [(".".join(place) or "the file itself") for place, _ in likely]
         pick = "".join(f"[{name!r}]" for name in likely[-1][0])
         raise CheckpointError(
             f"{path}: holds several dicts of tensors ({listed(names, LISTED, ', ')}), expected one "
@@ -177,8 +177,8 @@ def choose_weights(
             continue
         if bare in origin:
             raise CheckpointError(
-                f"{path}: {_printable(origin[bare])} and {_printable(key)} both name the weight "
-                f"{_printable(bare)}, so which of them was trained is not known; save a state dict "
+                f"{path}: {(origin[bare])} and {(key)} both name the weight "
+                f"{(bare)}, so which of them was trained is not known; save a state dict "
                 "that has each weight once"
             )
         weights[bare], origin[bare] = value, key
@@ -202,7 +202,7 @@ def _bare(key: str) -> str:
 
 def _describe(content, place, entries, origin, named, tensor) -> str:
     """What `choose_weights` did beyond taking the file as it is."""
-    told = [f"weights under {_printable('.'.join(place))}"] if place else []
+    told = [f"weights under {('.'.join(place))}"] if place else []
     removed = {key[: len(key) - len(bare)] for bare, key in origin.items() if key.endswith(bare)}
     if any(not key.endswith(bare) for bare, key in origin.items()):
         removed.add("_orig_mod.")
@@ -212,13 +212,13 @@ def _describe(content, place, entries, origin, named, tensor) -> str:
     beside += [key for key in content if place and key != place[0]]
     beside += [AVERAGED] if AVERAGED in entries and AVERAGED not in named else []
     if beside:
-        told.append(f"left out beside them: {_printable(listed(beside, LISTED, ', '))}")
-    return "; ".join(told)
+        told.append(f"left out beside them: {(listed(beside, LISTED, ', '))}")
+    return printable("; ".join(told))
 
 
 def _check_dtypes(dtypes: dict[str, str], path: Path) -> None:
     wrong = [
-        f"{_printable(key)} is {dtype}"
+        f"{(key)} is {dtype}"
         for key, dtype in dtypes.items()
         if dtype not in (("int64",) if key.endswith(INTEGERS) else FLOATS)
     ]
@@ -228,8 +228,3 @@ def _check_dtypes(dtypes: dict[str, str], path: Path) -> None:
             f"Expected {', '.join(FLOATS)}; save the model's own state dict, not a quantised or "
             "converted one"
         )
-
-
-def _printable(text: str) -> str:
-    """Text of a file without control characters, which a terminal would obey."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

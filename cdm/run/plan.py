@@ -61,10 +61,16 @@ class Chunk:
 
 @dataclass(frozen=True)
 class PlannedFile:
-    """A file of weights: where it lies, and the sha256 of its bytes when the plan was made."""
+    """A file of weights: where it lies, and the sha256 of its bytes when the plan was made.
+
+    Attributes:
+        read_as: where in the file the weights were found and what was left out; "" for a plain
+            state dict.
+    """
 
     path: str
     sha256: str
+    read_as: str = ""
 
 
 @dataclass(frozen=True)
@@ -374,10 +380,11 @@ def describe_plan(plan: Plan) -> str:
     a, config = plan.architecture, plan.config
     sizes = ", ".join(f"{key} {value}" for key, value in a.sizes.items())
     scene = f"scene model     {plan.scene_model.path}\n" if plan.scene_model else ""
+    read_as = f"read as         {plan.checkpoint.read_as}\n" if plan.checkpoint.read_as else ""
     source = "computed by the workflow" if plan.statistics.computed else "read"
     return printable(
         f"checkpoint      {plan.checkpoint.path}\n"
-        f"sha256          {plan.checkpoint.sha256}\n"
+        f"sha256          {plan.checkpoint.sha256}\n{read_as}"
         f"architecture    {a.arch} ({sizes}, last_dim {a.last_dim})\n"
         f"conditions      text {a.text_feat_dim} ({config.model.text_model.version}), time "
         f"{a.time_emb_dim}, point features {a.point_feat_dim}\n{scene}"

@@ -9,10 +9,11 @@ import orjson
 from cdm.config import Config
 from cdm.datasets import Dataset, Sample, stat_files
 from cdm.datasets.statistics import find_statistics
-from cdm.errors import CheckpointError, ConfigError, DataError, NotTrained
+from cdm.errors import DataError, NoCheckpoint, NotTrained
 from cdm.files import digest
 from cdm.model.architecture import Architecture
 from cdm.model.checkpoint import find_checkpoint, inspect_checkpoint, inspect_scene_model
+from cdm.model.point_features import check_configuration, check_dataset_columns
 from cdm.model.text import find_text_weights
 from cdm.run.dataset import open_dataset
 from cdm.run.inputs import InputResolver
@@ -43,10 +44,11 @@ def make_plan(config: Config) -> tuple[Plan, list[Sample]]:
         CheckpointError, DataError, ConfigError: in seconds, with the path that was looked at.
     """
     # Weights.
+    check_configuration(config)
     checkpoint_path = _find_checkpoint(config)
     checkpoint = inspect_checkpoint(checkpoint_path, config)
     point_feat_dim = checkpoint.architecture.point_feat_dim
-    _check_point_features(config, point_feat_dim)
+    check_dataset_columns(config, point_feat_dim)
     found_scene_model = inspect_scene_model(config, point_feat_dim)
     scene_model = PlannedFile(**found_scene_model) if found_scene_model else None
     text_model = config.model.text_model
@@ -77,7 +79,7 @@ def make_plan(config: Config) -> tuple[Plan, list[Sample]]:
     plan = Plan(
         config=config,
         architecture=checkpoint.architecture,
-        checkpoint=PlannedFile(str(checkpoint.path), checkpoint.sha256),
+        checkpoint=PlannedFile(str(checkpoint.path), checkpoint.sha256, checkpoint.read_as),
         scene_model=scene_model,
         statistics=statistics,
         identity=identity,
@@ -100,7 +102,7 @@ def load_plan(config: Config) -> Plan:
 def _find_checkpoint(config: Config) -> Path:
     try:
         return find_checkpoint(config.checkpoint_dir)
-    except CheckpointError:
+    except NoCheckpoint:
         if Path(config.checkpoint_dir) != Path(config.run_dir):
             raise
         raise NotTrained(
@@ -109,27 +111,6 @@ def _find_checkpoint(config: Config) -> Path:
             "exp_dir=outputs/my_exp), train one with these settings (snakemake train), or try the "
             "built-in weights (exp_dir=demo)"
         ) from None
-
-
-def _check_point_features(config: Config, point_feat_dim: int) -> None:
-    """Columns that the dataset gives, as far as the configuration tells, against the model's."""
-    dataset = config.dataset
-    if point_feat_dim == 0 or config.runs_scene_model:
-        return
-    color_dim = 3 * dataset.use_color * (dataset.name != "ContactHumanML3DDataset")
-    given = f"dataset.use_color {dataset.use_color}, dataset.use_openscene {dataset.use_openscene}"
-    if not dataset.use_openscene and point_feat_dim != color_dim:
-        raise ConfigError(
-            f"the model was trained on {point_feat_dim} point features, the dataset gives "
-            f"{color_dim} ({given}): set dataset.use_openscene: true to have OpenScene features "
-            "or affordances go in, or model.scene_model.use_openscene: false and "
-            "pretrained_weight to have the scene model make them"
-        )
-    if dataset.use_openscene and dataset.use_color and point_feat_dim <= 3:
-        raise ConfigError(
-            f"the model was trained on {point_feat_dim} point feature(s), the dataset gives 3 of "
-            f"colour and more ({given}): set dataset.use_color: false"
-        )
 
 
 def _plan_statistics(config: Config, dataset: Dataset, exp_dir: Path) -> PlannedStatistics:

@@ -19,6 +19,7 @@ from cdm.jobs.log import Log
 from cdm.jobs.progress import Progress
 from cdm.kernels.selective_scan import resolve_backend
 from cdm.model.cdm import CDM
+from cdm.model.point_features import explain_columns
 from cdm.noise import stream_key
 from cdm.sampling import cuda_sampler
 from cdm.sampling.batches import Batch
@@ -192,13 +193,8 @@ class MapSampler:
         try:
             self.model.check(item.c_pc_feat)
         except ValueError as problem:
-            dataset = self.config.dataset
-            raise ConfigError(
-                f"{item.sample.set}/{item.sample.index}: {problem}; the dataset gives colours "
-                f"(dataset.use_color {dataset.use_color}), then OpenScene features "
-                f"(dataset.use_openscene {dataset.use_openscene}): set these as they were in "
-                "training, and model.scene_model likewise"
-            ) from None
+            name = f"{item.sample.set}/{item.sample.index}"
+            raise ConfigError(explain_columns(problem, name, self.config)) from None
         return item.c_pc_feat
 
     def _how_the_model_runs(self) -> str:

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from cdm.datasets import Dataset, FileReader, Sample
 from cdm.datasets.statistics import Moments, Statistics, checked_statistics
 from cdm.errors import BadItem, DataError
+from cdm.model.point_features import training_problem
 
 READ_AT_ONCE = 16  # items a worker hands over together
 
@@ -197,12 +198,9 @@ class _Reading(torch.utils.data.Dataset):
             item = self.dataset.read_item(sample, FileReader(self.dataset.data_dir))
             if item.distance is None:
                 raise BadItem(f"{sample.set}/{sample.index}: has no ground truth")
-            width = item.c_pc_feat.shape[1]
-            if self.point_feat_dim and width != self.point_feat_dim:
-                raise BadItem(
-                    f"{sample.set}/{sample.index}: has {width} point features, expected "
-                    f"{self.point_feat_dim}; set model.scene_model.point_feat_dim: {width}"
-                )
+            problem = training_problem(item.c_pc_feat.shape[1], self.point_feat_dim)
+            if problem:
+                raise BadItem(f"{sample.set}/{sample.index}: {problem}")
             arrays = item.c_pc_xyz, item.c_pc_feat, self.dataset.contact(item.distance)
             return tuple(map(np.ascontiguousarray, arrays)), ""
         except BadItem as problem:

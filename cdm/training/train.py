@@ -24,6 +24,7 @@ from cdm.jobs.every import Every
 from cdm.jobs.log import Log, signals_wait
 from cdm.model.architecture import Architecture
 from cdm.model.backbones import BACKBONES, load_backbone
+from cdm.model.point_features import check_configuration, dim_to_train
 from cdm.model.text import HASHING_FEAT_DIM, TEXT_FEAT_DIMS, load_text_encoder
 from cdm.run.dataset import open_dataset
 from cdm.training.items import TrainingItems, read_training_items
@@ -125,6 +126,7 @@ def architecture_to_train(config: Config) -> Architecture:
     Raises:
         ConfigError: a backbone that this version only samples.
     """
+    check_configuration(config)
     model = config.model
     arch = model.arch or "PointMamba"
     chosen = load_backbone(arch).sizes_to_train(model)
@@ -134,28 +136,14 @@ def architecture_to_train(config: Config) -> Architecture:
             f"model.arch {arch} is sampled but not trained by this version, expected one of "
             f"{', '.join(able)}"
         )
-    if config.runs_scene_model:
-        raise ConfigError(
-            "model.scene_model has the frozen scene model make the point features, with which this "
-            "version samples but does not train: set use_openscene: true to train on the dataset's "
-            "features as they are, or use_scene_model: false"
-        )
     sizes, last_dim = chosen
-    scene_model, version = model.scene_model, model.text_model.version
-    point_feat_dim = 0
-    if scene_model.use_scene_model:
-        point_feat_dim = scene_model.point_feat_dim
-        if point_feat_dim is None:
-            raise ConfigError(
-                "model.scene_model.point_feat_dim is null, but there are no weights to read it "
-                "off: set it to the columns of point features, such as 3 for plain colours"
-            )
+    version = model.text_model.version
     return Architecture(
         arch=arch,
         contact_dim=config.dataset.contact_dim,
         time_emb_dim=model.time_emb_dim or TIME_EMB_DIM,
         text_feat_dim=TEXT_FEAT_DIMS.get(version, HASHING_FEAT_DIM),
-        point_feat_dim=point_feat_dim,
+        point_feat_dim=dim_to_train(config),
         last_dim=last_dim,
         sizes=sizes,
     )

@@ -19,22 +19,6 @@ REAL = {"exp_dir": "outputs/my_exp"}
         ({"sampling": {"eta": 0.5}}, "ddpm, which has no eta"),
         ({"sampling": {"method": "dpmpp_2m", "eta": 1}}, "dpmpp_2m, which has no eta"),
         ({"dataset": {"min_horizon": 200}}, "no clip is at least"),
-        ({"model": {"scene_model": {"use_scene_model": True}}}, "pretrained_weight is null"),
-        (
-            {
-                "dataset": {"use_openscene": True},
-                "model": {"scene_model": {"use_scene_model": True, "use_openscene": False}},
-            },
-            "set dataset.use_openscene: false",
-        ),
-        (
-            {"model": {"scene_model": {"use_scene_model": True, "use_color": False}}},
-            "use_color is False but dataset.use_color is True",
-        ),
-        (
-            {"model": {"scene_model": {"use_scene_model": True, "num_points": 9}}},
-            "num_points is 9 but dataset.num_points is 8192",
-        ),
         ({"model": {"text_model": {"version": "hashing", "path": "p"}}}, "hashing, which has no"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Point features from file to archive: none, scene model, given, compared with text, affordance."""
+"""Point features: what configuration and shapes say of them, and their way from file to archive."""
 
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,6 +11,15 @@ from helpers import DEMO_ARCHITECTURE, overlay, raw_config, write_dataset
 from cdm.archive import ContactMaps
 from cdm.config import load_config
 from cdm.errors import CheckpointError, ConfigError
+from cdm.model.architecture import FeatureWidths
+from cdm.model.point_features import (
+    PointFeatures,
+    check_configuration,
+    columns_taken,
+    dim_to_train,
+    gives_color,
+    training_problem,
+)
 from cdm.model.scene_model import PointTransformerSeg
 from cdm.model.text import load_text_encoder
 from cdm.run.generate import generate_chunk
@@ -38,7 +47,117 @@ BASE = {
 }
 
 
-@pytest.fixture(autouse=True)
+def configured(scene_model, dataset):
+    """A configuration with changes to these two sections."""
+    return load_config(raw_config(dataset=dataset, model={"scene_model": scene_model}))
+
+
+@pytest.mark.parametrize(
+    ("scene_model", "dataset", "source", "dim"),
+    [
+        ({}, {}, "none", 0),
+        ({"use_openscene": True, "point_feat_dim": 5}, {}, "none", 0),
+        ({"use_scene_model": True}, {}, "scene_model", 32),
+        ({"use_scene_model": True, "point_feat_dim": 16}, {}, "scene_model", 16),
+        ({"use_scene_model": True, "use_openscene": True}, {}, "dataset", None),
+        ({"use_scene_model": True}, {"use_openscene": True}, "dataset", None),
+        ({"use_scene_model": True, "use_openscene": True, "point_feat_dim": 3}, {}, "dataset", 3),
+    ],
+)
+def test_the_configuration_tells_the_source_and_perhaps_the_columns(
+    scene_model, dataset, source, dim
+):
+    assert PointFeatures.of(configured(scene_model, dataset)) == PointFeatures(source, dim)
+
+
+@pytest.mark.parametrize(
+    ("dim", "widths", "usual_text_dim", "expected"),
+    [
+        (None, FeatureWidths(100, 7, 107, ""), 512, (100, 7)),  # the weights show both
+        (7, FeatureWidths(None, None, 107, ""), 512, (100, 7)),  # the sum, and the configured dim
+        (None, FeatureWidths(None, None, 107, ""), 100, (100, 7)),  # the sum, and the encoder
+        (None, FeatureWidths(None, None, 107, ""), None, (107, 0)),  # hashing may have any width
+        (0, FeatureWidths(None, None, 107, ""), None, (107, 0)),
+    ],
+)
+def test_widths_that_weights_show_as_a_sum_are_split(dim, widths, usual_text_dim, expected):
+    assert PointFeatures("dataset", dim).split(widths, usual_text_dim) == expected
+
+
+@pytest.mark.parametrize(
+    ("scene_model", "dataset", "message"),
+    [
+        ({"pretrained_weight": None}, {}, "pretrained_weight is null"),
+        ({"use_openscene": False}, {"use_openscene": True}, "set dataset.use_openscene: false"),
+        ({"use_color": False}, {}, "use_color is False but dataset.use_color is True"),
+        ({"num_points": 9}, {}, "num_points is 9 but dataset.num_points is 8192"),
+        (
+            {"use_openscene": True},
+            {"name": "ContactHumanML3DDataset", "use_openscene": True},
+            "ContactHumanML3DDataset has no OpenScene features",
+        ),
+    ],
+)
+def test_keys_that_contradict_each_other_say_what_to_change(scene_model, dataset, message):
+    scene_model = {"use_scene_model": True, "pretrained_weight": "w.pth"} | scene_model
+    with pytest.raises(ConfigError) as error:
+        check_configuration(configured(scene_model, dataset))
+    assert message in str(error.value)
+    check_configuration(configured({}, {"num_points": 9}))
+
+
+def test_all_contradictions_are_listed_at_once():
+    changes = {"use_scene_model": True, "use_color": False, "num_points": 9}
+    with pytest.raises(ConfigError) as error:
+        check_configuration(configured(changes, {}))
+    assert str(error.value).count("model.scene_model") >= 3
+
+
+@pytest.mark.parametrize(
+    ("name", "use_color", "expected"),
+    [
+        ("ContactMapDataset", True, True),
+        ("ContactMapDataset", False, False),
+        ("ContactMapCustomDataset", True, True),
+        ("ContactHumanML3DDataset", True, False),
+    ],
+)
+def test_colours_come_from_datasets_that_have_them(name, use_color, expected):
+    assert gives_color(configured({}, {"name": name, "use_color": use_color})) is expected
+
+
+def test_a_model_takes_its_columns_or_with_one_column_features_as_wide_as_the_text():
+    wide, single = (replace(DEMO_ARCHITECTURE, point_feat_dim=dim) for dim in (5, 1))
+    columns_taken(wide).check(5)
+    for found in (4, None, TEXT_FEAT_DIM):
+        with pytest.raises(ValueError, match=f"has {found or 'no'} columns, expected 5$"):
+            columns_taken(wide).check(found)
+    for found in (1, TEXT_FEAT_DIM):
+        columns_taken(single).check(found)
+    with pytest.raises(ValueError, match=f"expected 1 or {TEXT_FEAT_DIM}, to be compared"):
+        columns_taken(single).check(3)
+    for color_dim in (0, 3):  # the scene model's inputs, whatever the backbone sees
+        columns_taken(wide, color_dim).check(3)
+    with pytest.raises(ValueError, match="has no columns, expected 3"):
+        columns_taken(wide, 3).check(None)
+
+
+def test_training_wants_its_columns_configured_and_no_scene_model():
+    assert dim_to_train(configured({}, {})) == 0
+    given = {"use_scene_model": True, "use_openscene": True}
+    assert dim_to_train(configured(given | {"point_feat_dim": 3}, {})) == 3
+    with pytest.raises(ConfigError, match="point_feat_dim is null"):
+        dim_to_train(configured(given, {}))
+    with pytest.raises(ConfigError, match="samples but does not train"):
+        dim_to_train(configured({"use_scene_model": True}, {}))
+    assert training_problem(3, 3) == training_problem(3, 0) == ""
+    assert "has 4 point features, expected 3" in training_problem(4, 3)
+
+
+# --- from file to archive ------------------------------------------------------------------------
+
+
+@pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A dataset, checkpoints for each width of point features, and a scene model."""
     monkeypatch.chdir(tmp_path)
@@ -101,13 +220,13 @@ def texts():
     return encode(captions).numpy()
 
 
-def test_without_point_features_colours_change_nothing():
+def test_without_point_features_colours_change_nothing(folder):
     usual = maps_of(configure(0))
     colourless = configure(0, exp_name="other", dataset={"use_color": False})
     np.testing.assert_array_equal(maps_of(colourless), usual)
 
 
-def test_the_scene_models_features_are_those_one_could_give():
+def test_the_scene_models_features_are_those_one_could_give(folder):
     """Also in batches of another size."""
     usual = maps_of(configure(32, model={"scene_model": SCENE_MODEL}))
     model = PointTransformerSeg(6).eval()
@@ -120,7 +239,7 @@ def test_the_scene_models_features_are_those_one_could_give():
     assert np.abs(without - usual).max() > 1e-2
 
 
-def test_plain_colours_are_the_rgb_of_the_file():
+def test_plain_colours_are_the_rgb_of_the_file(folder):
     colours = {"model": {"scene_model": {"use_scene_model": True, "use_openscene": True}}}
     usual = maps_of(configure(3, **colours))
     write_features([points_of(item)[1][0].numpy() for item in range(NUM_ITEMS)])
@@ -128,7 +247,7 @@ def test_plain_colours_are_the_rgb_of_the_file():
     np.testing.assert_array_equal(found, usual)
 
 
-def test_one_column_is_the_dot_product_with_the_text_or_the_affordance_file():
+def test_one_column_is_the_dot_product_with_the_text_or_the_affordance_file(folder):
     features = np.random.default_rng(0).normal(size=(NUM_ITEMS, NUM_POINTS, TEXT_FEAT_DIM))
     features = features.astype(np.float32)
     write_features(features)
@@ -145,13 +264,13 @@ def test_one_column_is_the_dot_product_with_the_text_or_the_affordance_file():
     assert np.abs(other - compared).max() > 1e-2
 
 
-def test_features_of_another_width_are_named_with_the_item():
+def test_features_of_another_width_are_named_with_the_item(folder):
     write_features(np.zeros((NUM_ITEMS, NUM_POINTS, 5), np.float32))
     with pytest.raises(ConfigError, match=r"HUMANISE/0: c_pc_feat has 5 columns, expected 32"):
         run(configure(32, **given(False)))
 
 
-def test_columns_the_dataset_does_not_give_are_told_by_the_plan():
+def test_columns_the_dataset_does_not_give_are_told_by_the_plan(folder):
     plain = {"model": {"scene_model": {"use_scene_model": True, "use_openscene": True}}}
     with pytest.raises(ConfigError, match="trained on 32 point features, the dataset gives 3"):
         make_plan(configure(32, **plain))
@@ -163,7 +282,7 @@ def test_columns_the_dataset_does_not_give_are_told_by_the_plan():
 # --- the scene model's file is part of what a chunk is made of -----------------------------------
 
 
-def test_the_scene_models_weights_decide_the_chunks_and_are_recorded():
+def test_the_scene_models_weights_decide_the_chunks_and_are_recorded(folder):
     config = configure(32, model={"scene_model": SCENE_MODEL})
     found = run(config)
     plan, _ = make_plan(config)
@@ -179,7 +298,7 @@ def test_the_scene_models_weights_decide_the_chunks_and_are_recorded():
         generate_chunk(plan, plan.chunks[0], lambda line: None)
 
 
-def test_too_little_memory_for_the_scene_model_halves_the_batch(monkeypatch):
+def test_too_little_memory_for_the_scene_model_halves_the_batch(folder, monkeypatch):
     config = configure(32, model={"scene_model": SCENE_MODEL})
     usual = maps_of(config)
     forward, calls, lines = PointTransformerSeg.forward, [], []
@@ -197,7 +316,7 @@ def test_too_little_memory_for_the_scene_model_halves_the_batch(monkeypatch):
 
 
 @pytest.mark.gpu
-def test_a_gpu_gives_the_cpus_maps_with_the_scene_model():
+def test_a_gpu_gives_the_cpus_maps_with_the_scene_model(folder):
     config = configure(32, model={"scene_model": SCENE_MODEL})
     usual = maps_of(config)
     found = maps_of(replace(config, exp_name="gpu", gpu=0))
