@@ -141,34 +141,18 @@ def choose_weights(
     Raises:
         CheckpointError: there are none, several dicts could be meant, or two keys name one weight.
     """
-    found = list(_dicts_of_tensors(content, tensor)) if isinstance(content, dict) else []
-    if not found:
-        seen = (
-            listed(content, LISTED, ", ") if isinstance(content, dict) else type(content).__name__
-        )
-        raise CheckpointError(
-            f"{path}: found {(seen[:200])}, expected a dict of tensors such as "
-            f"{kind.anchor}"
-        )
+    place, entries = _find_dict(content, tensor, kind, path)
 
-    # Which dict: the only one with the anchor, or the only one at all.
-    likely = [where for where in found if any(_bare(key) == kind.anchor for key in where[1])]
-    likely = likely or found
-    if len(likely) > 1:
-        names = [(".".join(place) or "the file itself") for place, _ in likely]
-        pick = "".join(f"[{name!r}]" for name in likely[-1][0])
-        raise CheckpointError(
-            f"{path}: holds several dicts of tensors ({listed(names, LISTED, ', ')}), expected one "
-            f"with {kind.anchor}. Save the one that is meant to a file of its own:\n  python -c "
-            f'"import torch; c = torch.load({str(path)!r}, weights_only=True); torch.save('
-            f'c{pick}, {path.with_name("chosen.pt").name!r})"\nand put that file in its place'
-        )
-    place, entries = likely[0]
-
-    # Which keys: tensors that are wanted, without prefixes.
-    named = {key: x for key, x in entries.items() if isinstance(x, tensor) and not is_frozen(key)}
+    # Tensors under names are weights, but for those of frozen encoders and a counter.
+    named = {
+        key: value
+        for key, value in entries.items()
+        if isinstance(key, str) and isinstance(value, tensor) and not is_frozen(key)
+    }
     if AVERAGED in named and all(key.startswith("module.") for key in named if key != AVERAGED):
         del named[AVERAGED]
+
+    # Each bare key must come from one key of the file.
     weights: dict[str, Any] = {}
     origin: dict[str, str] = {}
     for key, value in named.items():
@@ -177,18 +161,48 @@ def choose_weights(
             continue
         if bare in origin:
             raise CheckpointError(
-                f"{path}: {(origin[bare])} and {(key)} both name the weight "
-                f"{(bare)}, so which of them was trained is not known; save a state dict "
-                "that has each weight once"
+                f"{path}: {origin[bare]} and {key} both name the weight {bare}, so it is not known "
+                "which of them was trained; save a state dict that has each weight once"
             )
         weights[bare], origin[bare] = value, key
     return weights, _describe(content, place, entries, origin, named, tensor)
 
 
+def _find_dict(content: Any, tensor: type, kind: Kind, path: Path) -> tuple[tuple[str, ...], dict]:
+    """The dict of tensors with the anchor, or the only one there is, and the names leading to it.
+
+    Raises:
+        CheckpointError: there is none, or more than one.
+    """
+    found = list(_dicts_of_tensors(content, tensor)) if isinstance(content, dict) else []
+    if not found:
+        seen = type(content).__name__
+        seen = listed(content, LISTED, ", ") if isinstance(content, dict) else seen
+        raise CheckpointError(
+            f"{path}: found {seen[:200]}, expected a dict of tensors such as {kind.anchor}"
+        )
+    likely = [
+        (place, entries)
+        for place, entries in found
+        if any(isinstance(key, str) and _bare(key) == kind.anchor for key in entries)
+    ]
+    likely = likely or found
+    if len(likely) > 1:
+        names = [".".join(place) or "the file itself" for place, _ in likely]
+        chosen = "".join(f"[{name!r}]" for name in likely[-1][0])
+        raise CheckpointError(
+            f"{path}: holds several dicts of tensors ({listed(names, LISTED, ', ')}), expected one "
+            f"with {kind.anchor}. Save the one that is meant in its place, such as the last:\n"
+            f'  python -c "import torch; p = {str(path)!r}; torch.save('
+            f'torch.load(p, weights_only=True){chosen}, p)"'
+        )
+    return likely[0]
+
+
 def _dicts_of_tensors(content: dict, tensor: type, place: tuple[str, ...] = ()):
     """(names that lead to it, dict) of every dict with tensors under names, two levels down."""
     if any(isinstance(x, tensor) and isinstance(key, str) for key, x in content.items()):
-        yield place, {key: x for key, x in content.items() if isinstance(key, str)}
+        yield place, content
     for key, value in content.items() if len(place) < 2 else ():
         if isinstance(key, str) and isinstance(value, dict):
             yield from _dicts_of_tensors(value, tensor, (*place, key))
@@ -202,23 +216,25 @@ def _bare(key: str) -> str:
 
 def _describe(content, place, entries, origin, named, tensor) -> str:
     """What `choose_weights` did beyond taking the file as it is."""
-    told = [f"weights under {('.'.join(place))}"] if place else []
+    told = [f"weights under {'.'.join(place)}"] if place else []
     removed = {key[: len(key) - len(bare)] for bare, key in origin.items() if key.endswith(bare)}
     if any(not key.endswith(bare) for bare, key in origin.items()):
         removed.add("_orig_mod.")
     if removed - {""}:
         told.append(f"{', '.join(sorted(removed - {''}))} taken out of the keys")
-    beside = [key for key, x in entries.items() if not isinstance(x, tensor)]
+    beside = [
+        key for key, x in entries.items() if not (isinstance(key, str) and isinstance(x, tensor))
+    ]
     beside += [key for key in content if place and key != place[0]]
     beside += [AVERAGED] if AVERAGED in entries and AVERAGED not in named else []
     if beside:
-        told.append(f"left out beside them: {(listed(beside, LISTED, ', '))}")
+        told.append(f"left out beside them: {listed(beside, LISTED, ', ')}")
     return printable("; ".join(told))
 
 
 def _check_dtypes(dtypes: dict[str, str], path: Path) -> None:
     wrong = [
-        f"{(key)} is {dtype}"
+        f"{key} is {dtype}"
         for key, dtype in dtypes.items()
         if dtype not in (("int64",) if key.endswith(INTEGERS) else FLOATS)
     ]
