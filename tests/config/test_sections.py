@@ -29,31 +29,6 @@ def test_a_map_has_a_column_for_each_joint(data_repr, contact_dim):
     assert chosen.contact_dim == contact_dim
 
 
-@pytest.mark.parametrize(
-    "use_scene_model, told, given, runs",
-    [
-        (False, None, False, False),
-        (True, None, False, True),
-        (True, None, True, False),
-        (True, False, True, True),
-        (True, True, False, False),
-    ],
-)
-def test_the_scene_model_runs_unless_the_dataset_gives_the_features(
-    use_scene_model, told, given, runs
-):
-    config = demo_config()
-    scene_model = replace(
-        config.model.scene_model, use_scene_model=use_scene_model, use_openscene=told
-    )
-    config = replace(
-        config,
-        model=replace(config.model, scene_model=scene_model),
-        dataset=replace(config.dataset, use_openscene=given),
-    )
-    assert config.runs_scene_model == runs
-
-
 def test_a_configuration_survives_json():
     config = demo_config()
     assert load_config(json.loads(json.dumps(config.as_dict()))) == config

@@ -61,6 +61,12 @@ def configured(scene_model, dataset):
         ({"use_scene_model": True, "point_feat_dim": 16}, {}, "scene_model", 16),
         ({"use_scene_model": True, "use_openscene": True}, {}, "dataset", None),
         ({"use_scene_model": True}, {"use_openscene": True}, "dataset", None),
+        (
+            {"use_scene_model": True, "use_openscene": False},
+            {"use_openscene": True},
+            "scene_model",
+            32,
+        ),
         ({"use_scene_model": True, "use_openscene": True, "point_feat_dim": 3}, {}, "dataset", 3),
     ],
 )
