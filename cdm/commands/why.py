@@ -15,7 +15,7 @@ from cdm.datasets import Sample
 from cdm.errors import ArchiveError, listed
 from cdm.jobs.log import FAILED, FINISHED, read_ending
 from cdm.jobs.progress import read_job_states
-from cdm.model.text import find_text_weights
+from cdm.model.text_weights import find_text_weights
 from cdm.run.dataset import open_dataset
 from cdm.run.inputs import ITEMS, InputResolver
 from cdm.run.losses import find_losses

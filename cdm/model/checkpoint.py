@@ -31,7 +31,7 @@ from cdm.model.point_features import (
     width_contradictions,
 )
 from cdm.model.state_dict import SCENE_WEIGHTS, inspect_weights
-from cdm.model.text import TEXT_FEAT_DIMS
+from cdm.model.text_weights import TEXT_FEAT_DIMS
 
 DEMO_EXP_DIR = Path(__file__).parents[1] / "demo" / "exp"
 # What every CDM has around its backbone.

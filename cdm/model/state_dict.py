@@ -228,7 +228,7 @@ def _describe(content, place, entries, origin, named, tensor) -> str:
     beside += [key for key in content if place and key != place[0]]
     beside += [AVERAGED] if AVERAGED in entries and AVERAGED not in named else []
     if beside:
-        told.append(f"left out beside them: {listed(beside, LISTED, ', ')}")
+        told.append(f"left out: {listed(beside, LISTED, ', ')}")
     return printable("; ".join(told))
 
 

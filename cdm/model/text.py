@@ -1,49 +1,39 @@
 """Frozen text encoders: captions to the vectors a contact model was trained on.
 
-CLIP (Radford et al. 2021) and BERT (Devlin et al. 2019) come from a local folder or the hub
-cache, never from the network; "hashing" needs no weights at all. Finding the files imports
-neither torch nor transformers, so a plan can do it.
+CLIP (Radford et al. 2021) and BERT (Devlin et al. 2019) are loaded from the files that
+`cdm.model.text_weights` finds. The network is never used. "hashing" needs no weights.
 """
 
 import hashlib
 import html
 import itertools
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 from cdm.errors import CheckpointError, ConfigError
+from cdm.model.text_weights import find_text_weights
 
-TEXT_FEAT_DIMS = {"ViT-B/32": 512, "ViT-L/14@336px": 768, "bert-base-uncased": 768}
-HASHING_FEAT_DIM = 128  # of models trained here; a checkpoint may have any
-HUB_REPOS = {
-    "ViT-B/32": ["openai/clip-vit-base-patch32"],
-    "ViT-L/14@336px": ["openai/clip-vit-large-patch14-336"],
-    "bert-base-uncased": ["google-bert/bert-base-uncased", "bert-base-uncased"],
-}
-CONTEXT_LENGTH = 77  # CLIP's
-# Every batch has this many rows, empty captions filling the last one: matrix products then have
+CONTEXT_LENGTH = 77  # ids of a caption in CLIP
+# Every batch has this many rows; empty captions fill the last one. All matrix products then have
 # one shape, and a caption's vector has the same bits whatever is encoded beside it.
 BATCH_SIZE = 32
-
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that is there is loaded
-TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("vocab.txt",))
-OPTIONAL = ("tokenizer_config.json", "special_tokens_map.json")
 
 
 def load_text_encoder(
     version: str, max_length: int | None, text_feat_dim: int, path=None, device="cpu"
 ) -> Callable:
-    """Load an encoder: encode(captions: list[str]) -> (n, text_feat_dim) float32 tensor.
+    """Load an encoder, a function from n captions to an (n, text_feat_dim) float32 tensor.
 
     Args:
         version: a key of TEXT_FEAT_DIMS, or "hashing" (any width).
-        max_length: tokens kept besides start and end; None keeps what the encoder can take.
+        max_length: tokens kept besides start and end; None keeps as many as the encoder can take.
         text_feat_dim: width the contact model expects.
         path: folder with the weights; None looks into the hub cache.
+    Returns:
+        The encoder. It raises a CheckpointError where a vector has NaN or infinity.
     Raises:
-        CheckpointError: weights are missing, incomplete, or of another width.
+        CheckpointError: weights are missing, damaged, incomplete, or of another width.
     """
     if version == "hashing":
         return lambda captions: _hashing(captions, text_feat_dim).to(device)
@@ -65,73 +55,11 @@ def load_text_encoder(
     return lambda captions: _encode_distinct(captions, tokenize, embed, width, device)
 
 
-def find_text_weights(version: str, path=None) -> list[Path]:
-    """Files that decide the numbers: config, weights, tokenizer; [] for "hashing".
+def clean_caption(caption: str) -> str:
+    """Clean a caption as OpenAI's CLIP does: repair encoding, resolve entities, lower case.
 
-    Looks into `path`, or else the hub cache (HF_HUB_CACHE, HF_HOME, ~/.cache/huggingface).
+    Matches `basic_clean` and `whitespace_clean` of CLIP's `simple_tokenizer.py`.
     """
-    if version == "hashing":
-        return []
-    if version not in HUB_REPOS:
-        known = ", ".join([*HUB_REPOS, "hashing"])
-        raise ConfigError(f"model.text_model.version is {version!r}, expected one of {known}")
-
-    looked = []
-    for folder in [Path(path).expanduser()] if path else _hub_snapshots(HUB_REPOS[version]):
-        missing = _missing(folder)
-        if not missing:
-            return _files(folder)
-        looked.append(f"  {folder}: {missing}")
-    raise CheckpointError(
-        f"no weights of the text encoder {version}; looked in\n"
-        + "\n".join(looked)
-        + "\nName a folder that holds them, as in\n"
-        "  model:\n    text_model:\n      path: /path/to/folder\n"
-        "or, on a machine with internet, fill the hub cache:\n"
-        f"  hf download {HUB_REPOS[version][0]}"
-    )
-
-
-def _hub_snapshots(repos: list[str]) -> list[Path]:
-    """Snapshot folders of these hub repositories: the one `main` points to, then newest first."""
-    home = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface"
-    home = Path(os.environ.get("HF_HOME", home))
-    cache = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
-    cache = Path(cache or home / "hub").expanduser()
-    folders = []
-    for repo in repos:
-        root = cache / f"models--{repo.replace('/', '--')}"
-        main = root / "refs/main"
-        head = main.read_text().strip() if main.is_file() else None
-        found = [p for p in root.glob("snapshots/*") if p.is_dir()]
-        found.sort(key=lambda p: (p.name == head, p.stat().st_mtime), reverse=True)
-        folders += found or [root]
-    return folders
-
-
-def _missing(folder: Path) -> str:
-    """What keeps a folder from being loaded, "" if nothing does."""
-    if not folder.is_dir():
-        return "no such folder"
-    missing = []
-    if not (folder / "config.json").is_file():
-        missing.append("config.json")
-    if not any((folder / name).is_file() for name in WEIGHTS):
-        missing.append(" or ".join(WEIGHTS))
-    if not any(all((folder / name).is_file() for name in names) for names in TOKENIZERS):
-        missing.append(" or ".join("+".join(names) for names in TOKENIZERS))
-    return f"missing {', '.join(missing)}" if missing else ""
-
-
-def _files(folder: Path) -> list[Path]:
-    weights = next(name for name in WEIGHTS if (folder / name).is_file())
-    tokenizer = [name for names in TOKENIZERS for name in names] + list(OPTIONAL)
-    names = ["config.json", weights, *(n for n in tokenizer if (folder / n).is_file())]
-    return [folder / name for name in names]
-
-
-def clean(caption: str) -> str:
-    """OpenAI CLIP's text cleaning (`simple_tokenizer.py`): encoding, entities, spaces, case."""
     import ftfy
 
     caption = html.unescape(html.unescape(ftfy.fix_text(caption))).strip()
@@ -141,19 +69,19 @@ def clean(caption: str) -> str:
 def clip_token_ids(tokenizer, caption: str, max_length: int | None) -> list[int]:
     """The CONTEXT_LENGTH ids of a caption: start, pieces, end, then zeros.
 
-    Too long a caption is cut to max_length + 2 ids, the last of which becomes the end, as with
-    `clip.tokenize(truncate=True)`; the filling is id 0, not the end token.
+    A caption that is too long is cut to max_length + 2 ids, and the last of these becomes the end
+    token, as `clip.tokenize(truncate=True)` does. The padding is id 0, not the end token.
     """
     length = _length(max_length, CONTEXT_LENGTH)
     start, end = tokenizer.bos_token_id, tokenizer.eos_token_id
-    pieces = tokenizer(clean(caption), add_special_tokens=False, verbose=False)["input_ids"]
+    pieces = tokenizer(clean_caption(caption), add_special_tokens=False, verbose=False)["input_ids"]
     ids = [start, *pieces, end][:length]
     ids[-1] = end
     return ids + [0] * (CONTEXT_LENGTH - len(ids))
 
 
 def _length(max_length: int | None, limit: int) -> int:
-    """Ids kept, start and end included."""
+    """How many ids are kept, start and end included."""
     length = limit if max_length is None else max_length + 2
     if not 2 < length <= limit:
         raise ConfigError(
@@ -163,12 +91,12 @@ def _length(max_length: int | None, limit: int) -> int:
 
 
 def load_clip_tokenizer(folder: Path):
-    """CLIP's byte-pair encoding alone: normalising the text is `clean`'s part."""
+    """CLIP's byte-pair encoding, without normalisation: `clean_caption` does that before it."""
     from tokenizers import normalizers
     from transformers import CLIPTokenizerFast
 
     tokenizer = _offline(CLIPTokenizerFast, folder)
-    # transformers composes characters (NFC) after entities are resolved, the original does not.
+    # transformers composes characters (NFC) after entities are resolved. The original does not.
     tokenizer.backend_tokenizer.normalizer = normalizers.Sequence([])
     return tokenizer
 
@@ -184,8 +112,8 @@ def _load_clip(folder: Path, max_length, device):
         return clip_token_ids(tokenizer, caption, max_length)
 
     def embed(ids):  # (batch, CONTEXT_LENGTH) int64 -> (batch, width)
-        # The vector at the first end token. Done here because where transformers looks for it
-        # depends on `eos_token_id`, which older configurations state wrongly.
+        # The vector at the first end token. It is found here and not by transformers, which relies
+        # on `eos_token_id`: older configurations state that wrongly.
         position = (ids == tokenizer.eos_token_id).int().argmax(dim=1)
         hidden = model(input_ids=ids).last_hidden_state
         return model.text_projection(hidden[torch.arange(len(ids), device=ids.device), position])
@@ -220,10 +148,14 @@ def _offline(cls, folder: Path, **kwargs):
 
 
 def _load_model(cls, folder: Path, device):
-    """Frozen float32 weights; a key that is not in the file would silently stay random."""
+    """Frozen float32 weights.
+
+    Raises:
+        CheckpointError: keys are missing; transformers would leave those weights random.
+    """
     from transformers.utils import logging
 
-    logging.set_verbosity_error()  # or it lists the image tower of every CLIP file as unexpected
+    logging.set_verbosity_error()  # else it lists the image tower of every CLIP file as unexpected
     logging.disable_progress_bar()
     model, info = _offline(cls, folder, output_loading_info=True)
     if info["missing_keys"]:
@@ -235,7 +167,7 @@ def _load_model(cls, folder: Path, device):
 
 
 def _encode_distinct(captions: list[str], tokenize, embed, width: int, device):
-    """Each distinct caption once, in batches of one shape."""
+    """Encode each distinct caption once, in batches of one shape."""
     import torch
 
     distinct = list(dict.fromkeys(captions))
@@ -246,15 +178,21 @@ def _encode_distinct(captions: list[str], tokenize, embed, width: int, device):
         ids = torch.tensor([tokenize(caption) for caption in filled], device=device)
         with torch.inference_mode():
             features[start : start + len(batch)] = embed(ids)[: len(batch)].cpu()
+    if not features.isfinite().all():
+        bad = distinct[int(features.isfinite().all(dim=1).logical_not().nonzero()[0, 0])]
+        raise CheckpointError(
+            f"the text encoder gave NaN or infinity for {bad!r}: its weights are damaged; copy "
+            "them again, or look at model.text_model.path"
+        )
     row = {caption: i for i, caption in enumerate(distinct)}
     return features[[row[caption] for caption in captions]].to(device)
 
 
 def _hashing(captions: list[str], width: int):
-    """Signed hashing of words and word pairs (Weinberger et al. 2009), of length sqrt(width).
+    """Vectors of length sqrt(width) by signed hashing of words and word pairs.
 
-    Entries are about 1, so that a model hears the words beside its other inputs. Deterministic
-    and without weights; a caption without a word gives zeros.
+    After Weinberger et al. 2009. The length makes entries about 1, as large as a model's other
+    inputs. There are no weights and nothing is random. A caption without a word gives zeros.
     """
     import torch
 

@@ -37,7 +37,18 @@ STORAGES = {
     "ComplexDoubleStorage": ("complex128", 16),
     "UntypedStorage": ("bytes", 1),
 }
+ZIP_START = b"PK\x03\x04"
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file of torch before 1.6
 DTYPE = re.compile(r"(float|bfloat|int|uint|complex)\d+(_\w+)?|bool")
+OPCODES = (  # those that torch.load knows when it runs no code
+    *(pickle.PROTO, pickle.STOP, pickle.MARK, pickle.GLOBAL, pickle.REDUCE, pickle.BUILD),
+    *(pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE, pickle.BINFLOAT, pickle.BINUNICODE),
+    *(pickle.BININT, pickle.BININT1, pickle.BININT2, pickle.LONG1, pickle.SHORT_BINSTRING),
+    *(pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3, pickle.EMPTY_TUPLE),
+    *(pickle.EMPTY_LIST, pickle.APPEND, pickle.APPENDS, pickle.EMPTY_SET),
+    *(pickle.EMPTY_DICT, pickle.SETITEM, pickle.SETITEMS, pickle.BINPERSID),
+    *(pickle.BINPUT, pickle.LONG_BINPUT, pickle.BINGET, pickle.LONG_BINGET),
+)
 ZIP_FAULTS = (  # what zipfile raises for damaged archives
     OSError,
     zipfile.BadZipFile,
@@ -93,7 +104,15 @@ def hash_open(file: BinaryIO) -> str:
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_saved(file: BinaryIO, path: Path) -> Any:
+def is_zip(file: BinaryIO) -> bool:
+    """Whether a file begins as those of torch 1.6 and newer; leaves it at its start."""
+    file.seek(0)
+    begins = file.read(len(ZIP_START)) == ZIP_START
+    file.seek(0)
+    return begins
+
+
+def read_saved(file: BinaryIO, path: Path, read_values: bool = True) -> Any:
     """The object in a file of `torch.save`, with a `TensorInfo` in place of each tensor.
 
     Checks the CRC of every member of the archive, and every tensor against the size of its
@@ -102,13 +121,14 @@ def read_saved(file: BinaryIO, path: Path) -> Any:
     Args:
         file: open, at any position.
         path: named in errors.
+        read_values: whether to read the values for their CRC; the sizes are checked in any case.
     Raises:
         CheckpointError: truncated or damaged, compressed, of another format, or an object that is
             more than containers, numbers, strings and tensors.
     """
     try:
         with zipfile.ZipFile(file) as archive:
-            return _unpickle(archive, _members(archive, file), path)
+            return _unpickle(archive, _members(archive, file, read_values), path)
     except ZIP_FAULTS as error:
         raise CheckpointError(
             f"{path}: not a readable checkpoint ({error or type(error).__name__}). Expected a file "
@@ -117,15 +137,14 @@ def read_saved(file: BinaryIO, path: Path) -> Any:
         ) from None
 
 
-def _members(archive: zipfile.ZipFile, file: BinaryIO) -> dict[str, int]:
-    """Size of every member by its name below the archive's one folder; each was read whole.
+def _members(archive: zipfile.ZipFile, file: BinaryIO, read_values: bool) -> dict[str, int]:
+    """Size of every member by its name below the archive's one folder.
 
     Raises:
         ValueError or an error of zipfile: torch would not load the archive.
     """
     # The frame: what torch.save writes, and no more bytes than the file has.
-    file.seek(0)
-    if file.read(4) != b"PK\x03\x04":
+    if not is_zip(file):
         raise ValueError("it does not begin as a zip archive of torch.save")
     entries = archive.infolist()
     if any(
@@ -135,7 +154,7 @@ def _members(archive: zipfile.ZipFile, file: BinaryIO) -> dict[str, int]:
         raise ValueError("its members are compressed, torch.save writes them as they are")
     if sum(entry.file_size for entry in entries) > os.fstat(file.fileno()).st_size:
         raise ValueError("its members are larger than the file")
-    broken = archive.testzip()
+    broken = archive.testzip() if read_values else None
     if broken:
         raise ValueError(f"{broken} fails its checksum")
 
@@ -155,7 +174,7 @@ def _unpickle(archive: zipfile.ZipFile, members: dict[str, int], path: Path) -> 
     folder = archive.namelist()[0].partition("/")[0]
     content = archive.read(f"{folder}/data.pkl")
     try:
-        return _Unpickler(content, members).load()
+        return _Unpickler(io.BytesIO(content), members).load()
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path}: not a plain state dict ({error}). Save the weights alone: "
@@ -166,6 +185,34 @@ def _unpickle(archive: zipfile.ZipFile, members: dict[str, int], path: Path) -> 
             f"{path}: not a readable checkpoint (data.pkl: {type(error).__name__} {error}). Copy "
             "it again, or move it away so that the one before it is used"
         ) from None
+
+
+def read_legacy(file: BinaryIO, path: Path) -> Any:
+    """`read_saved` for the format before torch 1.6; values are not read, their size is checked.
+
+    The format: pickles of a magic number, a version, the machine, the object and the keys of its
+    storages; then for each key the number of values (8 bytes) and the values.
+
+    Raises:
+        CheckpointError: truncated, or not such a file.
+    """
+    try:
+        magic, _, _ = (_Unpickler(file, {}).load() for _ in range(3))
+        if magic != LEGACY_MAGIC:
+            raise ValueError("it does not begin as a file of torch.save")
+        reader = _LegacyUnpickler(file, {})
+        content = reader.load()
+        keys = _Unpickler(file, {}).load()
+        end = file.tell() + sum(8 + reader.num_bytes[key] for key in keys)
+        size = os.fstat(file.fileno()).st_size
+        if end != size:
+            raise ValueError(f"{size} bytes, expected {end}")
+    except Exception as error:  # a damaged pickle raises almost anything
+        raise CheckpointError(
+            f"{path}: not a readable file of weights ({type(error).__name__}: {error}); copy it "
+            "again"
+        ) from None
+    return content
 
 
 class _Opaque:
@@ -182,16 +229,23 @@ class _Unpickler(pickle._Unpickler):
     damaged file names.
     """
 
-    dispatch: ClassVar = {
-        code: read
-        for code, read in pickle._Unpickler.dispatch.items()
-        if code != pickle.BYTEARRAY8[0]  # reserves any size; torch.save never writes it
-    }
+    dispatch: ClassVar = {code: pickle._Unpickler.dispatch[code] for code in b"".join(OPCODES)}
 
-    def __init__(self, content: bytes, members: dict[str, int]):
-        super().__init__(io.BytesIO(content))
+    def __init__(self, file: BinaryIO, members: dict[str, int]):
+        super().__init__(file)
         self._sizes = members
         self._storages: dict[str, _Storage] = {}
+
+    def load_build(self):
+        """Give an OrderedDict its attributes (a state dict has `_metadata`), and nothing else."""
+        state = self.stack.pop()
+        if type(self.stack[-1]) is not OrderedDict or not isinstance(state, dict):
+            raise pickle.UnpicklingError(
+                f"it gives attributes to a {type(self.stack[-1]).__name__}"
+            )
+        self.stack[-1].__dict__.update(state)
+
+    dispatch[pickle.BUILD[0]] = load_build
 
     def find_class(self, module, name):
         """A stand-in for each of the few names that torch.save writes for a state dict."""
@@ -228,6 +282,23 @@ class _Unpickler(pickle._Unpickler):
             found = "missing" if size is None else f"{size} bytes"
             raise ValueError(f"storage {key} is {found}, expected {numel} values of {dtype}")
         return stored
+
+
+class _LegacyUnpickler(_Unpickler):
+    """Also adds up `num_bytes` of each storage, whose values follow the pickles."""
+
+    def __init__(self, file: BinaryIO, members: dict[str, int]):
+        super().__init__(file, members)
+        self.num_bytes: dict[str, int] = {}
+
+    def persistent_load(self, pid):
+        """The storage of an id, which has a sixth part: None, or a view of another storage."""
+        *known, view = pid
+        _, name, key, _, numel = known
+        self.num_bytes[key] = self._sizes[f"data/{key}"] = numel * STORAGES[name][1]
+        if view is not None:
+            raise ValueError("a storage that is a view of another one")
+        return super().persistent_load(tuple(known))
 
 
 def _view(storage, offset, size, stride, *_, dtype=None, itemsize=1) -> TensorInfo:

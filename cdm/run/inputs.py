@@ -16,7 +16,7 @@ from cdm.config import Config
 from cdm.datasets import Dataset, FileReader, Sample
 from cdm.errors import ArchiveError
 from cdm.files import FileContent, FileState, digest, hash_file, unseal
-from cdm.model.text import find_text_weights
+from cdm.model.text_weights import find_text_weights
 from cdm.run.plan import CHUNKS, Plan, PlannedStatistics, file_hashes_path
 
 ITEMS, STATISTICS, TEXT_MODEL = "items", "statistics", "text_model"

@@ -14,7 +14,7 @@ from cdm.files import digest
 from cdm.model.architecture import Architecture
 from cdm.model.checkpoint import find_checkpoint, inspect_checkpoint, inspect_scene_model
 from cdm.model.point_features import check_configuration, check_dataset_columns
-from cdm.model.text import find_text_weights
+from cdm.model.text_weights import find_text_weights
 from cdm.run.dataset import open_dataset
 from cdm.run.inputs import InputResolver
 from cdm.run.plan import (
@@ -51,8 +51,8 @@ def make_plan(config: Config) -> tuple[Plan, list[Sample]]:
     check_dataset_columns(config, point_feat_dim)
     found_scene_model = inspect_scene_model(config, point_feat_dim)
     scene_model = PlannedFile(**found_scene_model) if found_scene_model else None
-    text_model = config.model.text_model
-    weights = find_text_weights(text_model.version, text_model.path)
+    text_model, text_feat_dim = config.model.text_model, checkpoint.architecture.text_feat_dim
+    weights = find_text_weights(text_model.version, text_model.path, text_feat_dim)
 
     # Samples, and the files they are read from.
     dataset = open_dataset(config, point_feat_dim)

@@ -25,7 +25,8 @@ from cdm.jobs.log import Log, signals_wait
 from cdm.model.architecture import Architecture
 from cdm.model.backbones import BACKBONES, load_backbone
 from cdm.model.point_features import check_configuration, dim_to_train
-from cdm.model.text import HASHING_FEAT_DIM, TEXT_FEAT_DIMS, load_text_encoder
+from cdm.model.text import load_text_encoder
+from cdm.model.text_weights import HASHING_FEAT_DIM, TEXT_FEAT_DIMS
 from cdm.run.dataset import open_dataset
 from cdm.training.items import TrainingItems, read_training_items
 from cdm.training.trainer import Trainer
