@@ -7,6 +7,8 @@ from pathlib import Path
 
 from forked import context as _forkserver
 
+from cdm.files import whole
+
 CALLS = ("fsync", "link", "mkdir", "rename", "replace", "rmdir", "unlink")
 
 
@@ -62,4 +64,5 @@ def _run(number, sender, folder, function, arguments):
 
     for name in CALLS:
         setattr(os, name, watched(name, getattr(os, name)))
+    whole._exchange = watched("exchange", whole._exchange)  # the system's, which os does not have
     function(*arguments)

@@ -90,7 +90,7 @@ def critical(calls):
     names = {
         number
         for number, (call, path) in enumerate(calls, start=1)
-        if call in ("rename", "replace") and "/." not in f"/{path}"
+        if call in ("rename", "replace", "exchange") and "/." not in f"/{path}"
     }
     return {number + step for number in names for step in (0, 1)}
 
