@@ -24,7 +24,9 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from cdm.archive.store import OK, ChunkRecord, Layout, record_path, write_chunk
+from cdm.archive.layout import OK, Layout
+from cdm.archive.records import ChunkRecord, record_path
+from cdm.archive.store import write_chunk
 from cdm.files import seal, write_bytes
 from cdm.run.dataset import open_dataset
 from cdm.run.plan import read_plan, read_samples

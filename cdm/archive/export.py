@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from cdm.archive import ContactMaps
-from cdm.archive.store import OK
+from cdm.archive.layout import OK
 from cdm.errors import ArchiveError
 from cdm.files import replacing, write_json
 

@@ -14,22 +14,14 @@ from typing import Any
 import numpy as np
 import zarr
 
-from cdm.archive.store import (
-    COLUMN_ROWS,
-    OK,
-    SKIPPED,
-    archive_record_path,
-    file_problem,
-    merge_again,
-    read_archive_record,
-    shard_name,
-    verify_file,
-)
+from cdm.archive.checks import file_problem, verify_file
+from cdm.archive.layout import COLUMN_ROWS, OK, SKIPPED, shard_name
+from cdm.archive.records import archive_record_path, merge_again, read_archive_record
 from cdm.contact import denormalise
 from cdm.errors import ArchiveError
 
 OPEN_TRIES, OPEN_WAIT_S = 20, 0.1  # an archive that is being replaced is there again within 2 s
-NEVER_EMPTY = ("set", "index", "status")  # columns in which no value is empty
+NEVER_EMPTY = ("set", "index", "status")  # columns of earlier versions that always have files
 
 
 class ContactMaps:
@@ -79,6 +71,7 @@ class ContactMaps:
             ]
             if missing:
                 raise ValueError(f"its attributes lack {', '.join(missing)}")
+            self._record = archive_record_path(self.path.resolve(), self.attributes["plan"])
             self._rows_per_shard = self._arrays["sample"].shards[0]
         except Exception as error:  # zarr and its codecs raise many kinds
             raise ArchiveError(
@@ -110,7 +103,8 @@ class ContactMaps:
     @cached_property
     def keys(self) -> list[tuple[str, str, int]]:
         """(set, index, caption_idx) of every row."""
-        columns = (self.column(name).tolist() for name in ("set", "index", "caption_idx"))
+        index = "item" if "item" in self._arrays else "index"  # its name in earlier versions
+        columns = (self.column(name).tolist() for name in ("set", index, "caption_idx"))
         return list(zip(*columns, strict=True))
 
     @cached_property
@@ -141,18 +135,24 @@ class ContactMaps:
         return self._rows[key]
 
     def column(self, name: str) -> np.ndarray:
-        """A text or integer of every row: set, index, caption_idx, text, scene_id or status.
+        """A text or integer of every row: set, item, caption_idx, text, scene_id or status.
 
         Raises:
             ArchiveError: a file of the column is missing or damaged.
         """
-        blocks = -(-len(self) // COLUMN_ROWS)
-        files = [f"{name}/c/{block}" for block in range(blocks)]
-        if self._files:  # zarr writes no file for a block of empty texts or zeros
-            files = [file for file in files if file in self._files]
-        elif name not in NEVER_EMPTY:
-            files = []
-        return self._checked(name, slice(None), files)
+        blocks = range(-(-len(self) // COLUMN_ROWS))
+        files = [f"{name}/c/{block}" for block in blocks]
+        if "item" not in self._arrays:  # earlier versions wrote no file for empty values
+            written = self._files or {
+                f"{each}/c/{block}" for each in NEVER_EMPTY for block in blocks
+            }
+            files = [file for file in files if file in written]
+        found = self._checked(name, slice(None), files)
+        if len(found) != len(self):
+            raise ArchiveError(
+                f"{self.path}/{name}: {len(found)} rows, expected {len(self)}; {self._advice()}"
+            )
+        return found
 
     def read(self, name: str, row: int) -> np.ndarray:
         """One row of `sample`, `distance`, `points`, `scene_trans` or `aug_trans`.
@@ -163,6 +163,8 @@ class ContactMaps:
             ArchiveError: names the file that is missing, damaged, or not this archive's; or the
                 archive was replaced while it was open.
         """
+        if not 0 <= row < len(self):
+            raise ArchiveError(f"{self.path}: no row {row}; it has rows 0 to {len(self) - 1}")
         if self.statuses[row] != OK:
             self._raise_if_replaced()
             return np.full(self._arrays[name].shape[1:], np.nan, self._arrays[name].dtype)
@@ -178,13 +180,13 @@ class ContactMaps:
     def _checked(self, name: str, rows: int | slice, files: list[str]) -> np.ndarray:
         """Read rows of an array whose values lie in these files."""
         problem = values = None
-        for file in files:
+        for file in (f"{name}/zarr.json", *files):
             problem = problem or self._problem(file)
         if problem is None:
             try:
                 values = np.asarray(self._arrays[name][rows])
             except Exception as error:  # a damaged file raises whatever its codec raises
-                where = f"{self.path}/{files[0] if files else name}"
+                where = f"{self.path}/{', '.join(files) or name}"
                 problem = f"{where}: cannot be read ({type(error).__name__}: {error})"
         # A file that a merge has just taken away is not a damaged one.
         self._raise_if_replaced()
@@ -197,23 +199,21 @@ class ContactMaps:
         path, known = self.path / file, self._files.get(file)
         if self._files and known is None:
             return f"{path}: the merge did not write this file"
-        problem = file_problem(path, known and known[0])
-        if problem is None and known and self.checksums and file not in self._verified:
+        hashed = self.checksums or path.name == "zarr.json"
+        if known and hashed and file not in self._verified:
             problem = verify_file(path, known)
-            self._verified.add(file)
-        return problem
+            if problem is None:
+                self._verified.add(file)
+            return problem
+        return file_problem(path, known and known[0])
 
     @cached_property
     def _files(self) -> Mapping[str, list]:
         """File -> [size in bytes, sha256], by the archive's record; empty where it has none."""
-        record = self._record_path()
-        return read_archive_record(record)["files"] if record.exists() else {}
-
-    def _record_path(self) -> Path:
-        return archive_record_path(self.path.resolve(), self.attributes.get("plan"))
+        return read_archive_record(self._record).files if self._record.exists() else {}
 
     def _advice(self) -> str:
-        return merge_again(self._record_path())
+        return merge_again(self._record)
 
     def sample(self, set: str, index: int | str, caption_idx: int = 0) -> np.ndarray:
         """The normalised model output, (k, num_points, contact_dim)."""
@@ -230,6 +230,9 @@ class ContactMaps:
     def contact(self, set: str, index: int | str, caption_idx: int = 0) -> np.ndarray:
         """Contact values, (k, num_points, contact_dim): 1 on the surface, 0 far away."""
         sample = self.sample(set, index, caption_idx).astype(np.float32)
+        problem = self._problem("zarr.json")
+        if problem:
+            raise ArchiveError(f"{problem}; {self._advice()}")
         try:
             statistics = self.attributes["statistics"]
             mean, std = (np.asarray(statistics[key], np.float32) for key in ("mean", "std"))

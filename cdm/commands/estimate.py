@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from cdm.archive.store import Layout
+from cdm.archive.layout import Layout
 from cdm.config import Config
 from cdm.datasets import FileReader, Item, Sample
 from cdm.errors import BadItem, DataError

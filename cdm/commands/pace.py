@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from cdm.archive.store import ChunkRecord, read_record
+from cdm.archive.records import ChunkRecord, read_record
 from cdm.errors import ArchiveError
 from cdm.files import list_names
 from cdm.jobs.progress import duration

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from cdm.archive import ContactMaps
-from cdm.archive.store import OK
+from cdm.archive.layout import OK
 from cdm.datasets import Dataset, FileReader, Sample
 from cdm.datasets.base import evenly_spread
 from cdm.errors import ArchiveError

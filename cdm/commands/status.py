@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cdm.archive.store import read_record
+from cdm.archive.records import read_record
 from cdm.commands.pace import measure_pace
 from cdm.errors import ArchiveError, listed
 from cdm.files import is_sealed, list_names

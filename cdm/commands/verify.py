@@ -1,13 +1,14 @@
-"""Whether an archive is what its run promised (no torch).
+"""Whether an archive is what its run promised (no torch). Nothing is changed by looking.
 
-Every file is held against the sha256 that the merge recorded; structure and counts against the
-layout and the plan. A deep look also reads every map: its crc32c, NaN where and only where a sample
-was skipped, and distances that are those of the model's output.
+Every file is compared with the sha256 that the merge recorded. Structure and counts are compared
+with the layout and the plan, and the set of shards with the layout and the statuses. A deep look
+also reads every map: its crc32c, numbers where and only where a sample is ok, and distances that
+are those of the model's output.
 """
 
 import csv
+import glob
 import itertools
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -17,24 +18,27 @@ from typing import Any
 import numpy as np
 import zarr
 
-from cdm.archive.store import (
-    COLUMN_ROWS,
-    OK,
-    SKIPPED,
-    Layout,
+from cdm.archive.checks import list_files, lost_files, verify_file
+from cdm.archive.layout import COLUMN_ROWS, INT_COLUMNS, OK, SKIPPED, TEXT_COLUMNS, Layout
+from cdm.archive.records import (
+    ArchiveRecord,
+    archive_record_path,
     merge_again,
     read_archive_record,
     record_path,
-    verify_chunk,
-    verify_file,
 )
+from cdm.archive.store import verify_chunk
 from cdm.contact import denormalise
 from cdm.errors import ArchiveError
+from cdm.run.merge import describe_versions
 from cdm.run.plan import read_plan
 
 LISTED = 10  # problems of a kind before "and N more"
 THREADS, LARGE_FILE = 8, 1_000_000  # bytes
-KEYS = ("set", "index", "caption_idx", "text", "scene_id")  # columns that samples.tsv has too
+COLUMNS = (*TEXT_COLUMNS, *INT_COLUMNS)
+# Column of the archive -> column of samples.tsv.
+PLANNED = {"set": "set", "item": "index", "caption_idx": "caption_idx", "text": "text"}
+PLANNED |= {"scene_id": "scene_id"}
 TOLERANCE = {"float32": 1e-5, "float16": 2e-3}  # of contacts, or of distances relative above 1 m
 CLIP_MIN = 1e-6  # smallest contact a distance is made of
 
@@ -88,38 +92,52 @@ def verify(path: str | Path, deep: bool = False, log: Log = lambda line: None) -
     Raises:
         ArchiveError: there is nothing to check.
     """
+    # What is to be checked.
     path = Path(path)
     if not (path / "zarr.json").exists() and (path / "contact_maps.zarr").exists():
         path = path / "contact_maps.zarr"
+    if path.is_symlink():
+        path = path.resolve()  # its record lies beside the archive, not beside the link
     report = Report(path)
-    if record_path(path).exists() and path.suffix == ".zarr":
+    if path.suffix == ".zarr" and record_path(path).exists():
         _verify_one_chunk(path, report)
         return report
     try:
         group = zarr.open_group(path, mode="r")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArchiveError(
-            f"{path}: no archive here ({type(error).__name__}: {error}); expected "
-            "outputs/EXP_NAME/contact_maps.zarr, or the folder it lies in"
-        ) from None
+        expected = archive_record_path(path, str(group.attrs.get("plan")))
+    except Exception as error:  # zarr and its codecs raise many kinds
+        raise _no_archive(path, f"{type(error).__name__}: {error}") from None
 
-    record = _find_record(path, group, report)
-    deep = deep or record is None
+    # Files, by their checksums.
+    record = _find_record(expected, report)
     if record:
-        _verify_files(path, record["files"], report)
+        _verify_files(path, record.files, report)
+        report.notes += describe_versions(record.versions)
+
+    # Structure, columns, and the shards they imply.
     layout = _verify_structure(path, group, record, report)
     if layout is not None:
         statuses = _verify_columns(path, group, layout, record, report)
-        if deep and statuses is not None:
-            _verify_maps(path, group, layout, statuses, report, log)
+        if statuses is not None:
+            _verify_shards(path, layout, statuses, report)
+            if deep or record is None:
+                _verify_maps(path, group, layout, statuses, report, log)
     if report.problems:
-        name = path.with_name(f"{path.stem}-{group.attrs.get('plan')}.json")
         report.notes.append(
-            f"{merge_again(name)}; the merge names every damaged chunk and how to rebuild it"
+            f"{merge_again(expected)}; the merge names every damaged chunk and how to rebuild it"
         )
     if layout is not None:
         _verify_plan(path, group, record, report)
     return report
+
+
+def _no_archive(path: Path, problem: str) -> ArchiveError:
+    """The error where no archive can be opened; a record beside the path says there was one."""
+    records = sorted(path.parent.glob(f"{glob.escape(path.stem)}-*.json"))
+    advice = "expected outputs/EXP_NAME/contact_maps.zarr, or the folder it lies in"
+    return ArchiveError(
+        f"{path}: no archive here ({problem}); {merge_again(records[0]) if records else advice}"
+    )
 
 
 def _verify_one_chunk(store: Path, report: Report) -> None:
@@ -133,42 +151,46 @@ def _verify_one_chunk(store: Path, report: Report) -> None:
     report.num_bytes = sum(size for size, _ in record.files.values())
 
 
-def _find_record(path: Path, group: zarr.Group, report: Report) -> dict[str, Any] | None:
+def _find_record(path: Path, report: Report) -> ArchiveRecord | None:
     """The record of this very archive."""
-    record = path.with_name(f"{path.stem}-{group.attrs.get('plan')}.json")
-    if not record.exists():
+    if not path.exists():
         report.notes.append(
-            f"{record}: no such file, so there are no checksums of whole files: every map is read"
+            f"{path}: no such file, so there are no checksums of whole files: every map is read"
         )
         return None
     try:
-        return read_archive_record(record)
+        return read_archive_record(path)
     except ArchiveError as error:
         report.problems.append(str(error))
         return None
 
 
 def _verify_files(path: Path, files: dict[str, list], report: Report) -> None:
-    """Size and sha256 of every file, and none that does not belong there."""
+    """Names, size and sha256 of every file, and none that does not belong there."""
 
     def look(entry: tuple[str, list]) -> str | None:
         return verify_file(f"{path}/{entry[0]}", entry[1])
 
     report.num_files = len(files)
     report.num_bytes = sum(size for size, _ in files.values())
+    lost = lost_files(path, files)
+    named = {problem.split(": ")[0] for problem in lost}
     with ThreadPoolExecutor(THREADS) as pool:
         # For small files, threads cost more than they gain.
         each = pool.map if report.num_bytes > LARGE_FILE * len(files) else map
-        report.add([problem for problem in each(look, files.items()) if problem])
-    arrays = {name.split("/")[0] for name in files if "/" in name}
-    strange = (
-        f"{folder}/{name}"
-        for array in sorted(arrays)
-        for folder, _, names in os.walk(path / array)
-        for name in names
-        if f"{folder}/{name}".removeprefix(f"{path}/") not in files
-    )
-    report.add([f"{file}: the merge did not write this file" for file in strange])
+        there = [entry for entry in files.items() if f"{path}/{entry[0]}" not in named]
+        report.add([*lost, *filter(None, each(look, there))])
+
+
+def _verify_shards(path: Path, layout: Layout, statuses: np.ndarray, report: Report) -> None:
+    """A shard for each array and chunk with a map, and no other one."""
+    found = {name for name in list_files(path) if name.split("/")[0] in layout.arrays()}
+    found -= {f"{name}/zarr.json" for name in layout.arrays()}
+    expected = layout.shards(statuses.tolist())
+    known = "\n".join(report.problems)  # by its checksum, where there is a record
+    problems = [f"{path}/{name}: is missing, its rows are ok" for name in expected - found]
+    problems += [f"{path}/{name}: no chunk has this shard" for name in found - expected]
+    report.add([each for each in sorted(problems) if f"{each.split(': ')[0]}: " not in known])
 
 
 def _verify_structure(path: Path, group: zarr.Group, record, report: Report) -> Layout | None:
@@ -176,28 +198,36 @@ def _verify_structure(path: Path, group: zarr.Group, record, report: Report) -> 
     try:
         shape, shards = group["sample"].shape, group["sample"].shards
         found = Layout(shape[0], shards[0], *shape[1:], str(group["sample"].dtype))
-    except (KeyError, TypeError, ValueError, OSError, IndexError) as error:
+    except Exception as error:
         report.problems.append(
             f"{path}/sample: cannot be opened as a sharded array ({type(error).__name__}: {error})"
         )
         return None
-    layout = Layout(**record["layout"]) if record else found
+    layout = record.layout if record else found
+    if layout.problem():
+        report.problems.append(f"{path}/sample: {layout.problem()}")
+        return None
     report.num_samples = layout.num_samples
     problems = []
     for name, (row, dtype, _) in layout.arrays().items():
         expected = (layout.num_samples, *row), (1, *row), (layout.chunk_size, *row), dtype
         problems += _compare(path, group, name, expected)
-    for name in (*KEYS, "status"):
+    for name in _columns(path):
         problems += _compare(path, group, name, ((layout.num_samples,), None, None, None))
     report.problems += problems
     return None if problems else layout
+
+
+def _columns(path: Path) -> tuple[str, ...]:
+    """Names of the columns. In archives of earlier versions, `index` is what `item` is now."""
+    return tuple(name for name in COLUMNS if name != "item" or (path / name).exists())
 
 
 def _compare(path: Path, group: zarr.Group, name: str, expected: tuple) -> list[str]:
     try:
         array = group[name]
         found = (array.shape, array.chunks, array.shards, str(array.dtype))
-    except (KeyError, TypeError, ValueError, OSError) as error:
+    except Exception as error:
         return [f"{path / name}: cannot be opened as an array ({type(error).__name__}: {error})"]
     words = ("shape", "chunks", "shards", "dtype")
     return [
@@ -210,7 +240,7 @@ def _compare(path: Path, group: zarr.Group, name: str, expected: tuple) -> list[
 def _verify_columns(path: Path, group: zarr.Group, layout: Layout, record, report: Report):
     """Read every column; the statuses, held against the record, or None if they are damaged."""
     damaged = set()
-    for name in (*KEYS, "status"):
+    for name in _columns(path):
         try:
             for start in range(0, layout.num_samples, COLUMN_ROWS):
                 group[name][start : start + COLUMN_ROWS]
@@ -224,13 +254,13 @@ def _verify_columns(path: Path, group: zarr.Group, layout: Layout, record, repor
     strange = sorted({str(status) for status in statuses} - {OK, SKIPPED})
     if strange:
         report.problems.append(f"{path}/status: holds {strange}, expected {OK} or {SKIPPED}")
-    if record and (record["num_samples"], record["num_skipped"]) != (
+    if record and (record.num_samples, record.num_skipped) != (
         layout.num_samples,
         report.num_skipped,
     ):
         report.problems.append(
             f"{path}: {layout.num_samples} samples, {report.num_skipped} skipped; its record has "
-            f"{record['num_samples']} and {record['num_skipped']}"
+            f"{record.num_samples} and {record.num_skipped}"
         )
     return statuses
 
@@ -253,7 +283,7 @@ def _verify_plan(path: Path, group: zarr.Group, record, report: Report) -> None:
             "`python -m cdm why`"
         )
         return
-    if record and record["chunks"] != [chunk.name for chunk in plan.chunks]:
+    if record and record.chunks != [chunk.name for chunk in plan.chunks]:
         report.problems.append(f"{path}: its record lists other chunks than {folder}/plan.json")
     try:
         wrong = list(itertools.islice(_other_rows(group, folder / "samples.tsv"), LISTED))
@@ -267,10 +297,12 @@ def _other_rows(group: zarr.Group, table: Path) -> Iterator[str]:
     num_samples = group["sample"].shape[0]
     with open(table, encoding="utf-8", newline="") as file:
         rows = csv.reader(file, delimiter="\t")
-        places = [header.index(name) for header in [next(rows)] for name in KEYS]
+        header = next(rows)
+        places = [header.index(name) for name in PLANNED.values()]
+        names = [name if name in group else PLANNED[name] for name in PLANNED]
         for start in range(0, num_samples, COLUMN_ROWS):
             block = slice(start, start + COLUMN_ROWS)
-            columns = [list(map(str, group[name][block].tolist())) for name in KEYS]
+            columns = [list(map(str, group[name][block].tolist())) for name in names]
             for number, found in enumerate(zip(*columns, strict=True), start):
                 row = next(rows, None)
                 planned = row and tuple(row[place] for place in places)
@@ -284,10 +316,16 @@ def _verify_maps(
     path: Path, group: zarr.Group, layout: Layout, statuses: np.ndarray, report: Report, log: Log
 ) -> None:
     """Read every map, one shard at a time."""
-    statistics = group.attrs["statistics"]
-    mean, std = (np.asarray(statistics[key], np.float32) for key in ("mean", "std"))
-    sigma = statistics["sigma"]
-    use_raw_dist = group.attrs["config"]["dataset"]["use_raw_dist"]
+    try:
+        statistics = group.attrs["statistics"]
+        mean, std = (np.asarray(statistics[key], np.float32) for key in ("mean", "std"))
+        sigma = float(statistics["sigma"])
+        use_raw_dist = group.attrs["config"]["dataset"]["use_raw_dist"]
+    except (KeyError, TypeError, ValueError) as error:
+        report.problems.append(
+            f"{path}/zarr.json: does not tell the statistics ({type(error).__name__}: {error})"
+        )
+        return
     problems = []
     for start in range(0, layout.num_samples, layout.chunk_size):
         stop = min(start + layout.chunk_size, layout.num_samples)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cdm.archive.store import ChunkRecord, read_record, store_path
+from cdm.archive.records import ChunkRecord, read_record, store_path
 from cdm.datasets import Sample
 from cdm.errors import ArchiveError, listed
 from cdm.jobs.log import FAILED, FINISHED, read_ending

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from cdm.archive.layout import OK
 from cdm.archive.reader import ContactMaps
-from cdm.archive.store import OK, read_record
+from cdm.archive.records import read_record
 from cdm.datasets import Dataset, FileReader, Sample
 from cdm.datasets.actions import action_of
 from cdm.datasets.statistics import checked_statistics

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cdm.archive.store import verify_file
+from cdm.archive.checks import verify_file
 from cdm.datasets import FileReader
 from cdm.errors import ArchiveError
 from cdm.files import FileState, checksum, digest, hash_file, seal, typed, unseal, write_bytes

@@ -13,7 +13,9 @@ import numpy as np
 import torch
 import zarr
 
-from cdm.archive.store import OK, SKIPPED, ChunkRecord, Layout, store_path, write_chunk
+from cdm.archive.layout import OK, SKIPPED, Layout
+from cdm.archive.records import ChunkRecord, store_path
+from cdm.archive.store import write_chunk
 from cdm.contact import to_distance
 from cdm.datasets import Dataset, FileReader, Item, Sample
 from cdm.datasets.statistics import Statistics

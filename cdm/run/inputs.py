@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cdm.archive.store import read_record
+from cdm.archive.records import read_record
 from cdm.config import Config
 from cdm.datasets import Dataset, FileReader, Sample
 from cdm.errors import ArchiveError

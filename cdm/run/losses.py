@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from cdm.archive.store import lost_files, read_archive_record, read_record, store_path
+from cdm.archive.checks import lost_files
+from cdm.archive.records import read_archive_record, read_record, store_path
 from cdm.errors import ArchiveError
 from cdm.files import list_names
 from cdm.run.plan import CHUNKS, Plan
@@ -44,7 +45,7 @@ def find_losses(plan: Plan, run: str | Path | None = None) -> dict[str, str]:
 
 def _lost_of_archive(record: Path, archive: Path) -> str | None:
     try:
-        return next(iter(lost_files(archive, read_archive_record(record)["files"])), None)
+        return next(iter(lost_files(archive, read_archive_record(record).files)), None)
     except ArchiveError as error:
         return str(error)
 

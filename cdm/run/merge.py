@@ -1,7 +1,9 @@
 """The final archive: chunk k's shard files become its shards, by hard link (no torch)."""
 
+import errno
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
@@ -11,125 +13,114 @@ from typing import Any
 import numpy as np
 import zarr
 
-from cdm.archive.store import (
-    COLUMN_ROWS,
-    ChunkRecord,
-    checksum_files,
-    create_arrays,
-    create_column,
-    rebuild,
-    store_path,
-    verify_chunk,
-)
-from cdm.errors import ArchiveError
+from cdm.archive.checks import checksum_files, lost_files, verify_file
+from cdm.archive.layout import COLUMN_ROWS, INT_COLUMNS, TEXT_COLUMNS, shard_name
+from cdm.archive.records import ArchiveRecord, ChunkRecord, rebuild, store_path
+from cdm.archive.store import create_arrays, create_column, verify_chunk
+from cdm.errors import ArchiveError, listed
 from cdm.files import replacing_all, seal
 from cdm.jobs.machine import device_text, read_device
 from cdm.run.plan import Chunk, Plan
 
 LARGE_CHUNK = 4_000_000  # bytes; for smaller ones, threads cost more than they gain
-TEXT_COLUMNS = ("set", "index", "text", "scene_id", "status")
+LISTED = 10  # damaged chunks that a message names
+# What a file system answers that cannot link these two paths; the bytes are copied then.
+CANNOT_LINK = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS)
+PROTECTED_HARDLINKS = Path("/proc/sys/fs/protected_hardlinks")
 
 
-def merge(plan: Plan, log: Callable[[str], None], threads: int = 1) -> dict[str, Any]:
+def merge(plan: Plan, log: Callable[[str], None], threads: int = 1) -> ArchiveRecord:
     """Verify every chunk and join them into `contact_maps.zarr`; its record comes last.
 
-    No map is copied where the file system has hard links, and memory does not grow with the
-    archive: chunks are taken one at a time.
+    No map is copied where the file system has hard links. Memory does not grow with the archive:
+    chunks are taken one at a time.
 
     Args:
         plan: names the chunks, in order.
         log: gets one line of text at a time.
         threads: chunks verified at the same time.
     Returns:
-        The record: counts, skipped samples, chunks.
+        The record: counts, skipped samples, chunks, checksums.
     Raises:
         ArchiveError: names every chunk that is missing, corrupt or of another fingerprint, and
             how to rebuild it. An archive that stood there before is left as it was.
     """
     archive = Path(plan.archive)
     paths = [Path(path) for path in plan.chunk_records()]
-    problems: list[str] = []
-    first: ChunkRecord | None = None
-    devices: dict[str, dict] = {}
-    files: dict[str, list] = {}
-    skipped: list[dict[str, Any]] = []
-    copied = 0
-    with replacing_all(archive, Path(plan.archive_record)) as (temporary, temporary_record):
-        for chunk, path, found in zip(plan.chunks, paths, _verify_all(paths, threads), strict=True):
-            problem = _problem(path, chunk, found, first)
-            if problem:
-                problems.append(problem)
-            if problems:
-                continue  # look on, to name them all
-            if first is None:
-                first, layout = found, replace(found.layout, num_samples=plan.num_samples)
-                group = _create_group(temporary, first)
-                create_arrays(temporary, layout)
-                columns = _Columns(temporary, layout.num_samples)
-            device = found.provenance["device"]
-            devices[device_text(device)] = read_device(device)
-            shards = _shards(found, chunk.number)
-            files |= {target: found.files[source] for source, target in shards.items()}
-            copied += _link_shards(shards, store_path(path), temporary)
-            columns.append(found.samples)
-            skipped += [
-                {key: row[key] for key in ("set", "index", "caption_idx", "reason")}
-                for row in found.skipped
-            ]
+    target: _Target | None = None
+
+    def check() -> None:
+        lost = lost_files(temporary, record.files)
+        if lost:
+            raise ArchiveError(
+                f"{archive}: its files changed while it was merged: {listed(lost, 3, ', ')}. "
+                "Nothing was replaced; run the same snakemake command again"
+            )
+
+    with replacing_all(archive, Path(plan.archive_record), check=check) as (temporary, beside):
+        # The first chunk decides what all others have to agree with.
+        verified = _verify_all(paths, threads)
+        first = next(verified)
+        problems = [_problem(paths[0], plan.chunks[0], first, first)]
+        if problems == [None]:
+            target = _Target(temporary, plan.num_samples, first)
+            target.add(plan.chunks[0].number, paths[0], first)
+
+        # The others are joined to it. After a first problem they are only looked at.
+        for chunk, path, found in zip(plan.chunks[1:], paths[1:], verified, strict=True):
+            problems.append(_problem(path, chunk, found, first if target else found))
+            if not any(problems):
+                target.add(chunk.number, path, found)
+        problems = list(filter(None, problems))
         if problems:
-            raise ArchiveError(_listed(problems, len(paths)))
-        columns.write()
-        group.attrs["devices"] = [devices[name] for name in sorted(devices)]
-        group.attrs["plan"] = plan.fingerprint
-        summary = {
-            "archive": archive.name,
-            "plan": plan.fingerprint,
-            "layout": asdict(layout),
-            "num_samples": layout.num_samples,
-            "num_skipped": len(skipped),
-            "skipped": skipped,
-            "chunks": [path.stem for path in paths],
-            "files": files | checksum_files(temporary, leaving_out=files),
-        }
-        temporary_record.write_bytes(seal(summary))
-        _drop_records(archive)  # from here on the old archive, if any, is being replaced
-    if copied:
-        log(f"no hard links here: {copied} shard files were copied")
-    size = sum(size for size, _ in summary["files"].values())
+            raise ArchiveError(
+                f"{len(problems)} of {len(paths)} chunks cannot be merged:\n  "
+                f"{listed(problems, LISTED)}"
+            )
+
+        # The record is written last. From here on the old archive, if any, is being replaced.
+        record = target.finish(archive.name, plan.fingerprint, [path.stem for path in paths])
+        beside.write_bytes(seal(asdict(record)))
+        _drop_records(archive)
+    for line in target.lines():
+        log(line)
+    size = sum(size for size, _ in record.files.values())
     log(
-        f"{layout.num_samples} samples ({len(skipped)} skipped) from {len(paths)} chunks, "
+        f"{record.num_samples} samples ({record.num_skipped} skipped) from {len(paths)} chunks, "
         f"{size / 1e6:.1f} MB"
     )
-    return summary
+    return record
 
 
 def _problem(
-    path: Path, chunk: Chunk, found: ChunkRecord | ArchiveError, first: ChunkRecord | None
+    path: Path, chunk: Chunk, found: ChunkRecord | ArchiveError, first: ChunkRecord | ArchiveError
 ) -> str | None:
     """Why a chunk cannot be merged with the first one, or None."""
     if isinstance(found, ArchiveError):
         return str(found)
-    first = first or found
     expected = replace(first.layout, num_samples=chunk.stop - chunk.start)
     if found.base != chunk.base or found.layout != expected:
         return f"{path}: a chunk of another plan; {rebuild(path)}"
-    if _numbers(found) != _numbers(first):
+    try:
+        agreed, own = _agreement(first), _agreement(found)
+    except (KeyError, TypeError) as error:
+        return f"{path}: its provenance has no statistics and precision ({error}); {rebuild(path)}"
+    if own[0] != agreed[0]:
         return (
             f"{path}: made with other normalisation statistics than {first.name}; {rebuild(path)}"
         )
-    precisions = [record.provenance["precision"] for record in (found, first)]
-    if precisions[0] != precisions[1]:
+    if own[1] != agreed[1]:
         return (
-            f"{path}: sampled in {precisions[0]}, {first.name} in {precisions[1]} (precision auto: "
-            f"bf16 on GPUs, fp32 on CPUs); set sampling.precision, or {rebuild(path)}"
+            f"{path}: sampled in {own[1]}, {first.name} in {agreed[1]} (precision auto: bf16 on "
+            f"GPUs, fp32 on CPUs); set sampling.precision, or {rebuild(path)}"
         )
     return None
 
 
-def _listed(problems: list[str], num_chunks: int) -> str:
-    listed = "\n  ".join(problems[:10])
-    more = f"\n  ... and {len(problems) - 10} more" if len(problems) > 10 else ""
-    return f"{len(problems)} of {num_chunks} chunks cannot be merged:\n  {listed}{more}"
+def _agreement(record: ChunkRecord) -> tuple[tuple, str]:
+    """What all chunks of an archive have in common: mean and std, and the precision."""
+    statistics = record.provenance["statistics"]
+    return (statistics["mean"], statistics["std"]), record.provenance["precision"]
 
 
 def _verify_all(paths: list[Path], threads: int) -> Iterator[ChunkRecord | ArchiveError]:
@@ -151,39 +142,134 @@ def _verify_all(paths: list[Path], threads: int) -> Iterator[ChunkRecord | Archi
             yield from pool.map(verify, paths[start : start + 256])
 
 
-def _numbers(record: ChunkRecord) -> tuple:
-    statistics = record.provenance["statistics"]
-    return statistics["mean"], statistics["std"]
+class _Target:
+    """The archive that is being written, and what its record will say.
+
+    Args:
+        folder: does not exist yet.
+        num_samples: rows of all chunks.
+        first: record of the first chunk, which tells the shape of the maps.
+    """
+
+    def __init__(self, folder: Path, num_samples: int, first: ChunkRecord):
+        self.folder = folder
+        self.layout = replace(first.layout, num_samples=num_samples)
+        attributes = {key: value for key, value in first.provenance.items() if key != "device"}
+        self.group = zarr.create_group(folder, zarr_format=3, attributes=attributes)
+        create_arrays(folder, self.layout)
+        self.columns = _Columns(folder, num_samples)
+        self.devices: dict[str, dict[str, Any]] = {}
+        self.versions: dict[str, Counter[str]] = {}
+        self.shards: dict[str, list] = {}
+        self.skipped: list[dict[str, Any]] = []
+        self.copied: Counter[str] = Counter()
+
+    def add(self, number: int, path: Path, record: ChunkRecord) -> None:
+        """Join a verified chunk; its shard files become shards `number`."""
+        store = store_path(path)
+        for source, shard in _shards(record, number).items():
+            reason = _link(f"{store}/{source}", f"{self.folder}/{shard}", record.files[source])
+            if reason:
+                self.copied[reason] += 1
+            self.shards[shard] = record.files[source]
+        self.columns.append(record.samples)
+        device = record.provenance["device"]
+        self.devices[device_text(device)] = read_device(device)
+        for library, version in record.provenance.get("versions", {}).items():
+            self.versions.setdefault(library, Counter())[version] += 1
+        keys = ("set", "index", "caption_idx", "reason")
+        self.skipped += [{key: row[key] for key in keys} for row in record.skipped]
+
+    def finish(self, archive: str, plan: str, chunks: list[str]) -> ArchiveRecord:
+        """Write the columns and attributes that are left; returns the archive's record."""
+        self.columns.write()
+        self.group.attrs["devices"] = [self.devices[name] for name in sorted(self.devices)]
+        self.group.attrs["versions"] = {
+            library: ", ".join(sorted(counts)) for library, counts in self.versions.items()
+        }
+        # By this convention (CF), xarray takes these columns for labels and not for data.
+        self.group.attrs["coordinates"] = " ".join((*TEXT_COLUMNS, *INT_COLUMNS))
+        self.group.attrs["plan"] = plan
+        return ArchiveRecord(
+            archive=archive,
+            plan=plan,
+            layout=self.layout,
+            num_samples=self.layout.num_samples,
+            num_skipped=len(self.skipped),
+            skipped=self.skipped,
+            chunks=chunks,
+            files=self.shards | checksum_files(self.folder, leaving_out=self.shards),
+            versions={library: dict(counts) for library, counts in self.versions.items()},
+        )
+
+    def lines(self) -> Iterator[str]:
+        """What is out of the ordinary, for the log."""
+        for reason, count in self.copied.items():
+            yield f"{count} shard files were copied, not linked: {reason}"
+        yield from describe_versions(self.versions)
+
+
+def describe_versions(versions: dict[str, dict[str, int]]) -> Iterator[str]:
+    """A line for each library of which the chunks were made with different versions."""
+    for library, counts in versions.items():
+        if len(counts) > 1:
+            each = ", ".join(f"{version} ({count})" for version, count in sorted(counts.items()))
+            yield (
+                f"chunks were made with different versions of {library}: {each}; their maps may "
+                "differ from those of one version by rounding"
+            )
 
 
 def _shards(record: ChunkRecord, number: int) -> dict[str, str]:
     """Paths of a chunk's shards, in its store -> in the archive.
 
     A chunk's only shard of `sample` is sample/c.0.0.0.0; in the archive it is sample/c.7.0.0.0
-    for chunk 7. Arrays of skipped samples only have no shard.
+    for chunk 7. A chunk of skipped samples only has no shards.
     """
-    return {
-        relative: relative.replace("/c.0.", f"/c.{number}.")
-        for relative in record.files
-        if "/c.0." in relative  # the others are metadata
-    }
+    ranks = {name: len(row) + 1 for name, (row, _, _) in record.layout.arrays().items()}
+    pairs = {shard_name(name, 0, n): shard_name(name, number, n) for name, n in ranks.items()}
+    return {source: shard for source, shard in pairs.items() if source in record.files}
 
 
-def _link_shards(shards: dict[str, str], store: Path, archive: Path) -> int:
-    """Make a chunk's shards the archive's; how many had to be copied."""
-    copied = 0
-    for source, target in shards.items():
-        try:
-            os.link(f"{store}/{source}", f"{archive}/{target}")
-        except OSError:
-            shutil.copyfile(f"{store}/{source}", f"{archive}/{target}")
-            copied += 1
-    return copied
+def _link(source: str, target: str, known: list) -> str | None:
+    """Give a verified shard file its name in the archive.
+
+    Args:
+        known: its size and sha256; a copy is held against them.
+    Returns:
+        None, or why it had to be copied.
+    """
+    try:
+        os.link(source, target, follow_symlinks=False)
+        return None
+    except OSError as error:
+        if error.errno not in CANNOT_LINK:
+            raise
+        reason = _why_not_linked(error, source)
+    shutil.copyfile(source, target, follow_symlinks=False)
+    os.chmod(target, 0o444)
+    problem = verify_file(target, known)
+    if problem:
+        raise ArchiveError(
+            f"{problem}, right after it was copied from {source}; the disk may be failing. Run "
+            "the same snakemake command again, on another disk if it returns"
+        )
+    return reason
 
 
-def _create_group(folder: Path, first: ChunkRecord) -> zarr.Group:
-    attributes = {key: value for key, value in first.provenance.items() if key != "device"}
-    return zarr.create_group(folder, zarr_format=3, attributes=attributes)
+def _why_not_linked(error: OSError, source: str) -> str:
+    """Why the system made no hard link, in words."""
+    if error.errno == errno.EXDEV:
+        return "the chunks lie on another file system"
+    if error.errno == errno.EMLINK:
+        return "the files have as many hard links as the file system allows"
+    try:
+        protected = PROTECTED_HARDLINKS.read_text().strip() == "1"
+        if protected and os.lstat(source).st_uid != os.geteuid():
+            return "the chunks belong to another user, and fs.protected_hardlinks is 1 here"
+    except OSError:
+        pass  # not Linux
+    return f"this file system makes no hard links ({error.strerror})"
 
 
 class _Columns:
@@ -191,14 +277,19 @@ class _Columns:
 
     def __init__(self, folder: Path, num_samples: int):
         self.arrays = {name: create_column(folder, name, str, num_samples) for name in TEXT_COLUMNS}
-        self.arrays["caption_idx"] = create_column(folder, "caption_idx", "int32", num_samples)
+        for name in INT_COLUMNS:
+            self.arrays[name] = create_column(folder, name, "int32", num_samples)
         self.values: dict[str, list] = {name: [] for name in self.arrays}
-        self.written = 0
+        self.num_rows = self.written = 0
 
     def append(self, rows: list[dict[str, Any]]) -> None:
         """Take the next rows."""
-        for name, values in self.values.items():
-            values += [row[name] for row in rows]
+        for number, row in enumerate(rows, start=self.num_rows):
+            # The item's index repeats from set to set; the label of a row must not.
+            labelled = row | {"index": str(number), "item": row["index"]}
+            for name, values in self.values.items():
+                values.append(labelled[name])
+        self.num_rows += len(rows)
         while len(self.values["status"]) >= COLUMN_ROWS:
             self.write()
 

@@ -9,7 +9,7 @@ import pytest
 from helpers import plan_run, write_dummy_chunk
 
 from cdm.__main__ import main
-from cdm.archive.store import store_path
+from cdm.archive.records import store_path
 from cdm.jobs.progress import Heartbeat, heartbeat_path
 
 RUN = Path("outputs/run")

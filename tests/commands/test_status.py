@@ -11,7 +11,7 @@ import pytest
 from helpers import plan_run, run_config, write_dummy_chunk
 
 from cdm.__main__ import main
-from cdm.archive.store import store_path
+from cdm.archive.records import store_path
 from cdm.commands.status import count, progress_line, read_status
 from cdm.jobs.progress import STALE_S, Heartbeat, heartbeat_path
 from cdm.run.merge import merge

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,11 @@ import zarr
 from helpers import plan_run, write_dummy_chunk
 
 from cdm.__main__ import main
+from cdm.archive import ContactMaps
+from cdm.archive.records import archive_record_path, read_archive_record, read_record
 from cdm.commands.verify import verify
 from cdm.errors import ArchiveError
+from cdm.files import checksum, seal
 from cdm.run.merge import merge
 from cdm.run.plan import read_plan, save_plan
 
@@ -111,7 +115,7 @@ def test_swapped_and_missing_shards_are_named(folder):
     problems = verify(ARCHIVE).problems
     assert [str(a) in problems[0], str(b) in problems[1]] == [True, True]
     b.unlink()
-    assert any("No such file" in problem for problem in verify(ARCHIVE).problems)
+    assert any(f"{b}: is missing" in problem for problem in verify(ARCHIVE).problems)
 
 
 def test_a_damaged_archive_says_how_to_have_it_rebuilt_and_the_way_works(folder, capsys):
@@ -136,11 +140,96 @@ def test_a_missing_shard_cannot_pass_for_skipped_samples(folder):
     assert any("row 6 holds NaN" in problem for problem in problems)
 
 
-def test_a_file_that_does_not_belong_there_is_named(folder):
+@pytest.mark.parametrize("record", [True, False])
+def test_a_file_that_does_not_belong_there_is_named(folder, record):
+    if not record:
+        without_record()
     (ARCHIVE / "sample/c.9.0.0.0").write_bytes(b"x")
     (ARCHIVE / ".snakemake_timestamp").touch()  # Snakemake's, at the top, is harmless
     (problem,) = verify(ARCHIVE).problems
-    assert "c.9.0.0.0: the merge did not write this file" in problem
+    words = "is not one of the files that were written" if record else "no chunk has this shard"
+    assert f"c.9.0.0.0: {words}" in problem
+
+
+@pytest.mark.parametrize("record", [True, False])
+@pytest.mark.parametrize("array", ["sample", "distance", "points", "scene_trans", "aug_trans"])
+def test_a_lost_shard_is_named_also_without_a_deep_look(folder, record, array):
+    if not record:
+        without_record()
+    (shard,) = (ARCHIVE / array).glob("c.1.*")
+    shard.unlink()
+    assert any(f"{shard}: is missing" in problem for problem in verify(ARCHIVE).problems)
+
+
+def test_a_shard_that_is_a_link_to_the_right_bytes_is_named(folder):
+    shard = ARCHIVE / "sample/c.1.0.0.0"
+    shard.rename(folder / "elsewhere")
+    shard.symlink_to(folder / "elsewhere")
+    problems = verify(ARCHIVE).problems
+    assert len(problems) == 1 and f"{shard}: is a symbolic link" in problems[0]
+
+
+def test_a_shard_where_all_samples_were_skipped_is_named(folder):
+    """Sound in itself, and with a right checksum; but the statuses say that it is not there."""
+    for path in [ARCHIVE, *ARCHIVE.rglob("*")]:
+        path.chmod(0o755)
+    group = zarr.open_group(ARCHIVE, mode="r+")
+    group["status"][6] = "skipped"
+    record = archive_record_path(ARCHIVE, group.attrs["plan"])
+    known = asdict(read_archive_record(record)) | {"num_skipped": 2}
+    known["files"]["status/c/0"] = checksum(ARCHIVE / "status/c/0")
+    record.write_bytes(seal(known))
+    problems = verify(ARCHIVE).problems
+    assert len(problems) == 5 and all(
+        "c.2." in each and "no chunk has" in each for each in problems
+    )
+
+
+def test_looking_changes_no_file(folder):
+    def state():
+        found = {path: os.lstat(path) for path in sorted(folder.rglob("*"))}
+        return {path: (s.st_mode, s.st_ino, s.st_size, s.st_mtime_ns) for path, s in found.items()}
+
+    before = state()
+    for arguments in ([str(RUN)], ["--deep", str(ARCHIVE)]):
+        assert main(["verify", *arguments]) == 0
+    assert state() == before
+
+
+@pytest.mark.parametrize("place", ["zarr.json", "sample/zarr.json", "status/zarr.json"])
+@pytest.mark.parametrize("text", ["", "[]", "3", "{}", '{"zarr_format": 3}', "[" * 100_000])
+@pytest.mark.parametrize("record", [True, False])
+def test_metadata_of_another_shape_is_told_without_a_traceback(folder, place, text, record):
+    if not record:
+        without_record()
+    change(ARCHIVE / place, text.encode())
+    try:
+        assert verify(ARCHIVE, deep=True).problems
+    except ArchiveError as error:
+        assert place == "zarr.json" and "no archive here" in str(error)
+
+
+def test_chunks_of_different_versions_are_noted(folder):
+    paths = sorted((RUN / "chunks").glob("*.json"))
+    for path, version in zip(paths, ("2.5", "2.5", "2.6"), strict=True):
+        content = asdict(read_record(path))
+        content["provenance"]["versions"] = {"torch": version}
+        path.write_bytes(seal(content))
+    merge(read_plan(RUN), lambda line: None)
+    report = verify(ARCHIVE)
+    assert report.problems == [] and "versions of torch: 2.5 (2), 2.6 (1)" in report.notes[0]
+
+
+def test_an_archive_of_an_earlier_version_is_well(folder):
+    """There, the column `index` held the items' indices, and there was no `item`."""
+    for path in [ARCHIVE, *ARCHIVE.rglob("*")]:
+        path.chmod(0o755)
+    shutil.rmtree(ARCHIVE / "index")
+    (ARCHIVE / "item").rename(ARCHIVE / "index")
+    without_record()
+    report = verify(ARCHIVE)
+    assert report.problems == [] and report.num_maps_read == 6
+    assert ContactMaps(ARCHIVE).keys[3] == ("HUMANISE", "3", 0)
 
 
 def test_numbers_where_the_status_is_skipped_are_found_by_a_deep_look(folder):

@@ -7,10 +7,11 @@ from pathlib import Path
 import forked
 import numpy as np
 import yaml
+from archives import verify_archive
 from helpers import REPO, SMALL_RUN, overlay, write_dataset
 
 from cdm.archive import ContactMaps
-from cdm.archive.store import verify_archive, verify_chunk
+from cdm.archive.store import verify_chunk
 
 HOOK = Path(__file__).parent / "hook"
 NUM_ITEMS, NUM_POINTS = 7, 64

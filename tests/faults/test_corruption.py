@@ -6,9 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from archives import LAYOUT, make_run, quiet, record_for, record_to_store, whole_arrays
+from archives import (
+    LAYOUT,
+    make_run,
+    quiet,
+    record_for,
+    record_to_store,
+    verify_archive,
+    whole_arrays,
+)
 
-from cdm.archive.store import checksum_files, verify_archive, verify_chunk, write_chunk
+from cdm.archive.checks import checksum_files
+from cdm.archive.store import verify_chunk, write_chunk
 from cdm.errors import ArchiveError
 from cdm.run.merge import merge
 
@@ -50,7 +59,7 @@ def test_every_flipped_bit_of_a_chunk_is_found_by_verification_and_by_the_merge(
 def test_every_flipped_bit_of_the_archive_is_found(plan):
     merge(plan, quiet)
     record, archive = Path(plan.archive_record), Path(plan.archive)
-    assert verify_archive(record)["num_samples"] == 7
+    assert verify_archive(record).num_samples == 7
     files = checksum_files(archive)
     assert len(files) > 5 * 3 + 11  # shards, columns, metadata
     for path in [record, *(archive / name for name in files)]:

@@ -11,14 +11,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from archives import LAYOUT, make_run, quiet, record_for, record_to_store, whole_arrays
+from archives import (
+    LAYOUT,
+    make_run,
+    quiet,
+    record_for,
+    record_to_store,
+    verify_archive,
+    whole_arrays,
+)
 from helpers import REPO
 from kill_run import kill_run
 from killing import disk_calls, killed_at_call
 from runs import SOON_S
 
 from cdm.archive import ContactMaps
-from cdm.archive.store import verify_archive, verify_chunk, write_chunk
+from cdm.archive.store import verify_chunk, write_chunk
 from cdm.run.merge import merge
 
 FEWER_CALLS = 5
@@ -74,7 +82,7 @@ def state(plan):
     for path in filter(Path.exists, chunks):
         verify_chunk(path)
     for path in archives:
-        assert verify_archive(path)["num_samples"] == len(ContactMaps(plan.archive))
+        assert verify_archive(path).num_samples == len(ContactMaps(plan.archive))
     return {path.name for path in [*chunks, *archives] if path.exists()}
 
 

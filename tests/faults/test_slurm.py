@@ -9,7 +9,7 @@ from helpers import REPO
 from runs import Run, arrays, assert_same
 from slurm_lab import SlurmLab, unusable, wait_until
 
-from cdm.archive.store import read_record
+from cdm.archive.records import read_record
 
 pytest.importorskip("snakemake_executor_plugin_slurm", reason="pip install -e '.[cluster]'")
 pytestmark = pytest.mark.xdist_group("slurm")  # one cluster, whose ports are fixed

@@ -11,11 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from archives import make_run
+from archives import make_run, verify_archive
 from helpers import REPO
 
 from cdm.archive import ContactMaps
-from cdm.archive.store import verify_archive
 from cdm.errors import ArchiveError
 from cdm.files import replacing, whole
 
@@ -98,4 +97,4 @@ def test_merges_of_two_plans_at_a_time_never_leave_a_record_of_the_wrong_archive
         time.sleep(0.1)
     assert all(process.returncode == 0 for process in merges), [p.stderr.read() for p in merges]
     (record,) = Path("outputs/run").glob("contact_maps-*.json")
-    assert verify_archive(record)["num_samples"] == len(ContactMaps(plan.archive))
+    assert verify_archive(record).num_samples == len(ContactMaps(plan.archive))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from helpers import plan_run, run_config, write_dummy_chunk
 
-from cdm.archive.store import store_path
+from cdm.archive.records import store_path
 from cdm.commands.why import explain
 from cdm.run.losses import find_losses
 from cdm.run.merge import merge

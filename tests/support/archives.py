@@ -6,8 +6,12 @@ from pathlib import Path
 import numpy as np
 from helpers import demo_config
 
-from cdm.archive.store import ChunkRecord, Layout, write_chunk
+from cdm.archive.layout import Layout
+from cdm.archive.records import ChunkRecord, read_archive_record
+from cdm.archive.store import write_chunk
+from cdm.commands.verify import verify
 from cdm.contact import to_distance
+from cdm.errors import ArchiveError
 from cdm.run.plan import Chunk, Plan
 
 MEAN, STD, SIGMA = [[0.2, 0.3]], [[0.4, 0.5]], 0.8
@@ -69,6 +73,15 @@ def make_run(layout=LAYOUT):
 
 def record_to_store(path):
     return Path(path).with_suffix(".zarr")
+
+
+def verify_archive(record):
+    """Record of a merged archive, whose every byte is as it says; ArchiveError if one is not."""
+    found = read_archive_record(record)
+    report = verify(record.with_name(found.archive))
+    if report.problems:
+        raise ArchiveError("\n".join([*report.problems, *report.notes]))
+    return found
 
 
 def quiet(line):

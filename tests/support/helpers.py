@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import yaml
 
-from cdm.archive.store import ChunkRecord, Layout, record_path, write_chunk
+from cdm.archive.layout import Layout
+from cdm.archive.records import ChunkRecord, record_path
+from cdm.archive.store import write_chunk
 from cdm.commands.config_files import overlay
 from cdm.config import Config, load_config
 from cdm.contact import to_distance
