@@ -123,8 +123,9 @@ def verify(path: str | Path, deep: bool = False, log: Log = lambda line: None) -
             if deep or record is None:
                 _verify_maps(path, group, layout, statuses, report, log)
     if report.problems:
+        there = next(iter(_records_beside(path)), expected)
         report.notes.append(
-            f"{merge_again(expected)}; the merge names every damaged chunk and how to rebuild it"
+            f"{merge_again(there)}; the merge names every damaged chunk and how to rebuild it"
         )
     if layout is not None:
         _verify_plan(path, group, record, report)
@@ -133,11 +134,15 @@ def verify(path: str | Path, deep: bool = False, log: Log = lambda line: None) -
 
 def _no_archive(path: Path, problem: str) -> ArchiveError:
     """The error where no archive can be opened; a record beside the path says there was one."""
-    records = sorted(path.parent.glob(f"{glob.escape(path.stem)}-*.json"))
+    records = _records_beside(path)
     advice = "expected outputs/EXP_NAME/contact_maps.zarr, or the folder it lies in"
     return ArchiveError(
         f"{path}: no archive here ({problem}); {merge_again(records[0]) if records else advice}"
     )
+
+
+def _records_beside(archive: Path) -> list[Path]:
+    return sorted(archive.parent.glob(f"{glob.escape(archive.stem)}-*.json"))
 
 
 def _verify_one_chunk(store: Path, report: Report) -> None:
@@ -153,6 +158,13 @@ def _verify_one_chunk(store: Path, report: Report) -> None:
 
 def _find_record(path: Path, report: Report) -> ArchiveRecord | None:
     """The record of this very archive."""
+    others = _records_beside(report.archive)
+    if not path.exists() and others:
+        report.problems.append(
+            f"{others[0]}: is the record of another archive than the one beside it, which would "
+            f"have {path.name}"
+        )
+        return None
     if not path.exists():
         report.notes.append(
             f"{path}: no such file, so there are no checksums of whole files: every map is read"
