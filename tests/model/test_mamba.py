@@ -1,4 +1,4 @@
-"""The Mamba block against the reference, and the shared-weight bidirectional block."""
+"""The Mamba block against afford-motion, and the shared-weight bidirectional block."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def load_unit(parity):
 
 @pytest.mark.parametrize("backend", ["auto", "naive", "chunked", "numba"])
 @torch.no_grad()
-def test_mamba_matches_reference(parity, parity_index, backend):
+def test_mamba_matches_afford_motion(parity, parity_index, backend):
     mamba, arrays = load_unit(parity)
     mamba.backend = backend
     names = [key[3:] for key in arrays if key.startswith("in_")]
@@ -44,7 +44,7 @@ def make_block(d_model=20, d_state=8, dtype=torch.float32):
 @pytest.mark.parametrize("length", [1, 2, 3, 63, 200])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 @torch.no_grad()
-def test_bidirectional_block_is_two_passes(length, dtype, tolerance):
+def test_eq_20_both_directions_share_all_projections(length, dtype, tolerance):
     block = make_block(dtype=dtype)
     s = torch.randn(2, length, 20, dtype=dtype)
     assert_close("block", block.naive_forward(s), block(s), tolerance, tolerance)

@@ -1,4 +1,4 @@
-"""Hilbert codes and orders against the reference, and the laws they obey."""
+"""Hilbert and Z-order codes and orders against afford-motion, and the laws they obey."""
 
 import pytest
 import torch
@@ -10,6 +10,8 @@ from cdm.model.point_order import (
     hilbert_encode,
     hilbert_order,
     quantise,
+    z_encode,
+    z_order,
 )
 
 
@@ -17,7 +19,7 @@ def _bits(key):
     return 3 if "3bit" in key else int(key.rsplit("_", 1)[-1])
 
 
-def test_codes_match_reference(parity):
+def test_codes_match_afford_motion(parity):
     arrays = load_arrays(parity / "08_hilbert/codes.npz")
     keys = [key for key in arrays if key.startswith("ints")]
     assert keys
@@ -27,7 +29,7 @@ def test_codes_match_reference(parity):
         assert torch.equal(hilbert_decode(codes, arrays[key].shape[-1], _bits(key)), arrays[key])
 
 
-def test_orders_of_clouds_match_reference(parity):
+def test_orders_of_clouds_match_afford_motion(parity):
     arrays = load_arrays(parity / "08_hilbert/clouds.npz")
     names = {key.split(".")[0] for key in arrays}
     assert names
@@ -43,7 +45,7 @@ def test_orders_of_clouds_match_reference(parity):
 
 
 @pytest.mark.parametrize("case", POINT_MAMBA_CASES)
-def test_orders_of_batches_match_reference(parity, case):
+def test_orders_of_batches_match_afford_motion(parity, case):
     for arrays in forward_files(parity, case):
         assert torch.equal(quantise(arrays["c_pc_xyz"]), arrays["hilbert_int"])
         code, order, inverse = hilbert_order(arrays["c_pc_xyz"])
@@ -78,6 +80,19 @@ def test_equal_points_keep_their_order():
     _, order, inverse = hilbert_order(torch.ones(2, 17, 3))
     assert torch.equal(order, torch.arange(17).expand(2, -1))
     assert torch.equal(inverse, order)
+
+
+@torch.no_grad()
+def test_z_order_matches_afford_motion(parity):
+    [arrays] = forward_files(parity, "03_hybridmamba")
+    _, order, inverse = z_order(arrays["c_pc_xyz"])
+    assert torch.equal(order, arrays["zorder_sort_idx"])
+    assert torch.equal(inverse, arrays["zorder_unsort_idx"])
+
+
+def test_z_order_interleaves_bits():
+    ints = torch.tensor([[0b101, 0b011, 0b110], [1, 0, 0], [0, 1, 0], [0, 0, 1], [7, 7, 7]])
+    assert z_encode(ints, 3).tolist() == [0b101_110_011, 1, 2, 4, 511]
 
 
 @pytest.mark.gpu

@@ -1,4 +1,4 @@
-"""The frozen scene model against the reference, and what is told of files that are none."""
+"""The frozen scene model against afford-motion, and what is said of files that are none."""
 
 import pytest
 import torch
@@ -27,14 +27,14 @@ def arrays_of(parity, variant):
 
 
 @variants
-def test_features_match_reference(parity, parity_index, variant):
+def test_features_match_afford_motion(parity, parity_index, variant):
     model, arrays = load_variant(parity, variant), arrays_of(parity, variant)
     out = model(arrays["c_pc_xyz"], arrays["c_pc_feat"])
     assert_close(variant, arrays["out"], out, **parity_index["tolerances"]["forward_fp32"])
 
 
 @torch.no_grad()
-def test_every_level_matches_reference(parity, parity_index):
+def test_every_level_matches_afford_motion(parity, parity_index):
     model, arrays = load_variant(parity, "c6"), arrays_of(parity, "c6")
     xyz, color = arrays["c_pc_xyz"], arrays["c_pc_feat"]
     levels = model.geometry(xyz)
@@ -58,7 +58,7 @@ def inputs_of(parity):
 
 
 @torch.no_grad()
-def test_cdm_with_scene_model_matches_reference(parity, parity_index):
+def test_cdm_with_scene_model_matches_afford_motion(parity, parity_index):
     inputs, out = inputs_of(parity)
     found = load_with_scene_model(parity)(*inputs)
     assert_close("07b", out, found, **parity_index["tolerances"]["forward_fp32"])
@@ -79,7 +79,7 @@ def test_the_scene_model_wants_colours(parity):
 
 @pytest.mark.gpu
 @variants
-def test_cuda_matches_reference(parity, parity_index, variant):
+def test_cuda_matches_afford_motion(parity, parity_index, variant):
     model, arrays = load_variant(parity, variant).cuda(), arrays_of(parity, variant)
     out = model(arrays["c_pc_xyz"].cuda(), arrays["c_pc_feat"].cuda()).cpu()
     assert_close(variant, arrays["out"], out, **parity_index["tolerances"]["forward_fp32"])

@@ -1,4 +1,4 @@
-"""Models of the reference set, built from their checkpoints, and how to compare with them."""
+"""Models of the parity set, built from their checkpoints, and how to compare with them."""
 
 import atexit
 import importlib.util
@@ -79,7 +79,7 @@ def _expand(parity, case, recipe="weights_recipe.json"):
 
 
 def case_config(case, changes=None):
-    """Our configuration for a case's `config.json`, whose names are the reference's.
+    """Our configuration for a case's `config.json`, whose names are afford-motion's.
 
     Options of training (dropout) have no key here, and are left out.
     """
@@ -115,12 +115,12 @@ def conditions(arrays):
     return [arrays[key] for key in ("text_vec", "c_pc_xyz", "c_pc_feat") if key in arrays]
 
 
-def assert_close(name, reference, output, rtol=1e-4, atol=2e-5):
+def assert_close(name, expected, output, rtol=1e-4, atol=2e-5):
     """Like `torch.testing.assert_close`, for any dtype; the message has name and largest error."""
-    reference, output = reference.double(), output.double()
-    assert reference.shape == output.shape, (name, reference.shape, output.shape)
-    error = (reference - output).abs()
-    excess = error - (atol + rtol * reference.abs())
+    expected, output = expected.double(), output.double()
+    assert expected.shape == output.shape, (name, expected.shape, output.shape)
+    error = (expected - output).abs()
+    excess = error - (atol + rtol * expected.abs())
     assert not excess.isnan().any(), f"{name}: NaN"
     assert not (excess > 0).any(), f"{name}: largest error {error.max():.3e}"
 
@@ -129,15 +129,15 @@ def assert_close(name, reference, output, rtol=1e-4, atol=2e-5):
 def check_slots_and_threads(cdm, inputs, thread_counts=(1, 2, 3)):
     """Every sample alone, in another slot and under other thread counts: the same bits."""
     num_threads = torch.get_num_threads()
-    reference = cdm(*inputs)
-    batch = len(reference)
+    expected = cdm(*inputs)
+    batch = len(expected)
     try:
         for threads in thread_counts:
             torch.set_num_threads(threads)
             for shift in (0, 1):
                 out = cdm(*[x.roll(shift, dims=0) for x in inputs])
-                assert torch.equal(out, reference.roll(shift, dims=0)), (threads, shift)
+                assert torch.equal(out, expected.roll(shift, dims=0)), (threads, shift)
             out = cdm(*[x[batch - 1 :] for x in inputs])
-            assert torch.equal(out, reference[batch - 1 :]), threads
+            assert torch.equal(out, expected[batch - 1 :]), threads
     finally:
         torch.set_num_threads(num_threads)

@@ -1,7 +1,8 @@
 """Contact backbones by name. The names are those of configurations and of afford-motion (no torch).
 
 A backbone is a file in this folder with a class of its name, and a line in `BACKBONES`. It is
-imported when it is first needed, because that imports torch.
+imported when it is first needed, because that imports torch. It may import `cdm.kernels` and, of
+`cdm.model`, what a network is made of: architecture, mamba, point_order, point_transformer.
 """
 
 from importlib import import_module

@@ -1,12 +1,11 @@
-"""Every backbone of the registry: the reference's numbers, and what the sampler relies on."""
+"""Every backbone of the registry: one function in every form, and what the sampler relies on."""
 
-import sys
 from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
 import torch
-from golden import assert_close, check_slots_and_threads, conditions, forward_files, load_case
+from golden import assert_close, check_slots_and_threads
 from helpers import (
     SMALL,
     demo_config,
@@ -15,113 +14,34 @@ from helpers import (
     relative_error,
     small_architecture,
 )
+from small_models import (
+    every_backbone,
+    every_layout,
+    fast_step,
+    layout,
+    make_inputs,
+    shapes_and_config,
+    small_model,
+)
 
 from cdm.errors import CheckpointError
 from cdm.kernels import philox
-from cdm.kernels.pointwise import naive
 from cdm.model.backbones import BACKBONES, load_backbone
 from cdm.model.backbones.base import map_tensors
 from cdm.model.cdm import CDM
 from cdm.model.checkpoint import expected_shapes, infer_architecture
-from cdm.model.point_order import gather_points, z_encode, z_order
+from cdm.model.point_order import gather_points
 from cdm.noise import stream_key
 from cdm.sampling.cuda_sampler import CudaSampler
 from cdm.sampling.diffusion import create_diffusion
 from cdm.sampling.samplers import ddpm_updates, sample_loop
 from cdm.training.initial_weights import initial_state_dict
 
-CASES = [
-    "03_hybridmamba",
-    "03b_hybridmamba_singlescan",
-    "04_perceiver_small",
-    "04b_perceiver_default",
-    "05_mlp_small",
-    "05b_mlp_default",
-]
-# Other layouts of a backbone than its usual small one.
-VARIANTS = [
-    *((arch, {}) for arch in BACKBONES),
-    ("HybridMamba", {"use_multi_scan": False}),
-    ("HybridMamba", {"use_perceiver": False}),
-    ("HybridMamba", {"use_multi_scan": False, "use_perceiver": False}),
-    ("Perceiver", {"point_pos_emb": False}),
-    ("MLP", {"point_mlp_bias": False}),
-    ("MLP", {"point_mlp_dims": [20]}),
-]
-every_backbone = pytest.mark.parametrize("arch", BACKBONES)
-every_layout = pytest.mark.parametrize(("arch", "sizes"), VARIANTS)
-
-
-def small_model(arch, point_feat_dim=0, dtype=torch.float32, **sizes):
-    """A small CDM with random weights, none of them zero or one."""
-    cdm = CDM(_layout(arch, point_feat_dim, **sizes))
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for key, value in cdm.state_dict().items():
-            if value.is_floating_point() and not key.endswith(("A_log", "pe")):
-                noise = torch.randn(value.shape, generator=generator)
-                fan_in = value[0].numel() if value.dim() > 1 else 10
-                value.copy_(value * (value.dim() == 1) + noise * fan_in**-0.5)
-                if key.endswith("running_var"):
-                    value.abs_().add_(0.1)
-    return cdm.eval().to(dtype)
-
-
-def _layout(arch, point_feat_dim=0, **sizes):
-    architecture = small_architecture(arch, point_feat_dim, **sizes)
-    if sizes.get("use_perceiver") is False:
-        kept = {
-            k: v for k, v in architecture.sizes.items() if k not in ("num_latents", "num_heads")
-        }
-        return replace(architecture, sizes=kept)
-    return architecture
-
-
-def make_inputs(batch=3, num_points=64, point_feat_dim=0, dtype=torch.float32):
-    """x, timesteps, c_text, c_pc_xyz and, unless the width is 0, c_pc_feat."""
-    generator = torch.Generator().manual_seed(1)
-    widths = [6, 3] + [point_feat_dim] * (point_feat_dim > 0)
-    x, xyz, *feat = (
-        torch.randn(batch, num_points, width, generator=generator).to(dtype) for width in widths
-    )
-    c_text = torch.randn(batch, 30, generator=generator).to(dtype)
-    return x, torch.randint(0, 1000, (batch,), generator=generator), c_text, xyz, *feat
-
 
 def test_every_backbone_is_tested_and_may_be_configured():
     assert sorted(SMALL) == sorted(BACKBONES)
     sections = {load_backbone(arch).section for arch in BACKBONES} - {None}
     assert sections <= set(raw_config()["model"])
-
-
-# ---- the reference's numbers ----
-
-
-@pytest.mark.parametrize("case", CASES)
-@torch.no_grad()
-def test_fast_and_naive_forms_match_afford_motion(parity, parity_index, case):
-    cdm = load_case(parity, case)
-    tolerance = parity_index["tolerances"]["forward_fp32"]
-    for arrays in forward_files(parity, case):
-        inputs = [arrays["x"], arrays["timesteps"], *conditions(arrays)]
-        assert_close(case, arrays["out"], cdm(*inputs), **tolerance)
-        assert_close(f"{case}, naive", arrays["out"], cdm.naive_forward(*inputs), **tolerance)
-
-
-@torch.no_grad()
-def test_z_order_is_the_references(parity):
-    [arrays] = forward_files(parity, "03_hybridmamba")
-    _, order, inverse = z_order(arrays["c_pc_xyz"])
-    assert torch.equal(order, arrays["zorder_sort_idx"])
-    assert torch.equal(inverse, arrays["zorder_unsort_idx"])
-
-
-def test_z_order_interleaves_bits():
-    ints = torch.tensor([[0b101, 0b011, 0b110], [1, 0, 0], [0, 1, 0], [0, 0, 1], [7, 7, 7]])
-    assert z_encode(ints, 3).tolist() == [0b101_110_011, 1, 2, 4, 511]
-
-
-# ---- what is hoisted changes nothing ----
 
 
 @every_layout
@@ -134,25 +54,9 @@ def test_fast_form_is_the_naive_form(arch, sizes, num_points, point_feat_dim):
     exact = cdm.naive_forward(*inputs)
     assert exact.std() > 0.1
     assert_close("float64", exact, cdm(*inputs), 1e-11, 1e-11)
+    assert_close("training", exact, cdm.training_forward(*inputs), 1e-11, 1e-11)
     inputs = [x.float() if x.is_floating_point() else x for x in inputs]
     assert_close("float32", exact, cdm.float()(*inputs), 2e-5, 2e-5)
-
-
-@pytest.mark.parametrize(("arch", "sizes"), [v for v in VARIANTS if load_backbone(v[0]).scans])
-@torch.no_grad()
-def test_the_fused_form_is_made_of_the_right_pieces(arch, sizes, monkeypatch):
-    """With the naive form of every kernel in its place, on the CPU."""
-    module = sys.modules[load_backbone(arch).__module__ + "_cuda"]
-    monkeypatch.setattr(module, "Pointwise", lambda *sizes: naive)
-    Fused = getattr(module, f"Cuda{arch}")
-    cdm, (x, _, *given) = small_model(arch, 5, **sizes), make_inputs(2, 33, 5)
-    backbone = cdm.contact_model
-    state = backbone.prepare(*given)
-    time_proj_t = backbone.time_proj(torch.randn(2, 22))
-    head = torch.randn(6, backbone.last_linear[0].shape[1]), torch.randn(6)
-    expected = backbone.forward_head(x, time_proj_t, state, head)
-    out = Fused(backbone, torch.float32)(x, time_proj_t, state, head)
-    assert relative_error(out, expected) < 1e-5
 
 
 @every_backbone
@@ -202,22 +106,14 @@ def test_a_step_waits_for_no_device(arch, sizes, monkeypatch):
     monkeypatch.setattr(torch, "autocast", lambda *args, **options: nullcontext())
     cdm, (x, _, *given) = small_model(arch, 5, **sizes), make_inputs(2, 64, 5)
     backbone = cdm.contact_model
-    state = backbone.prepare(*given)
-    time_proj_t = backbone.time_proj(torch.randn(2, 22))
-    head = torch.randn(6, backbone.last_linear[0].shape[1]), torch.randn(6)
-    x, time_proj_t, state, head = (
-        map_tensors(lambda t: t.to("meta"), tree) for tree in (x, time_proj_t, state, head)
-    )
-    assert backbone.to("meta").forward_head(x, time_proj_t, state, head).shape == (2, 64, 6)
-
-
-# ---- checkpoints ----
+    x, *step = map_tensors(lambda t: t.to("meta"), (x, *fast_step(backbone, given)))
+    assert backbone.to("meta").forward_head(x, *step).shape == (2, 64, 6)
 
 
 @every_layout
 @pytest.mark.parametrize("point_feat_dim", [0, 5])
 def test_an_architecture_is_read_off_its_own_weights(arch, sizes, point_feat_dim):
-    architecture = _layout(arch, point_feat_dim, **sizes)
+    architecture = layout(arch, point_feat_dim, **sizes)
     shapes = {key: value.shape for key, value in initial_state_dict(architecture).items()}
     assert shapes == expected_shapes(architecture)
     config = demo_config(model=model_section(architecture))
@@ -255,13 +151,6 @@ def test_seeded_weights_are_a_sane_start(arch):
     assert all((again[key] == value.numpy()).all() for key, value in state.items())
 
 
-def shapes_and_config(arch, point_feat_dim=0, **section):
-    architecture = small_architecture(arch, point_feat_dim)
-    told = model_section(architecture)
-    told[f"arch_{arch.lower()}"] |= section
-    return expected_shapes(architecture), demo_config(model=told)
-
-
 @every_backbone
 @pytest.mark.parametrize("point_feat_dim", [0, 5])
 def test_the_configuration_decides_between_text_models_of_equal_width(arch, point_feat_dim):
@@ -277,38 +166,6 @@ def test_the_configuration_decides_between_text_models_of_equal_width(arch, poin
         infer("ViT-B/32")
 
 
-def test_heads_that_weights_do_not_tell_must_be_configured():
-    shapes, config = shapes_and_config("HybridMamba", num_heads=None)
-    with pytest.raises(CheckpointError, match=r"set model\.arch_hybridmamba\.num_heads"):
-        infer_architecture(shapes, config, "x.pt")
-    shapes, config = shapes_and_config("Perceiver", encoder_num_heads=7)
-    with pytest.raises(CheckpointError, match=r"set model\.arch_perceiver\.encoder_num_heads"):
-        infer_architecture(shapes, config, "x.pt")
-
-
-def test_heads_of_a_perceiver_are_the_references_eight_by_default():
-    shapes, config = shapes_and_config("Perceiver", encoder_num_heads=None, decoder_num_heads=None)
-    sizes = infer_architecture(shapes, config, "x.pt").sizes
-    assert sizes["encoder_num_heads"] == sizes["decoder_num_heads"] == 8
-
-
-def test_positions_or_features_must_be_configured_where_weights_do_not_tell():
-    shapes, config = shapes_and_config("Perceiver", 5, point_pos_emb=None)
-    assert infer_architecture(shapes, config, "x.pt").sizes["point_pos_emb"]
-    scene_model = replace(config.model.scene_model, point_feat_dim=None)
-    config = replace(config, model=replace(config.model, scene_model=scene_model))
-    with pytest.raises(CheckpointError, match=r"(?s)8 point features, or 5 .*point_pos_emb"):
-        infer_architecture(shapes, config, "x.pt")
-
-
-def test_features_of_the_scene_model_leave_the_positions():
-    shapes, config = shapes_and_config("Perceiver", 32, point_pos_emb=None)
-    scene_model = replace(config.model.scene_model, point_feat_dim=None, use_openscene=False)
-    config = replace(config, model=replace(config.model, scene_model=scene_model))
-    found = infer_architecture(shapes, config, "x.pt")
-    assert found.sizes["point_pos_emb"] and found.point_feat_dim == 32
-
-
 def test_what_the_dataset_says_of_features_is_part_of_what_is_remembered():
     shapes, config = shapes_and_config("PointMamba", 32)
     scene_model = replace(config.model.scene_model, point_feat_dim=None, use_openscene=None)
@@ -317,24 +174,6 @@ def test_what_the_dataset_says_of_features_is_part_of_what_is_remembered():
     config = replace(config, dataset=replace(config.dataset, use_openscene=True))
     with pytest.raises(CheckpointError, match=r"model\.scene_model\.point_feat_dim"):
         infer_architecture(shapes, config, "x.pt")  # with "hashing", any width could be text
-
-
-@pytest.mark.parametrize("point_pos_emb", [True, None])
-def test_features_that_weights_do_not_have_are_told(point_pos_emb):
-    shapes, config = shapes_and_config("Perceiver", 5, point_pos_emb=point_pos_emb)
-    scene_model = replace(config.model.scene_model, use_scene_model=False, point_feat_dim=None)
-    config = replace(config, model=replace(config.model, scene_model=scene_model))
-    with pytest.raises(CheckpointError, match=r"30 \+ 5 columns .* configuration 30 \+ 0"):
-        infer_architecture(shapes, config, "x.pt")
-
-
-def test_lists_in_the_configuration_are_held_against_the_weights():
-    shapes, config = shapes_and_config("MLP", point_mlp_dims=[12, 21])
-    with pytest.raises(CheckpointError, match=r"point_mlp_dims is \[12, 21\], .* have \[12, 20\]"):
-        infer_architecture(shapes, config, "x.pt")
-
-
-# ---- on a GPU ----
 
 
 @pytest.mark.gpu
@@ -357,7 +196,7 @@ def test_a_gpu_gives_the_cpus_numbers(arch, sizes, precision, limit, num_points)
 @every_backbone
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @torch.inference_mode()
-def test_a_cuda_graph_matches_the_plain_loop_batch_after_batch(arch, precision):
+def test_a_cuda_graph_matches_the_loop_of_samplers_batch_after_batch(arch, precision):
     cdm = small_model(arch, 5).cuda()
     cdm.precision = precision
     _, _, *given = (x.cuda() for x in make_inputs(point_feat_dim=5, num_points=128))

@@ -1,4 +1,4 @@
-"""PointTrans and PointTransV2 against the reference, and each shortcut against the plain form."""
+"""PointTrans and PointTransV2 against afford-motion, and their folded form against the unfolded."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def inputs_of(arrays, points=slice(None)):
 @cases
 @pytest.mark.parametrize("scan_backend", ["auto", "naive"], ids=["folded", "unfolded"])
 @torch.no_grad()
-def test_forward_matches_reference(parity, parity_index, case, scan_backend):
+def test_forward_matches_afford_motion(parity, parity_index, case, scan_backend):
     cdm = load_case(parity, case, scan_backend=scan_backend)
     [arrays] = forward_files(parity, case)
     tolerance = parity_index["tolerances"]["forward_fp32"]
@@ -29,7 +29,7 @@ def test_forward_matches_reference(parity, parity_index, case, scan_backend):
 
 @cases
 @torch.no_grad()
-def test_backbone_matches_reference(parity, parity_index, case):
+def test_backbone_matches_afford_motion(parity, parity_index, case):
     cdm = load_case(parity, case)
     [arrays] = forward_files(parity, case)
     backbone, (x, _, *given) = cdm.contact_model, inputs_of(arrays)
@@ -79,7 +79,7 @@ def test_bf16_stays_near_fp32(parity, case):
 @pytest.mark.gpu
 @cases
 @torch.no_grad()
-def test_cuda_matches_reference(parity, parity_index, case):
+def test_cuda_matches_afford_motion(parity, parity_index, case):
     cdm = load_case(parity, case).cuda()
     [arrays] = forward_files(parity, case)
     inputs = [x.cuda() for x in inputs_of(arrays)]

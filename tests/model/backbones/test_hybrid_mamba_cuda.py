@@ -1,0 +1,29 @@
+"""The fused form of HybridMamba, with the naive form of every kernel in its place, on the CPU."""
+
+import pytest
+import torch
+from helpers import relative_error
+from small_models import fast_step, make_inputs, small_model
+
+from cdm.kernels.pointwise import naive
+from cdm.model.backbones import hybrid_mamba_cuda
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {},
+        {"use_multi_scan": False},
+        {"use_perceiver": False},
+        {"use_multi_scan": False, "use_perceiver": False},
+    ],
+)
+@torch.no_grad()
+def test_eq_22_film_goes_into_the_last_product(sizes, monkeypatch):
+    """Packed weights, order of the kernels, and FiLM inside of out_proj; every layout."""
+    monkeypatch.setattr(hybrid_mamba_cuda, "Pointwise", lambda *sizes: naive)
+    backbone = small_model("HybridMamba", 5, **sizes).contact_model
+    x, _, *given = make_inputs(2, 33, 5)
+    step = fast_step(backbone, given)
+    fused = hybrid_mamba_cuda.CudaHybridMamba(backbone, torch.float32)
+    assert relative_error(fused(x, *step), backbone.forward_head(x, *step)) < 1e-5
