@@ -1,7 +1,7 @@
 """What the datasets share: samples, items, captions, contact and rotation.
 
-Layout and semantics are those of afford-motion's contact datasets (`datasets/contact_motion.py`);
-the order is that of the tables, never shuffled, and every random pick is counter-based.
+Layout and semantics are those of afford-motion's contact datasets (`datasets/contact_motion.py`).
+The order is that of the tables and is never shuffled. Every random pick is counter-based.
 """
 
 import math
@@ -43,7 +43,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Item:
-    """What is read for a sample; names are the reference's.
+    """What is read for a sample; names are afford-motion's.
 
     Args:
         c_pc_xyz: (num_points, 3) float32, metres.
@@ -80,13 +80,15 @@ class Dataset(ABC):
     has_ground_truth = True
     gives_color = True  # as point features, where dataset.use_color asks for them
     gives_openscene = True  # likewise, with dataset.use_openscene
-    default_transforms: tuple[str, ...] = ()  # the reference's, where the configuration has null
+    default_transforms: tuple[str, ...] = ()  # afford-motion's, where the configuration has null
+    statistics_split = "train"  # that models are trained on, where the configuration has null
 
     def __init__(self, config, data_dir, point_feat_dim: int | None = None, seed: int = 0):
         self.config = config
         self.data_dir = Path(data_dir)
         self.point_feat_dim = point_feat_dim
         self.seed = seed
+        self.dropped: dict[str, str] = {}  # what `samples` left out -> why
 
     @abstractmethod
     def samples(self) -> list[Sample]:
@@ -98,7 +100,11 @@ class Dataset(ABC):
 
     @abstractmethod
     def read_item(self, sample: Sample, reader: FileReader) -> Item:
-        """The item as it lies on disk: neither rotated nor normalised."""
+        """The item as it lies on disk, neither rotated nor normalised.
+
+        Raises:
+            BadItem: a file is missing or damaged, or its numbers cannot be right; says why.
+        """
 
     def read_distance(self, sample: Sample, reader: FileReader) -> np.ndarray:
         """The item's (num_points, contact_dim) distances alone."""
@@ -115,12 +121,22 @@ class Dataset(ABC):
             return None
         return load_npy(reader, name, (self.config.num_points,)).astype(bool)
 
+    @property
+    def statistics_phase(self) -> str:
+        """Split that statistics are computed from.
+
+        Maps are normalised as the model's training maps were, whatever split is sampled.
+        """
+        return self.config.statistics_phase or self.statistics_split
+
     def statistics_samples(self) -> list[Sample]:
         """One sample for each item the statistics are computed from."""
-        return list({(sample.set, sample.index): sample for sample in self.samples()}.values())
+        config = replace(self.config, phase=self.statistics_phase, captions="first")
+        trained_on = type(self)(config, self.data_dir, self.point_feat_dim, self.seed)
+        return list({(s.set, s.index): s for s in trained_on.samples()}.values())
 
     def statistics_name(self) -> str:
-        """File name under which the reference caches mean and std."""
+        """File name under which afford-motion caches mean and std."""
         fur = "HumanML3D" in self.config.sets and self._option("use_fur")
         return self._statistics_name("_".join(self.config.sets), "_fur" if fur else "")
 
@@ -144,7 +160,7 @@ class Dataset(ABC):
 
     @property
     def rotates(self) -> bool:
-        """Whether items are turned by a random angle; the reference does so to train."""
+        """Whether items are turned by a random angle, as afford-motion does to train."""
         chosen = self.config.transforms
         transforms = self.default_transforms if chosen is None else chosen
         return self.config.phase in ("train", "all") and "RandomRotation" in transforms
@@ -159,7 +175,7 @@ class Dataset(ABC):
     def pick(self, set_name: str, index: str, captions: list, how: str) -> list[tuple[int, str]]:
         """The captions maps are made for, of an item's (caption_idx, text) pairs."""
         if not captions:
-            return [(0, "")]  # a legal text
+            return [(0, "")]  # an item without a caption is sampled with the empty text
         if how == "all":
             return captions
         if how == "first" or len(captions) == 1:
@@ -202,7 +218,7 @@ def select_joints(dist: np.ndarray, data_repr: str, joints) -> np.ndarray:
         return dist[:, list(joints)]
     if data_repr == "contact_pelvis":
         return dist[:, :1]
-    if data_repr == "contact_one_joints":  # the farthest joint, as in the reference
+    if data_repr == "contact_one_joints":  # the farthest joint, as in afford-motion
         return dist.max(axis=1, keepdims=True)
     raise ValueError(f"unknown data_repr '{data_repr}'")
 
@@ -218,7 +234,7 @@ def gravity_rotation(angle: float, gravity_dim: int) -> np.ndarray:
 
 
 def rotate(item: Item, aug_trans: np.ndarray) -> Item:
-    """Apply a (4, 4) rotation to the points and to info_scene_trans; distances do not change."""
+    """Apply a (4, 4) rotation to the points and to info_scene_trans. Distances do not change."""
     trans = np.asarray(aug_trans, np.float32)
     if not np.array_equal(trans, np.eye(4)):
         # Spelled out: a BLAS product may round differently from machine to machine, and a last
@@ -248,7 +264,7 @@ def stat_files(dataset: Dataset, relpaths) -> dict[str, FileState | None]:
     def stat(name: str) -> FileState | None:
         try:
             return FileState.of(os.stat(f"{folder}/{name}"))
-        except OSError:
+        except (OSError, ValueError):  # ValueError: a NUL in the name
             return None
 
     parts = [names[start : start + 256] for start in range(0, len(names), 256)]

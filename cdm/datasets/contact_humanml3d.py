@@ -1,17 +1,19 @@
 """ContactHumanML3DDataset: HumanML3D clips on their own ground (set H3D, y up)."""
 
-import json
-import math
+import contextlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from cdm.datasets.base import NUM_JOINTS, Dataset, Item, Sample, translation
-from cdm.datasets.files import load_npz, read_index
-from cdm.errors import DataError
-from cdm.files import write_bytes
+from cdm.datasets.files import decode_npy, load_npz, read_regular, safe_path
+from cdm.datasets.tables import NUMBER, read_lines
+from cdm.datasets.values import check_distances, check_points
+from cdm.errors import BadItem, DataError, listed
+from cdm.files import FileState, seal, unseal, write_bytes
 
 FPS = 20
 
@@ -19,55 +21,81 @@ FPS = 20
 class ContactHumanML3DDataset(Dataset):
     """Clips of `H3D/{phase}.txt`, by length; a caption of a part of a clip is an item of its own.
 
-    Dropped, as in the reference: clips with NaN, shorter than min_horizon or at least max_horizon
-    frames, and clips without motion or caption file. `dropped` says which and why after `samples`.
+    As in afford-motion, clips with NaN are left out, and clips and parts of clips shorter than
+    min_horizon or of max_horizon frames and more. A clip whose motion or caption file is missing or
+    damaged is an error, unless on_bad_item is skip. After `samples`, `dropped` names each of them
+    with the reason.
 
     Args:
-        facts_path: JSON file that remembers length and NaN of each motion by size and mtime, so
-            that 25,000 motions are read once; None reads them every time.
+        facts_path: sealed JSON file that remembers length and NaN of each motion by the file's
+            state, so that 25,000 motions are read once; None reads them every time.
     """
 
     gravity_dim = 1
     gives_color = False
     gives_openscene = False
+    statistics_split = "all"
 
     def __init__(self, config, data_dir, point_feat_dim=None, seed=0, facts_path=None):
         super().__init__(config, data_dir, point_feat_dim, seed)
         self.facts_path = facts_path
-        self.dropped: dict[str, str] = {}
 
     def samples(self):
         names = self._names(self.config.phase)
-        facts = motion_facts(self.data_dir, map(_motion_file, names), self.facts_path)
-        clips, self.dropped = [], {}  # clips: (length in frames, name, captions)
+        place = self.data_dir / self._split_file(self.config.phase)
+        facts = motion_facts(self.data_dir, names, self.facts_path)
+
+        # Clips and parts of clips, with the reasons of those that are left out.
+        clips: list[Clip] = []
+        unusable: dict[str, str] = {}
+        self.dropped = {}
         for name in names:
-            reason = self._unusable(facts[_motion_file(name)])
-            if not reason and not (self.data_dir / _text_file(name)).exists():
-                reason = "no caption file"
-            if reason:
-                self.dropped[name] = reason
-            else:
-                clips += self._clips(name, facts[_motion_file(name)][0])
-        if not clips:
-            reasons = ", ".join(f"{name}: {why}" for name, why in list(self.dropped.items())[:3])
+            try:
+                reason = self._reason(facts[name])
+                if reason:
+                    self.dropped[f"H3D/{name}"] = reason
+                else:
+                    clips += self._clips(name, facts[name].num_frames)
+            except BadItem as error:
+                unusable[f"H3D/{name}"] = str(error)
+        self.dropped |= unusable
+        if unusable and self.config.on_bad_item == "fail":
             raise DataError(
-                f"{self.data_dir / self._split_file(self.config.phase)}: none of {len(names)} "
-                f"clips can be used ({reasons or 'no name listed'}); check H3D/new_joint_vecs, "
+                f"{place}: {len(unusable)} of {len(names)} clips cannot be used:\n  "
+                f"{listed(unusable.values(), 5)}\nRestore the files, take the names out of the "
+                "split file, or set dataset.on_bad_item: skip to leave those clips out"
+            )
+        if not clips:
+            reasons = (f"{name}: {why}" for name, why in self.dropped.items())
+            raise DataError(
+                f"{place}: none of {len(names)} clips can be used "
+                f"({listed(reasons, 3, ', ') or 'no name listed'}); check H3D/new_joint_vecs, "
                 "H3D/texts, dataset.min_horizon and dataset.max_horizon"
             )
-        clips.sort(key=lambda clip: clip[0])  # stable
+
+        # The shortest first, and one sample for each caption that is picked.
+        clips.sort(key=lambda clip: clip.num_frames)  # stable
         first = self.config.phase == "test" and self.config.captions == "random"
         how = "first" if first else self.config.captions
         return [
-            Sample("H3D", name, caption_idx, text)
-            for _, name, captions in clips
-            for caption_idx, text in self.pick("H3D", name, captions, how)
+            Sample("H3D", clip.name, caption_idx, text)
+            for clip in clips
+            for caption_idx, text in self.pick("H3D", clip.name, clip.captions, how)
         ]
 
     def statistics_samples(self):
-        """Every clip of all.txt that has contacts, whatever its length and the phase."""
-        samples = [Sample("H3D", name, 0, "") for name in self._names("all")]
-        return [sample for sample in samples if (self.data_dir / self.files(sample)[0]).exists()]
+        """Every clip of the split that has contacts, whatever its length.
+
+        afford-motion takes those of all.txt whatever the phase.
+        """
+        samples = [Sample("H3D", name, 0, "") for name in self._names(self.statistics_phase)]
+        return [sample for sample in samples if self._has_contacts(sample)]
+
+    def _has_contacts(self, sample: Sample) -> bool:
+        try:
+            return os.path.exists(safe_path(self.data_dir, self.files(sample)[0]))
+        except BadItem:
+            return False
 
     def statistics_name(self):
         return self._statistics_name("OriH3D")
@@ -79,12 +107,15 @@ class ContactHumanML3DDataset(Dataset):
         num_points = self.config.num_points
         shapes = {"points": (num_points, (3, 6)), "dist": (num_points, NUM_JOINTS)}
         arrays = load_npz(reader, self.files(sample)[0], shapes)
-        points = arrays["points"].astype(np.float32, copy=False)
+        place = str(reader.path(self.files(sample)[0]))
+        xyz = arrays["points"][:, :3]
+        check_points(xyz, place)
+        check_distances(arrays["dist"], place)
         return Item(
             sample=sample,
-            c_pc_xyz=points[:, :3],
-            c_pc_feat=points[:, :0],
-            distance=self._select(arrays["dist"].astype(np.float32, copy=False)),
+            c_pc_xyz=xyz,
+            c_pc_feat=xyz[:, :0],
+            distance=self._select(arrays["dist"]),
             info_scene_trans=translation((0, 0, 0)),
         )
 
@@ -92,42 +123,83 @@ class ContactHumanML3DDataset(Dataset):
         return f"H3D/{phase}.txt"
 
     def _names(self, phase: str) -> list[str]:
-        lines = read_index(self.data_dir, self._split_file(phase)).splitlines()
+        lines = read_lines(self.data_dir, self._split_file(phase))
         return list(dict.fromkeys(line.strip() for line in lines if line.strip()))
 
-    def _unusable(self, facts) -> str:
-        if facts is None:
-            return "no motion file"
-        length, has_nan = facts
-        if not self._fits(length):
-            return f"{length} frames"
-        return "NaN in the motion" if has_nan else ""
+    def _reason(self, facts: "MotionFacts | BadItem") -> str:
+        """Why a clip is left out, or ""; raises what is wrong with its motion file."""
+        if isinstance(facts, BadItem):
+            raise facts
+        return self._length_reason(facts.num_frames) or ("NaN in the motion" * facts.has_nan)
 
-    def _fits(self, length: int) -> bool:
-        return self.config.min_horizon <= length < self.config.max_horizon
+    def _length_reason(self, num_frames: int) -> str:
+        if num_frames < self.config.min_horizon:
+            return f"shorter than min_horizon ({self.config.min_horizon}): {num_frames} frames"
+        if num_frames >= self.config.max_horizon:
+            return f"max_horizon ({self.config.max_horizon}) or longer: {num_frames} frames"
+        return ""
 
-    def _clips(self, name: str, length: int):
-        """(length, name, captions) of the parts of a clip, then of the clip itself."""
+    def _clips(self, name: str, num_frames: int) -> "list[Clip]":
+        """The parts of a clip that captions are about, then the clip itself."""
         parts, whole = [], []
-        path = self.data_dir / _text_file(name)
-        for number, line in enumerate(read_index(self.data_dir, _text_file(name)).splitlines()):
-            if not line.strip():
-                continue
-            try:
-                text, _, *times = line.strip().split("#")
-                # NaN stands for 0, and from = to = 0 for the whole clip
-                begin, end = (0.0 if math.isnan(t) else t for t in map(float, times[:2]))
-                frames = range(length)[int(begin * FPS) : int(end * FPS)]
-            except (ValueError, OverflowError) as error:
-                raise DataError(
-                    f"{path}: line {number + 1} is {line.strip()!r}, expected "
-                    "caption#tokens#from#to with times in seconds; correct the line"
-                ) from error
+        for number, text, begin, end in self._captions(name):
             if begin == end == 0:
                 whole.append((number, text))
-            elif self._fits(len(frames)):
-                parts.append((len(frames), name, [(number, text)]))
-        return [*parts, (length, name, whole)] if whole else parts
+                continue
+            length = len(range(num_frames)[int(begin * FPS) : int(end * FPS)])
+            reason = self._length_reason(length)
+            if reason:
+                self.dropped[f"H3D/{name} caption {number}"] = reason
+            else:
+                parts.append(Clip(length, name, [(number, text)]))
+        return [*parts, Clip(num_frames, name, whole)] if whole else parts
+
+    def _captions(self, name: str) -> list[tuple[int, str, float, float]]:
+        """(line number from 0, caption, from, to) of a clip's caption file; times in seconds."""
+        path, captions = self.data_dir / _text_file(name), []
+        if not os.path.exists(safe_path(self.data_dir, _text_file(name))):
+            raise BadItem(f"no caption file: {path}")
+        try:
+            lines = read_lines(self.data_dir, _text_file(name))
+        except DataError as error:
+            raise BadItem(str(error)) from error
+        for number, line in enumerate(lines):
+            if not line.strip():
+                continue
+            fields = line.strip().split("#")
+            times = [_seconds(field) for field in fields[2:]]
+            if len(fields) != 4 or None in times:
+                raise BadItem(
+                    f"{path}: line {number + 1} is {line.strip()!r}, expected "
+                    "caption#tokens#from#to with times in seconds; correct the line"
+                )
+            captions.append((number, fields[0], *times))
+        if not captions:
+            raise BadItem(f"no caption: {path} is empty")
+        return captions
+
+
+class Clip(NamedTuple):
+    """A clip or a part of one, with the captions it has."""
+
+    num_frames: int
+    name: str
+    captions: list[tuple[int, str]]
+
+
+class MotionFacts(NamedTuple):
+    """What a motion file says about whether its clip can be used."""
+
+    num_frames: int
+    has_nan: bool
+
+
+def _seconds(text: str) -> float | None:
+    """A time in a caption file, where NaN stands for 0; None for what is no time."""
+    if text.strip().lower() == "nan":
+        return 0.0
+    seconds = float(text) if NUMBER.fullmatch(text.strip()) else -1.0
+    return seconds if 0 <= seconds < 1e6 else None
 
 
 def _motion_file(name: str) -> str:
@@ -138,49 +210,53 @@ def _text_file(name: str) -> str:
     return f"H3D/texts/{name}.txt"
 
 
-def motion_facts(data_dir: Path, relpaths, cache_path=None) -> dict[str, tuple[int, bool] | None]:
-    """(frames, has_nan) of each motion, None where there is no file.
+def motion_facts(data_dir: Path, names, facts_path=None) -> dict[str, MotionFacts | BadItem]:
+    """Length and NaN of each clip's motion, or what is wrong with its file.
 
-    With a warm cache every file is only stat'ed.
+    With a facts file of today's motions, every motion is only stat'ed.
     """
-    cache = _read_cache(cache_path)
-    current, stale = {}, []  # relpath -> [size, mtime_ns, frames, has_nan]
-    for relpath in relpaths:
+    known, facts, stale = _read_facts(facts_path), {}, {}
+    for name in names:
         try:
-            stat = os.stat(os.path.join(data_dir, relpath))  # pathlib is slower than the stat
-        except FileNotFoundError:
-            current[relpath] = None
-            continue
-        key = [stat.st_size, stat.st_mtime_ns]
-        current[relpath] = cache.get(relpath)
-        if current[relpath] is None or current[relpath][:2] != key:
-            current[relpath] = key
-            stale.append(relpath)
+            path = safe_path(data_dir, _motion_file(name))
+            state = FileState.of(os.stat(path))
+        except BadItem as error:
+            facts[name] = error
+        except OSError as error:
+            facts[name] = BadItem(f"no motion file: {path} ({error.strerror})")
+        else:
+            entry = known.get(name)
+            if entry is not None and entry[:-2] == [*state]:
+                facts[name] = MotionFacts(*entry[-2:])
+            else:
+                facts[name] = None  # keeps the order
+                stale[name] = path
     if stale:
         with ThreadPoolExecutor(16) as pool:
-            for relpath, facts in zip(
-                stale, pool.map(lambda name: _read_motion(data_dir / name), stale), strict=True
+            for name, (state, found) in zip(
+                stale, pool.map(_read_motion, stale.values()), strict=True
             ):
-                current[relpath] = [*current[relpath], *facts]
-        if cache_path:
-            known = {relpath: entry for relpath, entry in current.items() if entry is not None}
-            write_bytes(cache_path, json.dumps({**cache, **known}).encode())
-    return {name: entry and (entry[2], bool(entry[3])) for name, entry in current.items()}
+                facts[name] = found
+                if state is not None:
+                    known[name] = [*state, *found]
+        if facts_path:
+            write_bytes(facts_path, seal({"motions": known}))
+    return facts
 
 
-def _read_motion(path: Path) -> tuple[int, int]:
+def _read_motion(path: Path) -> tuple[FileState | None, MotionFacts | BadItem]:
+    """The file's state and facts; None and what is wrong with it where it cannot be used."""
     try:
-        motion = np.load(path, allow_pickle=False)
-        return len(motion), int(np.isnan(motion).any())
-    except (OSError, ValueError, EOFError, TypeError) as error:
-        raise DataError(
-            f"{path}: cannot be read as a motion (frames, 263) ({error}); restore the file, or "
-            "take its name out of the split file"
-        ) from error
+        data, state = read_regular(path)
+        motion = decode_npy(data, str(path), (None, None), finite=False)
+    except BadItem as error:
+        return None, error
+    return state, MotionFacts(len(motion), bool(np.isnan(motion).any()))
 
 
-def _read_cache(cache_path) -> dict:
-    try:
-        return json.loads(Path(cache_path).read_text()) if cache_path else {}
-    except (OSError, ValueError):
-        return {}  # only a cache: what it does not know is read again
+def _read_facts(facts_path) -> dict[str, list]:
+    """Clip -> size, mtime_ns, ctime_ns, inode, frames, has_nan; empty for a damaged file."""
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        known = unseal(Path(facts_path).read_bytes())["motions"]
+        return {name: entry for name, entry in known.items() if len(entry) == 6}
+    return {}

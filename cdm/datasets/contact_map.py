@@ -3,8 +3,10 @@
 import numpy as np
 
 from cdm.datasets.base import AFFORDANCE_DIM, NUM_JOINTS, Dataset, Item, Sample, translation
-from cdm.datasets.files import REBUILD, AnnoRow, load_npy, load_npz, read_index, read_table
-from cdm.errors import BadItem, DataError
+from cdm.datasets.files import REBUILD, load_npy, load_npz
+from cdm.datasets.tables import AnnoRow, read_row_numbers, read_table
+from cdm.datasets.values import check_colors, check_distances, check_points
+from cdm.errors import BadItem, DataError, listed
 
 NO_TRUTH = (
     "scenes without ground truth can be read with dataset.name=ContactMapCustomDataset; otherwise "
@@ -23,11 +25,10 @@ class ContactMapDataset(Dataset):
             rows, wanted = self.read_rows(set_name), self.read_split(set_name)
             outside = sorted(index for index in wanted if not 0 <= index < len(rows))
             if outside:
-                first = ", ".join(map(str, outside[:5])) + (", ..." if len(outside) > 5 else "")
                 raise DataError(
                     f"{self.data_dir / self._split_file(set_name)}: {len(outside)} ids have no row "
-                    f"in {set_name}/contact_motion/anno.csv ({len(rows)} rows): {first}; split and "
-                    "table must belong together"
+                    f"in {set_name}/contact_motion/anno.csv ({len(rows)} rows): "
+                    f"{listed(outside, 5, ', ')}; split and table must belong together"
                 )
             for index, row in enumerate(rows):
                 if index not in wanted:
@@ -51,17 +52,7 @@ class ContactMapDataset(Dataset):
 
     def read_split(self, set_name: str) -> set[int]:
         """Row numbers the split file lists."""
-        split = self._split_file(set_name)
-        ids = set()
-        for number, line in enumerate(read_index(self.data_dir, split).splitlines(), start=1):
-            try:
-                ids.update(int(word) for word in line.split())
-            except ValueError as error:
-                raise DataError(
-                    f"{self.data_dir / split}: line {number} is {line.strip()!r}, expected a row "
-                    "number such as 000012"
-                ) from error
-        return ids
+        return read_row_numbers(self.data_dir, self._split_file(set_name))
 
     def files(self, sample):
         names = [self._contact_file(sample)]
@@ -72,6 +63,7 @@ class ContactMapDataset(Dataset):
         return names
 
     def read_item(self, sample, reader):
+        # The item's own arrays.
         num_points = self.config.num_points
         columns = 6 if self.config.use_color else (3, 6)
         shapes = {"points": (num_points, columns), "dist": (num_points, NUM_JOINTS)}
@@ -79,10 +71,15 @@ class ContactMapDataset(Dataset):
         if "/feat/" in openscene:
             shapes["mask"] = (num_points,)
         arrays = self.read_arrays(sample, reader, shapes)
-        points = arrays["points"].astype(np.float32, copy=False)
+        place = self._place(sample, reader)
+        points = arrays["points"]
+        check_points(points[:, :3], place)
+        check_distances(arrays["dist"], place)
 
+        # Point features: colours, then OpenScene columns or one of affordance.
         features = [points[:, :0]]
         if self.config.use_color:
+            check_colors(points[:, 3:], place, -1, 1)
             features.append((points[:, 3:] + 1) / 2)  # [-1, 1] to [0, 1]
         if "mask" in shapes:
             features.append(self._scene_rows(reader, sample, openscene, arrays["mask"]))
@@ -96,7 +93,7 @@ class ContactMapDataset(Dataset):
             sample=sample,
             c_pc_xyz=points[:, :3],
             c_pc_feat=np.concatenate(features, axis=1, dtype=np.float32),
-            distance=self._select(arrays["dist"].astype(np.float32, copy=False)),
+            distance=self._select(arrays["dist"]),
             info_scene_trans=translation(sample.scene_trans),
             info_scene_mesh=self._scene_mesh(sample),
             info_obj_mask=mask,
@@ -104,11 +101,18 @@ class ContactMapDataset(Dataset):
 
     def read_distance(self, sample, reader):
         shapes = {"dist": (self.config.num_points, NUM_JOINTS)}
-        return self._select(self.read_arrays(sample, reader, shapes)["dist"])
+        distance = self.read_arrays(sample, reader, shapes)["dist"]
+        check_distances(distance, self._place(sample, reader))
+        return self._select(distance)
 
     def read_arrays(self, sample, reader, shapes: dict) -> dict[str, np.ndarray]:
         """Arrays of these names and shapes of the item's contact file."""
-        return load_npz(reader, self._contact_file(sample), shapes, missing=NO_TRUTH)
+        name = self._contact_file(sample)
+        return load_npz(reader, name, shapes, missing=NO_TRUTH, indices=("mask",))
+
+    def _place(self, sample, reader) -> str:
+        """What messages call the item: its contact file."""
+        return str(reader.path(self._contact_file(sample)))
 
     def target_mask_file(self, sample):
         return self._item_file(sample, "target_mask", "npy")
@@ -116,10 +120,10 @@ class ContactMapDataset(Dataset):
     def _scene_rows(self, reader, sample, relpath, mask) -> np.ndarray:
         """Rows of the scene's features that belong to the item's points."""
         features = reader.read_shared(relpath)
-        if mask.dtype.kind not in "iu" or mask.min() < 0 or mask.max() >= len(features):
+        if mask.min() < 0 or mask.max() >= len(features):
             raise BadItem(
-                f"{reader.path(self._contact_file(sample))}: 'mask' is {mask.dtype} from "
-                f"{mask.min()} to {mask.max()}, expected row numbers of {relpath} "
+                f"{self._place(sample, reader)}: 'mask' goes from {mask.min()} to {mask.max()}, "
+                f"expected row numbers of {relpath} "
                 f"({len(features)} rows); {REBUILD}"
             )
         return features[mask]

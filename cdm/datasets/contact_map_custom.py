@@ -1,16 +1,18 @@
-"""ContactMapCustomDataset: one's own scenes, without ground truth (z up)."""
+"""ContactMapCustomDataset: scenes of the user's own, without ground truth (z up)."""
 
 import numpy as np
 
 from cdm.datasets.base import Dataset, Item, Sample, translation
-from cdm.datasets.files import load_npz, read_table
+from cdm.datasets.files import load_npz
+from cdm.datasets.tables import read_table
+from cdm.datasets.values import check_colors, check_points
 from cdm.errors import DataError
 
 
 class ContactMapCustomDataset(Dataset):
-    """Every row of `custom/anno.csv`; there are neither splits nor rotations.
+    """Every row of `custom/anno.csv`. This layout has no splits, and nothing is rotated.
 
-    The reference fills x with the normalised contact 0; here x stays None.
+    afford-motion fills x with the normalised contact 0; here x stays None.
     """
 
     has_ground_truth = False
@@ -42,8 +44,12 @@ class ContactMapCustomDataset(Dataset):
         columns = 6 if self.config.use_color else (3, 6)
         shapes = {"points": (self.config.num_points, columns)}
         points = load_npz(reader, self.files(sample)[0], shapes)["points"]
-        points = points.astype(np.float32, copy=False)
-        features = points[:, 3:] / np.float32(255) if self.config.use_color else points[:, :0]
+        place = str(reader.path(self.files(sample)[0]))
+        check_points(points[:, :3], place)
+        features = points[:, :0]
+        if self.config.use_color:
+            check_colors(points[:, 3:], place, 0, 255)
+            features = points[:, 3:] / np.float32(255)
         return Item(
             sample=sample,
             c_pc_xyz=points[:, :3],

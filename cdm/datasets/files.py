@@ -1,34 +1,21 @@
-"""Reading files: index files for the plan, arrays for the items, each with its own plain errors."""
+"""Arrays from files: read whole, remembered by content, and checked before anything is unpacked."""
 
-import csv
 import hashlib
 import io
-import math
-import os
 import threading
+import zipfile
 from collections import OrderedDict
+from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO
 
 import numpy as np
 
 from cdm.errors import BadItem, DataError
-from cdm.files import FileContent, FileState
+from cdm.files import FileContent, FileState, read_with_state, safe_name
 
-COLUMNS = ("scene_id", "scene_trans_x", "scene_trans_y", "scene_trans_z", "utterance")
 REBUILD = "rebuild the file, or set dataset.on_bad_item to skip"
-
-
-class AnnoRow(NamedTuple):
-    """One row of an anno.csv."""
-
-    scene_id: str
-    scene_trans: tuple[float, float, float]
-    utterance: str
-
-    def captions(self) -> list[tuple[int, str]]:
-        """(caption_idx, text) of the captions, which `$$` separates; blank ones are no captions."""
-        return [(i, text) for i, text in enumerate(self.utterance.split("$$")) if text.strip()]
 
 
 class FileReader:
@@ -48,20 +35,14 @@ class FileReader:
         self._lock = threading.RLock()  # `read_shared` holds it while it reads
 
     def path(self, relpath: str) -> Path:
-        return self.data_dir / relpath
+        """Where the file lies; BadItem where the name leads out of the folder."""
+        return safe_path(self.data_dir, relpath)
 
     def read(self, relpath: str) -> bytes:
         """The file's bytes."""
         path = self.path(relpath)
-        try:
-            with open(path, "rb") as file:
-                data = file.read()
-                stat = os.fstat(file.fileno())
-        except OSError as error:
-            raise BadItem(f"{path}: cannot be read ({error.strerror}); {REBUILD}") from error
-        if len(data) != stat.st_size:
-            raise BadItem(f"{path}: changed while it was read; run again once it is complete")
-        content = FileContent(FileState.of(stat), hashlib.sha256(data).hexdigest())
+        data, state = read_regular(path)
+        content = FileContent(state, hashlib.sha256(data).hexdigest())
         with self._lock:
             before = self.contents.setdefault(relpath, content)
         if before.sha256 != content.sha256:
@@ -84,68 +65,156 @@ class FileReader:
             return self._shared[relpath]
 
 
-def load_npz(reader: FileReader, relpath: str, shapes: dict, missing: str = REBUILD) -> dict:
+def safe_path(data_dir: Path, relpath: str) -> Path:
+    """The path of a file below the data folder.
+
+    Raises:
+        BadItem: a part of the name is absolute, `..`, empty, or holds a control character.
+    """
+    for part in relpath.split("/"):
+        safe_name(part, f"{data_dir}/{relpath!r}", BadItem)
+    return data_dir / relpath
+
+
+def read_regular(path: Path) -> tuple[bytes, FileState]:
+    """The bytes of a plain file and its state at that time.
+
+    Raises:
+        BadItem: not there, not readable, not a plain file, or changed while it was read.
+    """
+    try:
+        data, state = read_with_state(path)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = getattr(error, "strerror", None) or error
+        raise BadItem(f"{path}: cannot be read ({reason}); {REBUILD}") from error
+    if len(data) != state.size:
+        raise BadItem(f"{path}: changed while it was read; run again once it is complete")
+    return data, state
+
+
+def load_npz(
+    reader: FileReader,
+    relpath: str,
+    shapes: dict[str, tuple],
+    missing: str = REBUILD,
+    indices: Collection[str] = (),
+) -> dict[str, np.ndarray]:
     """Arrays of an .npz, checked.
 
     Args:
         shapes: name -> expected shape. A tuple stands for alternatives, None for any size.
         missing: next step to name when an array is not in the file.
+        indices: names of arrays that hold row numbers.
     Returns:
-        name -> array: real numbers as float32, integers and booleans as they are.
+        name -> float32 array; int64 for indices.
     Raises:
         BadItem: damaged file, missing array, wrong shape or type, NaN or infinity.
     """
-    place = reader.path(relpath)
-    with _decode(reader, relpath) as archive:
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise BadItem(f"{place}: is one array, expected an .npz archive; {REBUILD}")
-        absent = [name for name in shapes if name not in archive.files]
-        if absent:
-            names, found = ", ".join(map(repr, absent)), ", ".join(archive.files) or "nothing"
-            raise BadItem(f"{place}: {names} not in the file, found {found}; {missing}")
-        try:
-            arrays = {name: archive[name] for name in shapes}
-        except Exception as error:  # damaged bytes raise anything: zlib, zip, numpy, memory
-            raise BadItem(f"{place}: {_damaged(error)}; {REBUILD}") from error
-    return {
-        name: _checked(array, f"{place}: '{name}'", shapes[name]) for name, array in arrays.items()
-    }
+    place = str(reader.path(relpath))
+    return decode_npz(reader.read(relpath), place, shapes, missing, indices)
 
 
 def load_npy(reader: FileReader, relpath: str, shape: tuple) -> np.ndarray:
-    """The array of an .npy, checked like `load_npz`."""
-    array, place = _decode(reader, relpath), reader.path(relpath)
-    if not isinstance(array, np.ndarray):
-        raise BadItem(f"{place}: is an .npz archive, expected one array; {REBUILD}")
-    return _checked(array, f"{place}: the array", shape)
+    """The array of an .npy as float32, checked like `load_npz`."""
+    return decode_npy(reader.read(relpath), str(reader.path(relpath)), shape)
 
 
-def _decode(reader: FileReader, relpath: str):
-    data = reader.read(relpath)
+def decode_npz(
+    data: bytes,
+    place: str,
+    shapes: dict[str, tuple],
+    missing: str = REBUILD,
+    indices: Collection[str] = (),
+) -> dict[str, np.ndarray]:
+    """Like `load_npz`, of bytes; `place` is what messages call them."""
+    if data.startswith(np.lib.format.MAGIC_PREFIX):
+        raise BadItem(f"{place}: is one array, expected an .npz archive; {REBUILD}")
     try:
-        return np.load(io.BytesIO(data), allow_pickle=False)
-    except Exception as error:  # as in load_npz
-        place = reader.path(relpath)
+        archive = zipfile.ZipFile(io.BytesIO(data))
+        found = [name.removesuffix(".npy") for name in archive.namelist()]
+    except Exception as error:  # damaged bytes raise anything: zip, struct, memory
         raise BadItem(f"{place}: {_damaged(error)}, {len(data)} bytes; {REBUILD}") from error
+    absent = [name for name in shapes if name not in found]
+    if absent:
+        names, there = ", ".join(map(repr, absent)), ", ".join(found) or "nothing"
+        raise BadItem(f"{place}: {names} not in the file, found {there}; {missing}")
+    twice = [name for name in shapes if found.count(name) > 1]
+    if twice:
+        raise BadItem(f"{place}: {', '.join(twice)} comes twice, expected once; {REBUILD}")
+    members = dict(zip(found, archive.infolist(), strict=True))
+    arrays = {}
+    for name, shape in shapes.items():
+        open_file = partial(archive.open, members[name])
+        if name in indices:
+            array = _decode(open_file, f"{place}: '{name}'", shape, "iu")
+            arrays[name] = array.astype(np.int64, casting="unsafe")
+        else:
+            array = _decode(open_file, f"{place}: '{name}'", shape, "fiub")
+            arrays[name] = _as_numbers(array, f"{place}: '{name}'")
+    return arrays
+
+
+def decode_npy(data: bytes, place: str, shape: tuple, finite: bool = True) -> np.ndarray:
+    """Like `load_npy`, of bytes.
+
+    Args:
+        place: what messages call them.
+        finite: refuse NaN and infinity.
+    """
+    if data.startswith(b"PK"):
+        raise BadItem(f"{place}: is an .npz archive, expected one array; {REBUILD}")
+    array = _decode(lambda: io.BytesIO(data), f"{place}: the array", shape, "fiub")
+    return _as_numbers(array, f"{place}: the array", finite)
+
+
+def _decode(open_file: Callable[[], BinaryIO], place: str, shape: tuple, kinds: str) -> np.ndarray:
+    """An array in numpy's format.
+
+    Type and shape stand in front of the data. They are checked first, so that neither a pickle nor
+    an archive that unpacks to gigabytes is ever unpacked.
+    """
+    try:
+        with open_file() as file:
+            found, dtype = _read_header(file)
+    except Exception as error:  # damaged bytes raise anything: zip, zlib, numpy, memory
+        raise BadItem(f"{place} is {_damaged(error)}; {REBUILD}") from error
+    if dtype.kind not in kinds:
+        wanted = "numbers" if "f" in kinds else "integers"
+        raise BadItem(f"{place} is of type {dtype}, expected {wanted}; {REBUILD}")
+    fits = len(found) == len(shape) and all(
+        want is None or size in (want if isinstance(want, tuple) else (want,))
+        for size, want in zip(found, shape, strict=True)
+    )
+    if not fits:
+        raise BadItem(f"{place} is {found}, expected {_shape_text(shape)}; {REBUILD}")
+    try:
+        with open_file() as file:
+            array = np.lib.format.read_array(file, allow_pickle=False)
+            if file.read(1):
+                raise ValueError("more bytes than the array has")
+    except Exception as error:
+        raise BadItem(f"{place} is {_damaged(error)}; {REBUILD}") from error
+    return array
+
+
+def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type that stand in front of the numbers."""
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0
+    shape, _, dtype = (read if version == (1, 0) else np.lib.format.read_array_header_2_0)(file)
+    return shape, dtype
 
 
 def _damaged(error: Exception) -> str:
     return f"damaged, truncated or not numeric ({type(error).__name__}: {error})"
 
 
-def _checked(array: np.ndarray, place: str, shape: tuple) -> np.ndarray:
-    if array.dtype.kind not in "fiub":
-        raise BadItem(f"{place} is of type {array.dtype}, expected numbers; {REBUILD}")
-    fits = array.ndim == len(shape) and all(
-        want is None or size in (want if isinstance(want, tuple) else (want,))
-        for size, want in zip(array.shape, shape, strict=True)
-    )
-    if not fits:
-        raise BadItem(f"{place} is {array.shape}, expected {_shape_text(shape)}; {REBUILD}")
-    if array.dtype.kind != "f":
-        return array
+def _as_numbers(array: np.ndarray, place: str, finite: bool = True) -> np.ndarray:
+    """As float32: integers too, as their squares and negatives would overflow."""
     with np.errstate(over="ignore"):  # what float32 cannot hold is found below
         array = array.astype(np.float32, copy=False)
+    if not finite:
+        return array
     num_bad = array.size - np.count_nonzero(np.isfinite(array))
     if num_bad:
         row = np.argwhere(~np.isfinite(array))[0].tolist()
@@ -161,56 +230,3 @@ def _shape_text(shape: tuple) -> str:
         return " or ".join(map(str, want)) if isinstance(want, tuple) else str(want or "any")
 
     return f"({', '.join(map(text, shape))}{',' if len(shape) == 1 else ''})"
-
-
-def read_index(data_dir: Path, relpath: str) -> str:
-    """Text of an index file (split, table, captions); DataError says what was looked for."""
-    path = data_dir / relpath
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            return file.read()
-    except FileNotFoundError as error:
-        if not data_dir.is_dir():
-            raise DataError(
-                f"{data_dir}: no such folder (looked for {relpath} in it); set dataset.data_dir to "
-                "the data folder that holds the sets"
-            ) from error
-        names = sorted(entry.name for entry in path.parent.glob("*"))
-        beside = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") or "nothing"
-        raise DataError(
-            f"{path}: no such file; {path.parent} holds {beside}; check dataset.data_dir, "
-            "dataset.sets and dataset.phase"
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as UTF-8 text ({error})") from error
-
-
-def read_table(data_dir: Path, relpath: str) -> list[AnnoRow]:
-    """Rows of an anno.csv; the position in the list is the item's index."""
-    path = data_dir / relpath
-    try:
-        rows = [row for row in csv.reader(io.StringIO(read_index(data_dir, relpath))) if row]
-    except csv.Error as error:
-        raise DataError(f"{path}: not a readable csv ({error})") from error
-    header = rows[0] if rows else []
-    absent = [name for name in COLUMNS if name not in header]
-    if absent:
-        raise DataError(
-            f"{path}: columns {', '.join(absent)} are missing, found "
-            f"{', '.join(header) or 'none'}; the first line must name {', '.join(COLUMNS)}"
-        )
-    scene, x, y, z, utterance = (header.index(name) for name in COLUMNS)
-    table = []
-    for number, row in enumerate(rows[1:]):
-        try:
-            offset = (float(row[x]), float(row[y]), float(row[z]))
-            table.append(AnnoRow(row[scene], offset, row[utterance]))
-            valid = all(map(math.isfinite, offset))
-        except (IndexError, ValueError):
-            valid = False
-        if not valid:
-            raise DataError(
-                f"{path}: row {number} is {row}, expected {len(header)} columns with finite "
-                "numbers in scene_trans_x, scene_trans_y and scene_trans_z"
-            )
-    return table

@@ -15,7 +15,7 @@ import numpy as np
 
 from cdm.datasets.base import Sample
 from cdm.datasets.contact_map import ContactMapDataset
-from cdm.datasets.files import COLUMNS, AnnoRow
+from cdm.datasets.tables import COLUMNS, AnnoRow
 from cdm.demo.furniture import COLORS
 from cdm.demo.motion import make_motion
 from cdm.demo.rooms import Room, Task, make_room, make_task

@@ -11,6 +11,7 @@ from cdm.files.content import (
     hash_file,
     list_names,
     read_bytes,
+    read_with_state,
 )
 from cdm.files.locks import is_locked, lock_path, try_lock, unlock
 from cdm.files.names import expand_path, safe_name
@@ -54,6 +55,7 @@ __all__ = [
     "lock_path",
     "read_bytes",
     "read_json",
+    "read_with_state",
     "remove",
     "remove_if_unused",
     "remove_leftovers",

@@ -88,8 +88,19 @@ def read_bytes(path: str | Path) -> bytes:
     Raises:
         OSError: not there, unreadable, or no file.
     """
-    with _opened(path) as descriptor, open(descriptor, "rb", closefd=False) as file:
-        return file.read()
+    return read_with_state(path)[0]
+
+
+def read_with_state(path: str | Path) -> tuple[bytes, FileState]:
+    """All bytes of a file, and its state after they were read.
+
+    Raises:
+        OSError: not there, unreadable, or no file.
+    """
+    with _opened(path) as descriptor:
+        with open(descriptor, "rb", closefd=False) as file:
+            data = file.read()
+        return data, FileState.of(os.fstat(descriptor))
 
 
 @contextlib.contextmanager

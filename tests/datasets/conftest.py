@@ -29,7 +29,8 @@ def data_dir(tmp_path):
     custom = tmp_path / "custom"
     (custom / "points").mkdir(parents=True)
     (custom / "anno.csv").write_text(header + "room,1,2,3,sit on the sofa,\n")
-    np.savez(custom / "points/0000.npz", points=np.zeros((16, 6), np.float32))
+    points = rng.uniform(-1, 1, (16, 6)) * (1, 1, 1, 100, 100, 100) + (0, 0, 0, 100, 100, 100)
+    np.savez(custom / "points/0000.npz", points=points.astype(np.float32))
 
     h3d = tmp_path / "H3D"
     for folder in ("texts", "new_joint_vecs"):

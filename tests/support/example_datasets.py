@@ -1,4 +1,8 @@
-"""Configurations of small datasets, and the items the reference recorded."""
+"""Configurations of small datasets, and the items that afford-motion's code recorded."""
+
+import re
+
+import numpy as np
 
 from cdm.config import DatasetConfig
 from cdm.datasets import make_dataset
@@ -7,7 +11,7 @@ SETS = ("HumanML3D", "HUMANISE", "PROX")
 
 
 def dataset_config(**options) -> DatasetConfig:
-    """The reference's HUMANISE configuration, with changes."""
+    """afford-motion's HUMANISE configuration, with changes."""
     defaults = {
         "name": "ContactMapDataset",
         "data_dir": "data",
@@ -47,13 +51,13 @@ def parity_dataset(entry, data_dir, **options):
         use_color=meta["use_color"],
         use_openscene=meta["use_openscene"],
         num_points=entry["shapes"]["c_pc_xyz"][0][1],
-        **{"captions": "all", "transforms": (), **options},
+        **{"captions": "all", "transforms": (), "on_bad_item": "skip", **options},
     )
     return make_dataset(config, meta.get("point_feat_dim"), seed=1, data_dir=data_dir)
 
 
 def parity_cases(parity_index):
-    """The reference's recorded items, by file name."""
+    """afford-motion's recorded items, by file name."""
     files = parity_index["cases"]["10_dataset"]["files"]
     known = ("ContactMapDataset", "ContactHumanML3DDataset", "ContactMapCustomDataset")
     metas = {name: entry.get("meta", {}) for name, entry in files.items()}
@@ -64,3 +68,22 @@ def make(data_dir, seed=1, **options):
     """The dataset of the fixture `data_dir`."""
     options = {"phase": "train", "sets": ("PROX",), **options}
     return make_dataset(dataset_config(**options), seed=seed, data_dir=data_dir)
+
+
+def make_h3d(data_dir, facts_path=None, **options):
+    """The H3D clips of the fixture `data_dir`, one of which has no motion file."""
+    options = {"on_bad_item": "skip", **options}
+    config = dataset_config(**{"name": "ContactHumanML3DDataset", "phase": "train", **options})
+    return make_dataset(config, data_dir=data_dir, facts_path=facts_path)
+
+
+def damage(path, **changes):
+    """Change arrays of an .npz; None takes one out."""
+    with np.load(path) as archive:
+        arrays = {**archive, **changes}
+    np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
+
+
+def message(error) -> str:
+    """Text of what pytest.raises caught, on one line."""
+    return re.sub(r"\s+", " ", str(error.value))

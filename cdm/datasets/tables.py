@@ -1,0 +1,165 @@
+"""Index files: splits, tables and captions, read strictly, because a wrong row moves all others."""
+
+import csv
+import io
+import math
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from cdm.datasets.files import read_regular, safe_path
+from cdm.errors import BadItem, DataError
+from cdm.files import safe_name
+
+COLUMNS = ("scene_id", "scene_trans_x", "scene_trans_y", "scene_trans_z", "utterance")
+FARTHEST_M = 1e7  # the largest offset; even map projections of the earth stay below
+NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
+
+
+class AnnoRow(NamedTuple):
+    """One row of an anno.csv."""
+
+    scene_id: str
+    scene_trans: tuple[float, float, float]  # metres
+    utterance: str
+
+    def captions(self) -> list[tuple[int, str]]:
+        """(caption_idx, text) of the captions, which `$$` separates; blank ones are no captions."""
+        return [(i, text) for i, text in enumerate(self.utterance.split("$$")) if text.strip()]
+
+
+def read_index(data_dir: Path, relpath: str) -> str:
+    """Text of an index file (split, table, captions).
+
+    A byte order mark is left out. Lines end with LF, CRLF or CR, and all become LF.
+
+    Raises:
+        DataError: not there, not a plain file, or not UTF-8; says what was looked for.
+    """
+    path = safe_path(data_dir, relpath)
+    if not os.path.exists(path):
+        raise DataError(_missing(data_dir, path, relpath))
+    try:
+        text = read_regular(path)[0].decode("utf-8-sig")
+    except BadItem as error:
+        raise DataError(str(error)) from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _missing(data_dir: Path, path: Path, relpath: str) -> str:
+    if not data_dir.is_dir():
+        return (
+            f"{data_dir}: no such folder (looked for {relpath} in it); set dataset.data_dir to "
+            "the data folder that holds the sets"
+        )
+    names = sorted(entry.name for entry in path.parent.glob("*"))
+    beside = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") or "nothing"
+    return (
+        f"{path}: no such file; {path.parent} holds {beside}; check dataset.data_dir, "
+        "dataset.sets and dataset.phase"
+    )
+
+
+def read_lines(data_dir: Path, relpath: str) -> list[str]:
+    """Lines of an index file.
+
+    Not by `str.splitlines`, which also ends a line at a form feed, U+0085 or U+2028: those occur
+    inside captions.
+    """
+    return read_index(data_dir, relpath).split("\n")
+
+
+def read_row_numbers(data_dir: Path, relpath: str) -> set[int]:
+    """Row numbers that a split file lists.
+
+    Raises:
+        DataError: something else than ASCII digits; int() would read 1_0 as 10.
+    """
+    numbers = set()
+    for line_number, line in enumerate(read_lines(data_dir, relpath), start=1):
+        for word in re.split(r"[ \t]+", line.strip(" \t")) if line.strip() else ():
+            if not re.fullmatch(r"[0-9]{1,18}", word):
+                raise DataError(
+                    f"{data_dir / relpath}: line {line_number} is {line.strip()!r}, expected a row "
+                    "number such as 000012"
+                )
+            numbers.add(int(word))
+    return numbers
+
+
+def read_table(data_dir: Path, relpath: str) -> list[AnnoRow]:
+    """Rows of an anno.csv; the position in the list is the item's index.
+
+    Raises:
+        DataError: a column is missing, or a row has not the header's number of fields, an unclosed
+            quote, or an offset that is no number of metres.
+    """
+    path, text = data_dir / relpath, read_index(data_dir, relpath)
+    reader = csv.reader(io.StringIO(text), strict=True)
+    numbered: list[tuple[int, list[str]]] = []  # line a row begins in, fields
+    try:
+        begin = 1
+        for fields in reader:
+            if fields:
+                numbered.append((begin, fields))
+            begin = reader.line_num + 1
+    except csv.Error as error:
+        raise DataError(
+            f"{path}: row {max(len(numbered) - 1, 0)}, which begins in line {begin}, is no csv "
+            f"({error}); a caption with a comma or a quote stands in double quotes, in which a "
+            "quote is doubled, and every quote is closed"
+        ) from error
+    header = numbered[0][1] if numbered else []
+    _check_header(path, header)
+    lines = text.split("\n")
+    return [
+        _parse_row(path, number, line, fields, header, lines)
+        for number, (line, fields) in enumerate(numbered[1:])
+    ]
+
+
+def _check_header(path: Path, header: list[str]) -> None:
+    absent = [name for name in COLUMNS if name not in header]
+    if absent:
+        raise DataError(
+            f"{path}: columns {', '.join(absent)} are missing, found "
+            f"{', '.join(header) or 'none'}; the first line must name {', '.join(COLUMNS)}"
+        )
+    twice = [name for name in COLUMNS if header.count(name) > 1]
+    if twice:
+        raise DataError(f"{path}: column {twice[0]} comes twice, expected once in the first line")
+
+
+def _parse_row(
+    path: Path, number: int, line: int, fields: list[str], header: list[str], lines: list[str]
+) -> AnnoRow:
+    place = f"{path}: row {number} (line {line})"
+    if len(fields) != len(header):
+        raise DataError(
+            f"{place} has {len(fields)} fields, expected {len(header)} as in the header: {fields}; "
+            "put a caption that holds a comma in double quotes"
+        )
+    scene, x, y, z, utterance = (fields[header.index(name)] for name in COLUMNS)
+    # A quote that is opened and never closed ends at the next quote and swallows the rows between.
+    columns = [header.index(name) for name in COLUMNS[1:4]]
+    for inner in lines[line : line + sum(field.count("\n") for field in fields)]:
+        words = inner.split(",")
+        if len(words) > max(columns) and all(NUMBER.fullmatch(words[i]) for i in columns):
+            raise DataError(
+                f"{place} runs on over {inner!r}, which looks like a row of its own; close the "
+                "quote that is open before it"
+            )
+    offset = [
+        float(text) if NUMBER.fullmatch(text.strip(" \t")) else math.nan for text in (x, y, z)
+    ]
+    if not all(abs(value) <= FARTHEST_M for value in offset):
+        raise DataError(
+            f"{place} is {fields}, expected {len(header)} columns with finite numbers of metres, "
+            f"at most {FARTHEST_M:g}, in scene_trans_x, scene_trans_y and scene_trans_z"
+        )
+    if scene:
+        safe_name(scene, f"{place}: scene_id", DataError)
+    return AnnoRow(scene, tuple(offset), utterance)

@@ -1,0 +1,64 @@
+"""Whether an item's numbers can mean what the dataset says they are: metres, distances, colours.
+
+Wrong units pass every check of shape and type, and the maps look plausible. The bounds are ones
+that no real scene meets: items are crops of about 4 m.
+"""
+
+import numpy as np
+
+from cdm.datasets.files import REBUILD
+from cdm.errors import BadItem
+
+FARTHEST_M = 100.0  # of a point from the origin, and of a joint from a point
+SMALLEST_M = 0.02  # longest side of a scene
+UNITS = "divide millimetres by 1000 and centimetres by 100"
+
+
+def check_points(xyz: np.ndarray, place: str) -> None:
+    """Refuse points, (num_points, 3), that are not in metres about the origin.
+
+    Raises:
+        BadItem: a coordinate beyond 100 m, or all points within 2 cm of each other.
+    """
+    farthest, longest = float(np.abs(xyz).max()), float(np.ptp(xyz, axis=0).max())
+    if farthest > FARTHEST_M:
+        raise BadItem(
+            f"{place}: 'points' reach to {farthest:.6g}, expected metres about the origin, at most "
+            f"{FARTHEST_M:g}; {UNITS}, and subtract the scene's centre, or {REBUILD}"
+        )
+    if len(xyz) > 1 and longest < SMALLEST_M:
+        raise BadItem(
+            f"{place}: all 'points' lie within {longest:.3g}, expected a scene in metres of at "
+            f"least {SMALLEST_M:g}; multiply kilometres by 1000, or {REBUILD}"
+        )
+
+
+def check_distances(distance: np.ndarray, place: str) -> None:
+    """Refuse distances, (num_points, num_joints), that are negative or not in metres.
+
+    Raises:
+        BadItem: with the smallest or largest.
+    """
+    low, high = float(distance.min()), float(distance.max())
+    if low < 0:
+        raise BadItem(f"{place}: 'dist' goes down to {low:.6g}, expected 0 and above; {REBUILD}")
+    if high > FARTHEST_M:
+        raise BadItem(
+            f"{place}: 'dist' goes up to {high:.6g}, expected metres, at most {FARTHEST_M:g}; "
+            f"{UNITS}, or {REBUILD}"
+        )
+
+
+def check_colors(rgb: np.ndarray, place: str, low: float, high: float) -> None:
+    """Refuse colours, (num_points, 3), outside the range the dataset has.
+
+    Raises:
+        BadItem: a colour outside [low, high], or colours of 0 to 1 where they go up to 255.
+    """
+    darkest, brightest, slack = float(rgb.min()), float(rgb.max()), 1e-3 * high
+    if darkest < low - slack or brightest > high + slack or (low == 0 and 0 < brightest <= 1):
+        raise BadItem(
+            f"{place}: colours in 'points' go from {darkest:.4g} to {brightest:.4g}, expected "
+            f"{low:g} to {high:g} in this dataset; scale them (the model would see another room), "
+            f"set dataset.use_color: false for a model without colours, or {REBUILD}"
+        )

@@ -1,0 +1,146 @@
+"""H3D clips: order, parts, and what is left out, with the reason."""
+
+import os
+
+import numpy as np
+import pytest
+from example_datasets import make_h3d, message
+
+from cdm.datasets import contact_humanml3d as module
+from cdm.errors import DataError
+
+
+def test_h3d_is_not_rotated_unless_asked(data_dir):
+    assert not make_h3d(data_dir, phase="train", transforms=None).rotates
+    assert make_h3d(data_dir, phase="train", transforms=("RandomRotation",)).rotates
+
+
+def test_h3d_items_by_length_parts_before_their_clip(data_dir):
+    dataset = make_h3d(data_dir, captions="all")
+    assert [(s.index, s.caption_idx, s.text) for s in dataset.samples()] == [
+        ("a", 2, "later"),  # 42 frames
+        ("d", 2, "later"),
+        *[("b", 0, "hops"), ("b", 1, "lands")],  # 45; its part has 35
+        *[("a", 0, "hops"), ("a", 1, "lands")],
+        *[("d", 0, "hops"), ("d", 1, "lands")],
+    ]
+    missing = f"no motion file: {data_dir}/H3D/new_joint_vecs/missing.npy"
+    assert {name: reason.split(" (No such")[0] for name, reason in dataset.dropped.items()} == {
+        "H3D/b caption 2": "shorter than min_horizon (40): 35 frames",
+        "H3D/c": "shorter than min_horizon (40): 20 frames",
+        "H3D/missing": missing,
+    }
+    assert len(dataset.statistics_samples()) == 4
+    test = make_h3d(data_dir, phase="test")
+    assert {s.caption_idx for s in test.samples()} == {0, 2}
+
+
+def test_a_missing_file_is_an_error_unless_bad_items_are_skipped(data_dir):
+    (data_dir / "H3D/texts/b.txt").unlink()
+    with pytest.raises(DataError) as error:
+        make_h3d(data_dir, on_bad_item="fail").samples()
+    assert f"{data_dir}/H3D/train.txt: 2 of 5 clips cannot be used" in message(error)
+    assert f"no caption file: {data_dir}/H3D/texts/b.txt" in message(error)
+    assert "no motion file" in message(error) and "on_bad_item: skip" in message(error)
+    dataset = make_h3d(data_dir)
+    assert {sample.index for sample in dataset.samples()} == {"a", "d"}
+    assert dataset.dropped["H3D/b"].startswith("no caption file")
+
+
+def test_clips_of_another_length_are_left_out_and_told_even_where_nothing_fails(data_dir):
+    (data_dir / "H3D/train.txt").write_text("a\nb\nd\n")
+    dataset = make_h3d(data_dir, on_bad_item="fail", max_horizon=199)
+    assert {sample.index for sample in dataset.samples()} == {"a", "b"}
+    assert dataset.dropped == {
+        "H3D/b caption 2": "shorter than min_horizon (40): 35 frames",
+        "H3D/d": "max_horizon (199) or longer: 199 frames",
+    }
+
+
+def test_a_motion_with_nan_is_left_out(data_dir):
+    motion = np.zeros((61, 263), np.float32)
+    motion[3, 5] = np.nan
+    np.save(data_dir / "H3D/new_joint_vecs/a.npy", motion)
+    (data_dir / "H3D/train.txt").write_text("a\nb\n")
+    dataset = make_h3d(data_dir, on_bad_item="fail")
+    assert {sample.index for sample in dataset.samples()} == {"b"}
+    assert dataset.dropped["H3D/a"] == "NaN in the motion"
+
+
+@pytest.mark.parametrize("name", ["/etc/x", "../a", "a/../b", "a\0b", "x" * 300, ".."])
+def test_a_clip_name_never_leads_out_of_the_folder(data_dir, name):
+    for split in ("train", "all"):
+        (data_dir / f"H3D/{split}.txt").write_text(f"a\n{name}\n")
+    with pytest.raises(DataError, match=r"1 of 2 clips cannot be used"):
+        make_h3d(data_dir, on_bad_item="fail").samples()
+    dataset = make_h3d(data_dir)
+    assert {sample.index for sample in dataset.samples()} == {"a"}
+    assert f"H3D/{name}" in dataset.dropped
+    assert {sample.index for sample in dataset.statistics_samples()} == {"a"}
+
+
+@pytest.mark.parametrize(
+    "line, seconds",
+    [
+        *[("no times here", None), ("a#b#0.0", None), ("a#b#0.0#0.0#0.0", None)],
+        *[("a#b#1_0#20", None), ("a#b#-1#3", None), ("a#b#inf#3", None)],
+        *[("a#b#nan#NaN", (0, 0)), ("a#b#.5#2.", (0.5, 2))],
+    ],
+)
+def test_a_caption_line_has_two_times_in_seconds(data_dir, line, seconds):
+    (data_dir / "H3D/texts/a.txt").write_text(f"fine#x#0.0#0.0\n{line}\n")
+    (data_dir / "H3D/train.txt").write_text("a\n")
+    dataset = make_h3d(data_dir, on_bad_item="fail", captions="all")
+    if seconds:
+        assert dataset._captions("a") == [(0, "fine", 0, 0), (1, "a", *seconds)]
+        return
+    with pytest.raises(
+        DataError, match=r"texts/a.txt: line 2 is .*expected caption#tokens#from#to"
+    ):
+        dataset.samples()
+
+
+def test_a_caption_is_one_line_whatever_it_holds(data_dir):
+    text = "sits\u2028down\x85and\x0cup\x0b again"
+    (data_dir / "H3D/texts/a.txt").write_bytes(f"{text}#x#0.0#0.0\r\nwalks#x#0#0\r\n".encode())
+    dataset = make_h3d(data_dir, captions="all")
+    assert [(s.caption_idx, s.text) for s in dataset.samples() if s.index == "a"] == [
+        (0, text),
+        (1, "walks"),
+    ]
+
+
+def test_a_damaged_motion_is_named(data_dir):
+    (data_dir / "H3D/new_joint_vecs/b.npy").write_bytes(b"\x93NUMPY")
+    with pytest.raises(DataError, match=r"b.npy: the array is damaged"):
+        make_h3d(data_dir, on_bad_item="fail").samples()
+    assert "H3D/b" not in {f"H3D/{s.index}" for s in make_h3d(data_dir).samples()}
+    with pytest.raises(DataError, match=r"none of 5 clips can be used .*H3D/a: shorter than min"):
+        make_h3d(data_dir, min_horizon=400, max_horizon=500).samples()
+
+
+def test_facts_are_read_again_only_for_motions_that_changed(data_dir, monkeypatch):
+    facts = data_dir / "cache/facts.json"
+    before, opened, read = make_h3d(data_dir, facts).samples(), [], module._read_motion
+    monkeypatch.setattr(module, "_read_motion", lambda path: opened.append(path.name) or read(path))
+    assert make_h3d(data_dir, facts).samples() == before and opened == []
+    path = data_dir / "H3D/new_joint_vecs/a.npy"
+    times = (path.stat().st_mtime_ns,) * 2
+    motion = np.zeros((60, 263), np.float32)
+    motion[3, 5] = np.nan
+    np.save(path, motion)  # as large as before
+    os.utime(path, ns=times)
+    dataset = make_h3d(data_dir, facts)
+    assert "a" not in {s.index for s in dataset.samples()} and opened == ["a.npy"]
+    assert dataset.dropped["H3D/a"] == "NaN in the motion"
+
+
+@pytest.mark.parametrize("edit", [b"{", b"[]", b'{"motions": 1}', None])
+def test_facts_that_were_edited_are_read_again(data_dir, edit):
+    facts = data_dir / "cache/facts.json"
+    before = make_h3d(data_dir, facts).samples()
+    whole = facts.read_bytes()
+    facts.write_bytes(edit or whole.replace(b"199", b"159"))
+    assert facts.read_bytes() != whole
+    assert make_h3d(data_dir, facts).samples() == before
+    assert facts.read_bytes() == whole

@@ -1,0 +1,58 @@
+"""Numbers in wrong units are refused; those of real scenes never are."""
+
+import numpy as np
+import pytest
+
+from cdm.datasets.values import check_colors, check_distances, check_points
+from cdm.errors import BadItem
+
+ROOM = np.random.default_rng(0).uniform(-2, 2, (64, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize("scale", [0.1, 1, 10])
+def test_scenes_of_every_real_size_pass(scale):
+    check_points(ROOM * scale, "room")
+    check_distances(np.abs(ROOM) * scale, "room")
+    check_points(ROOM[:1], "one point")
+
+
+@pytest.mark.parametrize(
+    "xyz, text",
+    [
+        (ROOM * 1000, "reach to 1.* expected metres about the origin.*divide millimetres by 1000"),
+        (ROOM * 100, "centimetres by 100"),
+        (ROOM + np.float32(500_000), "subtract the scene's centre"),
+        (ROOM / 1000, "lie within 0.00.* multiply kilometres by 1000"),
+    ],
+)
+def test_points_far_from_metres_are_refused(xyz, text):
+    with pytest.raises(BadItem, match=f"room: .*{text}"):
+        check_points(xyz.astype(np.float32), "room")
+
+
+def test_distances_are_metres_from_zero():
+    with pytest.raises(BadItem, match=r"'dist' goes down to -0.5, expected 0 and above"):
+        check_distances(np.array([[1, -0.5]]), "room")
+    with pytest.raises(BadItem, match=r"'dist' goes up to 1500, expected metres.*millimetres"):
+        check_distances(np.array([[1, 1500.0]]), "room")
+    check_distances(np.array([[0.0, -0.0]]), "room")
+
+
+@pytest.mark.parametrize(
+    "colours, low, high",
+    [([0, 255], 0, 255), ([0, 0], 0, 255), ([3, 40], 0, 255), ([-1, 1], -1, 1), ([0.9, 1], -1, 1)],
+)
+def test_colours_of_the_dataset_pass(colours, low, high):
+    check_colors(np.array([colours]), "room", low, high)
+
+
+@pytest.mark.parametrize(
+    "colours, low, high",
+    [
+        *[([0, 1], 0, 255), ([0.2, 0.5], 0, 255), ([-1, 1], 0, 255), ([0, 65535], 0, 255)],
+        *[([0, 255], -1, 1), ([-2, 0], -1, 1)],
+    ],
+)
+def test_colours_of_another_range_are_refused(colours, low, high):
+    with pytest.raises(BadItem, match=f"colours in 'points' go from .* expected {low} to {high}"):
+        check_colors(np.array([colours]), "room", low, high)
