@@ -14,4 +14,4 @@ with job_log(snakemake.log[0]) as log:
     dataset = open_dataset(plan.config, plan.architecture.point_feat_dim)
     statistics = compute_statistics(dataset, FileReader(plan.config.data_dir))
     save_statistics(Path(snakemake.output[0]), statistics)
-    log(f"mean {statistics.mean.ravel()}, std {statistics.std.ravel()} -> {snakemake.output[0]}")
+    log(f"{statistics.source}: mean {statistics.mean.ravel()}, std {statistics.std.ravel()}")

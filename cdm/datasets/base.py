@@ -133,7 +133,18 @@ class Dataset(ABC):
         """One sample for each item the statistics are computed from."""
         config = replace(self.config, phase=self.statistics_phase, captions="first")
         trained_on = type(self)(config, self.data_dir, self.point_feat_dim, self.seed)
-        return list({(s.set, s.index): s for s in trained_on.samples()}.values())
+        try:
+            samples = trained_on.samples()
+        except DataError as error:
+            if self.statistics_phase == self.config.phase:
+                raise
+            raise DataError(
+                f"{error}\nThe mean and std that the model was trained with are computed from the "
+                f"split {self.statistics_phase}, as there is no file of them. Name that file in "
+                "dataset.statistics, or the split the model was trained on in "
+                "dataset.statistics_phase"
+            ) from error
+        return list({(sample.set, sample.index): sample for sample in samples}.values())
 
     def statistics_name(self) -> str:
         """File name under which afford-motion caches mean and std."""

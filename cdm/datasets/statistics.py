@@ -1,19 +1,29 @@
 """Mean and standard deviation of the contact, by which maps are normalised.
 
-The reference caches them as `Mean_Std_*.npz` in the data folder. Its float32 sums drift with the
-number of rows (a constant 0.3 has mean 0.140 after 6e7 rows), so an existing file always wins:
-the model was trained with it.
+They belong to the model: its training maps were normalised by them. afford-motion caches them as
+`Mean_Std_*.npz` in the data folder. Its float32 sums drift with the number of rows (a constant 0.3
+has mean 0.140 after 6e7 rows), so a file that exists is used as it is. Otherwise they are computed
+from the split that the model was trained on, whatever split is sampled.
 """
 
 import io
+import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from cdm.datasets.base import Dataset
+from cdm.datasets.files import REBUILD, FileReader, decode_npz, read_regular
 from cdm.errors import BadItem, DataError
-from cdm.files import write_bytes
+from cdm.files import digest, write_bytes
+
+NAME = re.compile(
+    r"Mean_Std_(?P<kind>Cont|Dist)_.+?_(?P<data_repr>contact_(cont|all|one)_joints|contact_pelvis)"
+    r"(_(?P<sigma>[0-9.e-]+?))?(_fur)?\.npz"
+)
 
 
 @dataclass(frozen=True)
@@ -67,11 +77,16 @@ class Moments:
         return np.sqrt(self.m2 / self.count)
 
 
-def compute_statistics(dataset, reader) -> Statistics:
+def compute_statistics(dataset: Dataset, reader: FileReader) -> Statistics:
     """Mean and std over all points of the dataset's `statistics_samples`, in one pass.
 
-    Items are read by several threads and merged in order: the result does not depend on timing.
-    An unusable item raises BadItem, or is left out where `dataset.on_bad_item` is skip.
+    Items are read by several threads and merged in order, so that the result does not depend on
+    timing.
+
+    Raises:
+        BadItem: an item cannot be used; with `dataset.on_bad_item: skip` it is left out, and
+            `source` says how many are.
+        DataError: no item is left, or they do not vary.
     """
 
     def moments(sample):
@@ -93,32 +108,72 @@ def compute_statistics(dataset, reader) -> Statistics:
         pool.shutdown(cancel_futures=True)  # after an error the other 40,000 need no reading
     if not num_items:
         raise DataError(f"{dataset.data_dir}: no item to compute statistics from")
-    source = f"{dataset.statistics_name()} computed from {num_items} items"
+    left_out = f" ({len(samples) - num_items} left out)" if num_items < len(samples) else ""
+    source = f"{dataset.statistics_name()} computed from {num_items} items{left_out}"
     return checked_statistics(total.mean[None], total.std[None], source, dataset.config.contact_dim)
 
 
-def load_statistics(path, contact_dim: int) -> Statistics:
-    """Read a `Mean_Std_*.npz`."""
-    path = Path(path)
-    if not path.exists():
+def computed_statistics_path(dataset: Dataset, run_dir: str) -> str:
+    """Where a run keeps the statistics that it computes.
+
+    afford-motion's file name tells neither the data folder nor the split's content nor the joints.
+    The name of the folder does, so that those of other data are never used.
+    """
+    items = [[sample.set, sample.index] for sample in dataset.statistics_samples()]
+    folder, joints = os.path.normpath(dataset.data_dir), dataset.config.data_repr_joints
+    key = digest([folder, dataset.statistics_phase, items, joints])
+    return f"{run_dir}/statistics/{key}/{dataset.statistics_name()}"
+
+
+def load_statistics(path: str | Path, contact_dim: int) -> Statistics:
+    """Read a `Mean_Std_*.npz`.
+
+    Raises:
+        DataError: no such file, not one of this kind, or of another number of joints.
+    """
+    if not os.path.exists(path):
         raise DataError(f"{path}: no such file; correct dataset.statistics, or set it to null")
+    shapes = {"mean": (1, contact_dim), "std": (1, contact_dim)}
+    advice = "restore the file; dataset.data_repr must be that of the model"
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except Exception as error:  # damaged bytes raise anything: zlib, zip, numpy, memory
-        raise DataError(f"{path}: not a readable .npz ({error}); restore the file") from error
-    absent = [name for name in ("mean", "std") if name not in arrays]
-    if absent:
-        raise DataError(
-            f"{path}: {', '.join(absent)} not in the file, found {', '.join(arrays) or 'nothing'}; "
-            "expected 'mean' and 'std', each (1, contact_dim)"
-        )
+        arrays = decode_npz(read_regular(Path(path))[0], str(path), shapes, advice)
+    except BadItem as error:
+        raise DataError(str(error).replace(REBUILD, advice)) from error
     return checked_statistics(arrays["mean"], arrays["std"], str(path), contact_dim)
 
 
-def find_statistics(dataset, exp_dir=None) -> Statistics | None:
-    """Statistics that exist: the configured file, else those a training here left in its
-    experiment folder, else the reference's in the data folder.
+def name_contradictions(path: str | Path, config) -> list[str]:
+    """What the name of a `Mean_Std_*.npz` says that the configuration does not.
+
+    Args:
+        config: section `dataset` (`cdm.config.DatasetConfig`).
+    Returns:
+        One line for each contradiction; none for a name of another form.
+    """
+    found = NAME.fullmatch(Path(path).name)
+    if not found:
+        return []
+    wanted = {
+        "kind": "Dist" if config.use_raw_dist else "Cont",
+        "data_repr": config.data_repr,
+        "sigma": None if config.use_raw_dist else config.sigma,
+    }
+    said = found.groupdict()
+    said["sigma"] = said["sigma"] and float(said["sigma"])
+    keys = {"kind": "dataset.use_raw_dist", "data_repr": "dataset.data_repr"}
+    return [
+        f"{path}: its name says {key} {said[key]}, {keys.get(key, 'dataset.sigma')} says {value}; "
+        "use the file that the model was trained with"
+        for key, value in wanted.items()
+        if said[key] != value
+    ]
+
+
+def find_statistics(dataset: Dataset, exp_dir=None) -> Statistics | None:
+    """Statistics that exist.
+
+    The configured file comes first, then the file that a training here left in its experiment
+    folder, then afford-motion's in the data folder.
 
     Args:
         exp_dir: folder that holds ckpt/.
@@ -146,7 +201,7 @@ def find_statistics(dataset, exp_dir=None) -> Statistics | None:
 
 
 def save_statistics(path, statistics: Statistics) -> None:
-    """Write a `Mean_Std_*.npz` that the reference can read; complete or not at all."""
+    """Write a `Mean_Std_*.npz` that afford-motion can read; complete or not at all."""
     buffer = io.BytesIO()
     np.savez(buffer, mean=statistics.mean, std=statistics.std)
     write_bytes(path, buffer.getvalue())
@@ -156,7 +211,8 @@ def checked_statistics(mean, std, source: str, contact_dim: int) -> Statistics:
     """(1, contact_dim) mean and std, of any float type, as float32.
 
     Raises:
-        DataError: wrong shape, not finite, or a std of 0.
+        DataError: wrong shape, or float32 makes of them NaN, infinity, or a std to divide by that
+            gives infinity.
     """
     for name, array in (("mean", mean), ("std", std)):
         if array.shape != (1, contact_dim) or array.dtype.kind != "f":
@@ -164,9 +220,12 @@ def checked_statistics(mean, std, source: str, contact_dim: int) -> Statistics:
                 f"{source}: '{name}' is {array.dtype} {array.shape}, expected float "
                 f"(1, {contact_dim}); dataset.data_repr must be that of the model"
             )
-    if not (np.isfinite(mean).all() and np.isfinite(std).all() and (std > 0).all()):
+    with np.errstate(over="ignore", divide="ignore"):  # found below
+        mean, std = mean.astype(np.float32), std.astype(np.float32)
+        usable = np.isfinite(mean) & np.isfinite(std) & (std > 0) & np.isfinite(1 / std)
+    if not usable.all():
         raise DataError(
             f"{source}: mean is {mean.tolist()}, std is {std.tolist()}, expected finite numbers "
             "and positive std; the contact maps behind it are constant or damaged"
         )
-    return Statistics(mean.astype(np.float32), std.astype(np.float32), source)
+    return Statistics(mean, std, source)

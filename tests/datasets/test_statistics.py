@@ -1,16 +1,22 @@
-"""Statistics: those of the reference, exact for any number of rows, never half written."""
+"""Statistics: the model's, exact for any number of rows, never half written."""
+
+import os
+import shutil
 
 import numpy as np
 import pytest
-from example_datasets import make, parity_cases, parity_dataset
+from example_datasets import dataset_config, make, make_h3d, parity_cases, parity_dataset
 
 from cdm.datasets import FileReader
 from cdm.datasets.statistics import (
     Moments,
     Statistics,
+    checked_statistics,
     compute_statistics,
+    computed_statistics_path,
     find_statistics,
     load_statistics,
+    name_contradictions,
     save_statistics,
 )
 from cdm.errors import BadItem, DataError
@@ -81,7 +87,8 @@ def test_bad_item_stops_or_is_left_out(data_dir):
     with pytest.raises(BadItem, match=r"00001.npz: 'dist' is \(3, 22\)"):
         compute_statistics(make(data_dir), FileReader(data_dir))
     dataset = make(data_dir, on_bad_item="skip")
-    assert "from 2 items" in compute_statistics(dataset, FileReader(data_dir)).source
+    source = compute_statistics(dataset, FileReader(data_dir)).source
+    assert source.endswith("computed from 2 items (1 left out)")
 
 
 def test_saved_statistics_come_back(tmp_path):
@@ -100,18 +107,108 @@ def test_bad_statistics_are_explained(tmp_path):
     ones, zeros = np.ones((1, 6), np.float32), np.zeros((1, 6), np.float32)
     with pytest.raises(DataError, match=r"Mean_Std.npz: no such file; correct dataset.statistics"):
         load_statistics(path, 6)
+    huge, tiny = np.full((1, 6), 1e300), np.full((1, 6), 1e-300)
     for arrays, text in (
-        ({"mean": ones}, "std not in the file, found mean"),
-        ({"mean": ones, "std": ones[:, :1]}, r"'std' is float32 \(1, 1\), expected float \(1, 6\)"),
+        ({"mean": ones}, "'std' not in the file, found mean"),
+        ({"mean": ones, "std": ones[:, :1]}, r"'std' is \(1, 1\), expected \(1, 6\)"),
         ({"mean": zeros, "std": zeros}, "positive std"),
-        ({"mean": zeros / np.float32("nan"), "std": ones}, "expected finite numbers"),
+        ({"mean": zeros, "std": -ones}, "positive std"),
+        ({"mean": zeros, "std": tiny}, "positive std"),  # 0 in float32
+        ({"mean": zeros, "std": huge}, "holds 6 NaN or infinite"),
+        ({"mean": zeros / np.float32("nan"), "std": ones}, "holds 6 NaN or infinite"),
+        ({"mean": zeros, "std": np.full((1, 6), None)}, "of type object, expected numbers"),
     ):
         np.savez(path, **arrays)
-        with pytest.raises(DataError, match=text):
+        with pytest.raises(DataError, match=text) as error:
             load_statistics(path, 6)
-    path.write_bytes(b"PK")
-    with pytest.raises(DataError, match=r"not a readable .npz"):
+        assert "on_bad_item" not in str(error.value)
+    for content in (b"PK", b"", b"\x93NUMPY"):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=r"Mean_Std.npz: .*restore the file"):
+            load_statistics(path, 6)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(DataError, match=r"cannot be read \(not a file\); restore the file"):
         load_statistics(path, 6)
+
+
+@pytest.mark.parametrize("std", [1e-46, 1e-40, 1e39, 0.0, -1.0, np.nan])
+def test_what_float32_makes_of_the_std_must_be_usable(std):
+    with pytest.raises(DataError, match=r"test: mean is .*positive std"):
+        checked_statistics(np.zeros((1, 1)), np.full((1, 1), std), "test", 1)
+
+
+def test_statistics_are_those_of_train_whatever_is_sampled(data_dir):
+    reader = FileReader(data_dir)
+    train = compute_statistics(make(data_dir, phase="train"), reader)
+    sampled_all = compute_statistics(make(data_dir, phase="all"), reader)
+    trained_on_all = compute_statistics(
+        make(data_dir, phase="train", statistics_phase="all"), reader
+    )
+    assert np.array_equal(train.mean, sampled_all.mean)
+    assert np.array_equal(train.std, sampled_all.std)
+    assert trained_on_all.source.endswith("computed from 6 items")
+    assert not np.array_equal(train.mean, trained_on_all.mean)
+
+
+def test_statistics_of_h3d_are_those_of_all_clips(data_dir):
+    (data_dir / "H3D/train.txt").write_text("a\n")
+    train = make_h3d(data_dir, phase="train")
+    assert {s.index for s in train.statistics_samples()} == {"a", "b", "c", "d"}
+    chosen = make_h3d(data_dir, phase="all", statistics_phase="train")
+    assert {s.index for s in chosen.statistics_samples()} == {"a"}
+
+
+def test_without_the_training_split_the_message_says_what_to_set(data_dir):
+    (data_dir / "PROX/train.txt").unlink()
+    with pytest.raises(DataError) as error:
+        make(data_dir, phase="all").statistics_samples()
+    assert "PROX/train.txt: no such file" in str(error.value)
+    assert "dataset.statistics_phase" in str(error.value)
+
+
+def test_computed_statistics_are_kept_by_folder_split_and_joints(data_dir, tmp_path_factory):
+    def path(folder=data_dir, **options):
+        return computed_statistics_path(make(folder, **options), "outputs/x")
+
+    first = path()
+    assert first == path(phase="all") == path(captions="all")
+    assert first.startswith("outputs/x/statistics/") and first.endswith(".npz")
+    other = tmp_path_factory.mktemp("copy") / "data"
+    shutil.copytree(data_dir, other)
+    others = [
+        path(other),
+        path(statistics_phase="all"),
+        path(data_repr_joints=(0, 1)),
+        path(sets=("HUMANISE",)),
+    ]
+    (data_dir / "PROX/train.txt").write_text("000003\n000000\n")
+    assert len({first, path(), *others}) == 6
+
+
+NAMES = "Mean_Std_{}_HumanML3D_HUMANISE_PROX_{}{}.npz"
+
+
+@pytest.mark.parametrize(
+    "name, options, said",
+    [
+        (NAMES.format("Cont", "contact_cont_joints", "_0.8"), {}, []),
+        (NAMES.format("Cont", "contact_cont_joints", "_0.8_fur"), {}, []),
+        (NAMES.format("Cont", "contact_cont_joints", "_0.80"), {}, []),
+        (NAMES.format("Dist", "contact_cont_joints", ""), {"use_raw_dist": True}, []),
+        ("mine.npz", {}, []),
+        (NAMES.format("Cont", "contact_cont_joints", "_0.5"), {}, ["sigma 0.5"]),
+        (NAMES.format("Cont", "contact_all_joints", "_0.8"), {}, ["data_repr contact_all_joints"]),
+        (NAMES.format("Dist", "contact_cont_joints", ""), {}, ["kind Dist", "sigma None"]),
+        (NAMES.format("Cont", "contact_pelvis", "_0.5_fur"), {}, ["data_repr", "sigma 0.5"]),
+        ("Mean_Std_Cont_OriH3D_contact_cont_joints_0.5.npz", {"sigma": 0.5}, []),
+    ],
+)
+def test_a_name_that_contradicts_the_configuration_is_told(name, options, said):
+    lines = name_contradictions(f"data/{name}", dataset_config(**options))
+    assert len(lines) == len(said)
+    for line, text in zip(lines, said, strict=True):
+        assert f"data/{name}: its name says {text}" in line
 
 
 def test_configured_file_comes_first_and_custom_needs_one(data_dir):
