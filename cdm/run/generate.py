@@ -168,8 +168,9 @@ class ChunkMaps:
             )
         dtype = self.arrays[name].dtype
         return (
-            f"'{name}' has a value beyond {dtype} (at most {np.finfo(dtype).max:.3g}); look at "
-            f"the item's table and points, set workflow.dtype to float32, {advice}"
+            f"'{name}' has a value that is not finite as {dtype} (at most "
+            f"{np.finfo(dtype).max:.3g}); look at the item's table and points, set workflow.dtype "
+            f"to float32, {advice}"
         )
 
     def skip(self, row: int, problem: BadItem) -> None:

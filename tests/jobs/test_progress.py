@@ -7,7 +7,14 @@ import sys
 import time
 
 from cdm.jobs import progress
-from cdm.jobs.progress import Heartbeat, Progress, heartbeat_path, read_job_states
+from cdm.jobs.progress import (
+    Heartbeat,
+    Progress,
+    duration,
+    heartbeat_path,
+    per_second,
+    read_job_states,
+)
 
 
 def test_a_heartbeat_is_renewed_while_its_job_lives_and_gone_afterwards(tmp_path, monkeypatch):
@@ -96,3 +103,28 @@ def test_progress_tells_few_lines_and_always_the_last(monkeypatch):
     assert lines[0] == "chunk x: 1/100 maps, 0.2 maps/s, ETA 0:08:15"
     assert lines[-1] == "chunk x: 100/100 maps, 0.2 maps/s, ETA 0:00:00"
     assert 9 <= len(lines) <= 12
+
+
+def test_a_rate_over_no_time_is_zero_and_no_time_left_is_unknown():
+    assert per_second(5, 0.0) == 0.0 and per_second(5, 2) == 2.5
+    assert duration(3725.4) == "1:02:05"
+    assert (
+        duration(float("inf")) == duration(float("nan")) == duration(-1) == duration(1e300) == "-"
+    )
+
+
+def test_progress_on_a_clock_that_stands_still_is_told(monkeypatch):
+    monkeypatch.setattr("cdm.jobs.progress.time.perf_counter", lambda: 5.0)
+    lines = []
+    shown = Progress(2, "chunk", lines.append)
+    shown.start_batch(num_steps=1, size=2)
+    shown.step()
+    shown.done(2)
+    assert lines == ["chunk: 2/2 maps, 0 maps/s, ETA -"]
+
+
+def test_a_heartbeat_never_claims_more_maps_than_there_will_be(tmp_path):
+    with Heartbeat(tmp_path, "a") as heartbeat:
+        heartbeat.report(7.0, 3, 1.0)
+        heartbeat._write()
+        assert read_job_states(tmp_path)["a"].maps == 3

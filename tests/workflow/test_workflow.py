@@ -161,6 +161,33 @@ def test_an_edited_item_reruns_exactly_its_chunk_and_undoing_it_none(folder):
     assert_same(arrays(folder), old)
 
 
+def contents_of(folder):
+    """Every file of a run, with its inode and time."""
+    files = [path for path in sorted((folder / "outputs").rglob("*")) if not path.is_dir()]
+    return {path: (os.lstat(path).st_ino, os.lstat(path).st_mtime_ns) for path in files}
+
+
+def test_a_lost_shard_is_repaired_by_the_same_command_and_looking_changes_nothing(folder):
+    before, outputs = arrays(folder), folder / "outputs/run"
+    (outputs / "contact_maps.zarr/distance/c.1.0.0.0").unlink()
+    (store,) = outputs.glob("chunks/00001-*.zarr")
+    files = contents_of(folder)
+    # The archive alone is lost: its chunks still have everything.
+    assert planned(folder) == ([], {"merge"})
+    # The chunk's store is away for a moment.
+    store.rename(folder / "away")
+    assert planned(folder) == ([1], {"merge"})
+    (folder / "away").rename(store)
+    assert planned(folder) == ([], {"merge"})
+    assert contents_of(folder) == files
+    # Both are lost.
+    (store / "distance/c.0.0.0.0").unlink()
+    shown = run(folder)
+    assert "contact_maps.zarr/distance/c.1.0.0.0: is missing; merge runs again" in shown
+    assert_same(arrays(folder), before)
+    assert planned(folder) == ([], set())
+
+
 def test_an_edited_caption_reruns_exactly_its_chunk(folder):
     table = folder / "data/HUMANISE/contact_motion/anno.csv"
     table.write_text(table.read_text().replace("sit on chair 5", "lie on bed 5"))

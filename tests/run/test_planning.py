@@ -1,0 +1,191 @@
+"""Making a plan: names that stay, old runs that stay finished, inputs that are refused."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import orjson
+import pytest
+from helpers import plan_run, run_config, write_contacts, write_dummy_chunk, write_split
+
+from cdm.errors import DataError, NotTrained
+from cdm.files import seal, unseal
+from cdm.run.losses import find_losses
+from cdm.run.merge import merge
+from cdm.run.plan import PlannedFile, read_plan, save_plan
+from cdm.run.planning import load_plan, make_identity, make_plan
+
+# What version 0.1.0 named the chunks of the small run of tests/support/helpers.py. Finished chunks
+# of users are found under such names, so they must not change.
+NAMES = {
+    (): ("00000-fe64ea870e639c47", "00001-9fc44cceca680181", "00002-a26d93e31815555d"),
+    ("seed", 1): ("00000-d37d3a977a572383", "00001-086431def96c96ee", "00002-dd876223d266da13"),
+    ("sampling", "k_samples", 2): (
+        "00000-a0ea1390e5c4741f", "00001-93c6c49869773ebb", "00002-f56b4725cd71cfe1"
+    ),
+    ("diffusion", "timestep_respacing", "4"): (
+        "00000-ba0df883da3becbd", "00001-bf51e343b95a8cc9", "00002-87775f7aba4d125d"
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture
+def plan(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return plan_run(tmp_path)[0]
+
+
+def nested(change):
+    """("a", "b", 1) -> {"a": {"b": 1}}"""
+    *keys, value = change or (None,)
+    for key in reversed(keys):
+        value = {key: value}
+    return value or {}
+
+
+@pytest.mark.parametrize("change", NAMES)
+def test_chunks_keep_the_names_they_always_had(plan, change):
+    found = make_plan(run_config(**nested(change)))[0]
+    assert tuple(chunk.name for chunk in found.chunks) == NAMES[change]
+
+
+def in_the_old_form(path):
+    """A record as versions wrote it that knew size and mtime only, and named devices."""
+    content = unseal(path.read_bytes())
+    content["contents"] = {
+        group: {
+            name: {key: found[key] for key in ("size", "mtime_ns", "sha256")}
+            for name, found in files.items()
+        }
+        for group, files in content["contents"].items()
+    }
+    content["provenance"]["device"] = "CPU (4 thread(s))"
+    path.chmod(0o644)
+    path.write_bytes(seal(content))
+
+
+def test_a_run_of_the_old_form_is_finished_and_one_edit_reruns_one_chunk(plan):
+    for chunk in plan.chunks:
+        in_the_old_form(write_dummy_chunk(plan, chunk))
+    merge(plan, lambda line: None)
+    again = make_plan(run_config())[0]
+    assert again == plan and find_losses(again) == {} and Path(again.archive_record).exists()
+    # Another ctime and inode say nothing where the record holds neither.
+    path = Path("data/HUMANISE/contact_motion/contacts/00004.npz")
+    os.chmod(path, 0o600)
+    assert make_plan(run_config())[0] == plan
+    write_contacts(path, 32, seed=99)
+    edited = make_plan(run_config())[0]
+    same = [a == b for a, b in zip(edited.chunks, plan.chunks, strict=True)]
+    assert same == [True, False, True]
+
+
+def test_an_item_replaced_with_the_same_size_and_mtime_reruns_its_chunk(plan):
+    for chunk in plan.chunks:
+        write_dummy_chunk(plan, chunk)
+    path = Path("data/HUMANISE/contact_motion/contacts/00004.npz")
+    times, size = (path.stat().st_mtime_ns,) * 2, path.stat().st_size
+    write_contacts(path.with_name("new"), 32, seed=99)
+    os.utime(path.with_name("new"), ns=times)
+    path.with_name("new").replace(path)
+    assert (path.stat().st_mtime_ns, path.stat().st_size) == (times[0], size)
+    changed = make_plan(run_config())[0]
+    assert [a == b for a, b in zip(changed.chunks, plan.chunks, strict=True)] == [True, False, True]
+
+
+def test_a_touched_item_is_hashed_by_the_first_run_and_then_remembered(plan, monkeypatch):
+    for chunk in plan.chunks:
+        write_dummy_chunk(plan, chunk)
+    os.utime("data/HUMANISE/contact_motion/contacts/00004.npz")
+    assert make_plan(run_config())[0] == plan
+    assert not Path("outputs/run/plan/contents.json").exists()  # looking keeps nothing
+    save_plan(*make_plan(run_config()))
+    monkeypatch.setattr("cdm.run.inputs.hash_file", None)  # would fail
+    assert make_plan(run_config())[0] == plan
+
+
+@pytest.mark.parametrize("damage", [b"", b"[]", b'{"files": {"a": 1}}', b"flip"])
+def test_a_damaged_memory_of_hashes_is_made_anew(plan, damage):
+    for chunk in plan.chunks:
+        write_dummy_chunk(plan, chunk)
+    os.utime("data/HUMANISE/contact_motion/contacts/00004.npz")
+    save_plan(*make_plan(run_config()))
+    path = Path("outputs/run/plan/contents.json")
+    whole = path.read_bytes()
+    path.write_bytes(damage if damage != b"flip" else whole.replace(b"0", b"1", 1))
+    assert make_plan(run_config())[0] == plan
+    save_plan(*make_plan(run_config()))
+    assert path.read_bytes() == whole
+
+
+def test_a_flipped_hash_cannot_pass_for_todays_content(plan):
+    """The memory of hashes names an edit's chunk, so it must not be believed when it is edited."""
+    for chunk in plan.chunks:
+        write_dummy_chunk(plan, chunk)
+    path = Path("data/HUMANISE/contact_motion/contacts/00004.npz")
+    write_contacts(path, 32, seed=99)
+    edited = make_plan(run_config())
+    save_plan(*edited)
+    memory = Path("outputs/run/plan/contents.json")
+    content = orjson.loads(memory.read_bytes())
+    (entry,) = (entry for name, entry in content["files"].items() if name.endswith("00004.npz"))
+    record = unseal(Path(plan.chunk_record(plan.chunks[1])).read_bytes())
+    (name,) = (name for name in record["contents"]["items"] if name.endswith("00004.npz"))
+    entry[-1] = record["contents"]["items"][name]["sha256"]  # as if nothing had been edited
+    memory.write_bytes(orjson.dumps(content, option=orjson.OPT_INDENT_2))
+    assert make_plan(run_config())[0] == edited[0]
+
+
+def test_jobs_take_the_plan_that_was_saved_and_make_a_damaged_one_anew(plan):
+    assert load_plan(run_config()) == plan
+    path = Path("outputs/run/plan/plan.json")
+    path.write_bytes(path.read_bytes().replace(b'"depth": 6', b'"depth": 7'))
+    assert load_plan(run_config()) == plan
+    path.unlink()
+    assert load_plan(run_config()) == plan
+    assert not path.exists()
+
+
+def test_the_identity_holds_json_values_only(plan):
+    assert orjson.loads(orjson.dumps(plan.identity)) == plan.identity
+    assert read_plan("outputs/run").identity == plan.identity
+
+
+def test_every_part_of_the_identity_changes_the_names(plan):
+    usual = {
+        "config": plan.config,
+        "architecture": plan.architecture,
+        "checkpoint_sha256": "a",
+        "scene_model_sha256": None,
+        "statistics": plan.statistics,
+        "rotates": True,
+    }
+    sizes = plan.architecture.sizes | {"depth": 7}
+    others = (
+        {"config": replace(plan.config, seed=7)},
+        {"architecture": replace(plan.architecture, sizes=sizes)},
+        {"checkpoint_sha256": "b"},
+        {"scene_model_sha256": "c"},
+        {"statistics": replace(plan.statistics, values=None)},
+        {"rotates": False},
+    )
+    found = [make_identity(**usual | other) for other in ({}, *others)]
+    assert all(a != b for i, a in enumerate(found) for b in found[:i])
+
+
+def test_a_split_without_samples_is_told(plan):
+    write_split(Path("data"), [])
+    with pytest.raises(DataError, match=r"train\.txt list no item"):
+        make_plan(run_config())
+
+
+def test_a_run_without_a_checkpoint_of_its_own_says_what_to_type(plan):
+    with pytest.raises(NotTrained, match="snakemake train"):
+        make_plan(run_config(exp_dir=None))
+
+
+def test_a_chunk_is_never_larger_than_what_is_left(plan):
+    whole = make_plan(run_config(workflow={"chunk_size": 10_000_000}))[0]
+    assert [(chunk.start, chunk.stop) for chunk in whole.chunks] == [(0, 7)]
+    assert [chunk.num_samples for chunk in plan.chunks] == [3, 3, 1]
+    assert isinstance(plan.checkpoint, PlannedFile) and len(plan.checkpoint.sha256) == 64
