@@ -54,6 +54,7 @@ def prefetch(items: Iterable, depth: int = 2) -> Iterator:
     Args:
         depth: how many finished items may wait for the caller.
     """
+    # The thread: puts pairs (item, None), and at its end (None, error).
     waiting: queue.Queue = queue.Queue(depth)
     stopped = threading.Event()
 
@@ -75,6 +76,8 @@ def prefetch(items: Iterable, depth: int = 2) -> Iterator:
             put(None, error)
 
     threading.Thread(target=work, name="prefetch", daemon=True).start()
+
+    # The caller.
     try:
         while True:
             item, error = waiting.get()

@@ -54,6 +54,7 @@ def space_timesteps(num_timesteps: int, section_counts) -> list[int]:
     """
     if section_counts is None or section_counts == "":
         return list(range(num_timesteps))
+    # Read the counts.
     spec = str(section_counts).strip().strip("[]").replace(" ", "")
     try:
         counts = [int(part) for part in spec.removeprefix("ddim").split(",")]
@@ -67,6 +68,7 @@ def space_timesteps(num_timesteps: int, section_counts) -> list[int]:
     if spec.startswith("ddim"):
         return _ddim_timesteps(num_timesteps, counts[0])
 
+    # Keep so many steps of each section; the first `longer` sections have one step more.
     size, longer = divmod(num_timesteps, len(counts))
     steps, start = [], 0
     for i, count in enumerate(counts):

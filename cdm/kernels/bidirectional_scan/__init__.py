@@ -29,6 +29,7 @@ def bidirectional_scan(u, x_dbl, dt_weight, dt_bias, A, D, z, backend="auto"):
     Raises:
         ValueError: unknown backend, or one that cannot run this input.
     """
+    # Choose the backend.
     inputs = u, x_dbl, dt_weight, dt_bias, A, D, z
     needs_grad = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
     if backend == "auto":
@@ -38,6 +39,8 @@ def bidirectional_scan(u, x_dbl, dt_weight, dt_bias, A, D, z, backend="auto"):
         return naive.bidirectional_scan(*inputs)
     if backend != "cuda":
         raise ValueError(f"bidirectional_scan: backend is {backend!r}, expected auto or {BACKENDS}")
+
+    # Refuse what the kernels cannot compute.
     reason = "gradients are needed" if needs_grad else None
     if not fits(*dt_weight.shape, A.shape[1]):
         reason = (

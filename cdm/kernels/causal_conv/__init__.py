@@ -24,6 +24,7 @@ def causal_conv_silu(x, weight, bias, reverse=False, backend="auto"):
     Raises:
         ValueError: unknown backend, or one that cannot run this input.
     """
+    # Choose the backend.
     tensors = x, weight, bias
     needs_grad = torch.is_grad_enabled() and any(a.requires_grad for a in tensors)
     fits_numba = x.device.type == "cpu" and x.dtype != torch.float64 and not needs_grad
@@ -32,6 +33,8 @@ def causal_conv_silu(x, weight, bias, reverse=False, backend="auto"):
         backend = "naive" if nvrtc.unavailable(x.device.index) else "cuda"
     if backend == "auto":
         backend = "numba" if fits_numba else "naive"
+
+    # Run it.
     if backend == "cuda" and fits_cuda:
         return gpu.causal_conv_silu(x, weight, bias, reverse)
     if backend == "naive":
@@ -68,6 +71,7 @@ def bidirectional_conv_silu(x, weight, bias, backend="auto"):
     Raises:
         ValueError: unknown backend, or one that cannot run this input.
     """
+    # Choose the backend.
     needs_grad = torch.is_grad_enabled() and any(a.requires_grad for a in (x, weight, bias))
     fits = (
         x.is_cuda and x.dtype in (torch.float32, torch.bfloat16)
@@ -75,6 +79,8 @@ def bidirectional_conv_silu(x, weight, bias, backend="auto"):
     )  # fmt: skip
     if backend == "auto":
         backend = "cuda" if fits and not nvrtc.unavailable(x.device.index) else "naive"
+
+    # Run it.
     if backend == "naive":
         return torch.stack(
             [causal_conv_silu(x, weight, bias, reverse) for reverse in (False, True)]

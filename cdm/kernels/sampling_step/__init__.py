@@ -32,6 +32,7 @@ def sampling_step(
     Raises:
         ValueError: unknown backend, or one that cannot run this input.
     """
+    # Choose the backend, and run it.
     arguments = x, pred_xstart, previous, order, keys, table, noise_steps, position
     if backend == "auto":
         fits = x.is_cuda and nvrtc.unavailable(x.device.index) is None

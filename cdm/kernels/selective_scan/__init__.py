@@ -43,12 +43,15 @@ def selective_scan(
     Raises:
         ValueError: unknown backend, or one that cannot run this input.
     """
+    # Choose the backend.
     needs_grad = torch.is_grad_enabled() and any(
         x is not None and x.requires_grad for x in (u, delta, A, B, C, D, z, delta_bias)
     )
     if backend == "auto":
         fits_cuda = needs_grad and delta_softplus and not return_last_state and gpu.fits(*A.shape)
         backend = resolve_backend(u.device, u.dtype, needs_grad, fits_cuda)
+
+    # Run it. Backends that only go forward get flipped tensors.
     inputs = u, delta, A, B, C, D, z, delta_bias
     if backend == "numba":
         y, last_state = _numba(*inputs, delta_softplus, reverse, needs_grad)

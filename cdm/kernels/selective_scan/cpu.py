@@ -49,14 +49,30 @@ def _numpy(x):
 
 @inline
 def _places(d_state):
-    """The first row of h, of delta, of delta * u and of y in a block's rows, see `_compile`."""
+    """The first row of h, of delta, of delta * u and of y among the rows of a block.
+
+    The rows of a block are an array `s`, WIDTH wide: d_state rows of log2(e) A, d_state rows of h,
+    then one row each of delta, delta * u and y. They are one array, because LLVM then knows that
+    they do not overlap. Channels and states that do not exist stay zero.
+    """
     return d_state, 2 * d_state, 2 * d_state + 1, 2 * d_state + 2
+
+
+@inline
+def _begin(s, A, start):
+    """Fill the rows of the block whose first channel is `start`: log2(e) A, and states of zero."""
+    s[:] = np.float32(0)
+    for c in range(min(WIDTH, A.shape[0] - start)):
+        for n in range(A.shape[1]):
+            s[n, c] = A[start + c, n] * LOG2_E
 
 
 @inline
 def _step(s, u_t, delta_t, delta_bias, D, b_row, c_row, start, width, plus, d_state):
     """One step of a block: h <- exp(delta A) h + delta u B and y = <h, C> + D u."""
     H, DELTA, DELTA_U, Y = _places(d_state)
+
+    # delta, delta * u, and D u, which y begins with.
     for c in range(width):
         s[DELTA, c] = delta_t[c] + delta_bias[start + c]
     if plus:
@@ -66,6 +82,7 @@ def _step(s, u_t, delta_t, delta_bias, D, b_row, c_row, start, width, plus, d_st
         s[DELTA_U, c] = s[DELTA, c] * u_t[c]
         s[Y, c] = D[start + c] * u_t[c]
 
+    # The recurrence, UNROLL states at a time.
     for n in range(0, d_state, UNROLL):
         b0, b1, b2, b3 = b_row[n], b_row[n + 1], b_row[n + 2], b_row[n + 3]
         c0, c1, c2, c3 = c_row[n], c_row[n + 1], c_row[n + 2], c_row[n + 3]
@@ -84,12 +101,7 @@ def _step(s, u_t, delta_t, delta_bias, D, b_row, c_row, start, width, plus, d_st
 
 @cache
 def _compile(d_state):
-    """The kernel for a number of states that is a multiple of UNROLL.
-
-    The rows of a block, each WIDTH wide, are `s`: d_state rows of log2(e) A, d_state rows of the
-    states h, then delta, delta * u and y. They are one array, because LLVM then knows that they
-    do not overlap. Channels and states that do not exist stay zero.
-    """
+    """The kernel for a number of states that is a multiple of UNROLL."""
 
     def scan(u, delta, A, B, C, D, z, delta_bias, y, last_state, first, end, gated, plus, reverse):
         length, d_inner = u.shape[1:]
@@ -105,11 +117,7 @@ def _compile(d_state):
             low = max(first - b * num_blocks, 0)
             high = min(end - b * num_blocks, num_blocks)
             for k in range(low, high):
-                s = rows[k - low]
-                s[:] = np.float32(0)
-                for c in range(min(WIDTH, d_inner - k * WIDTH)):
-                    for n in range(given):
-                        s[n, c] = A[k * WIDTH + c, n] * LOG2_E
+                _begin(rows[k - low], A, k * WIDTH)
 
             for start_i in range(0, length, TILE):
                 # The rows of B and C of this tile, in the order of the walk.
