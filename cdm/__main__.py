@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import io
 import json
 import os
 import shlex
@@ -16,6 +17,7 @@ from typing import Any
 from cdm.commands.config_files import config_arguments, read_config
 from cdm.config import Config
 from cdm.errors import CDMError, ConfigError, printable
+from cdm.files import expand_path
 from cdm.run.plan import Plan, read_plan
 from cdm.run.planning import make_plan
 
@@ -32,8 +34,13 @@ archive, maps that differ); 2 the command could not be carried out.
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a locale may be plain ASCII
+            stream.reconfigure(errors="backslashreplace")
     args = build_parser().parse_args(arguments)
     try:
+        if args.run is not None:
+            args.run = Path(expand_path(str(args.run), "RUN"))
         return args.command(args)
     except CDMError as error:
         tell(f"error: {error}")
@@ -43,6 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `cdm status | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        where = f"{error.filename}: " if error.filename else ""
+        tell(f"error: {where}{error.strerror or error}; look at that path, and type it again")
+        return REFUSED
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -158,7 +169,7 @@ def run_verify(args: argparse.Namespace) -> int:
 def run_estimate(args: argparse.Namespace) -> int:
     from cdm.commands.estimate import describe_estimate, estimate  # torch
 
-    with at_home(args) as config:
+    with in_working_directory(args) as config:
         result = estimate(*make_plan(config), args.minutes_per_chunk, log=tell)
     show(args, asdict(result), describe_estimate(result))
     return OK
@@ -167,14 +178,15 @@ def run_estimate(args: argparse.Namespace) -> int:
 def run_clean(args: argparse.Namespace) -> int:
     from cdm.commands.clean import clean, describe_leftovers, find_leftovers
 
-    with at_home(args) as config:
+    with in_working_directory(args) as config:
         # The last plan's chunks stay as well as those of the configuration as it is now.
         plans = [make_plan(config)[0]]
-        with contextlib.suppress(CDMError):
+        if (plans[0].folder / "plan.json").exists():
             plans.append(read_plan(config.run_dir))
         leftovers, kept = find_leftovers(plans, config.run_dir)
         if args.yes:
-            clean(leftovers)
+            leftovers, written = clean(leftovers)
+            kept += written
     content = {
         "removed": args.yes,
         "leftovers": [asdict(found) | {"path": str(found.path)} for found in leftovers],
@@ -187,7 +199,7 @@ def run_clean(args: argparse.Namespace) -> int:
 def run_why(args: argparse.Namespace) -> int:
     from cdm.commands.why import describe_why, explain
 
-    with at_home(args) as config:
+    with in_working_directory(args) as config:
         why = explain(*make_plan(config))
     command = snakemake_command(args, config)
     content = asdict(why) | {"num_todo": why.num_todo, "command": command}
@@ -210,8 +222,11 @@ def planned(args: argparse.Namespace) -> tuple[Plan, Path]:
 
 
 @contextlib.contextmanager
-def at_home(args: argparse.Namespace):
-    """The run's configuration, in the working directory that its relative paths are meant from."""
+def in_working_directory(args: argparse.Namespace):
+    """Work in the folder that the run was started in; gives the run's configuration.
+
+    Relative paths in a configuration are relative to that folder.
+    """
     if args.run is None:
         yield configured(args)
         return
@@ -243,7 +258,7 @@ def snakemake_command(args: argparse.Namespace, config: Config) -> str:
 
 
 def tell(line: str) -> None:
-    """Where commands that take a while say how far they are."""
+    """Print how far a command is, or why it ends, to stderr."""
     print(printable(line, sys.stderr.encoding), file=sys.stderr, flush=True)
 
 

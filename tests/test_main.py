@@ -1,0 +1,88 @@
+"""The commands: what may be typed, and what is printed where little can be."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers import REPO, plan_run, write_dummy_chunk
+
+from cdm.__main__ import main
+from cdm.run.merge import merge
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a merged run; one sample was skipped for a reason that is no ASCII."""
+    folder, before = tmp_path_factory.mktemp("run"), os.getcwd()
+    os.chdir(folder)
+    try:
+        plan = plan_run(folder)[0]
+        for chunk in plan.chunks:
+            write_dummy_chunk(plan, chunk, {0: "é \x1b[31m red"} if chunk.number == 1 else None)
+        merge(plan, lambda line: None)
+    finally:
+        os.chdir(before)
+    return folder
+
+
+def cdm(folder, *arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "cdm", *arguments],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(REPO)} | environment,
+        capture_output=True,
+    )
+
+
+@pytest.mark.parametrize("command", ["status", "verify", "clean", "why"])
+def test_a_plain_ascii_locale_and_escapes_are_no_trouble(folder, command):
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    ascii_only |= {"PYTHONIOENCODING": "ascii"}
+    for json_wanted in (True, False):
+        done = cdm(folder, command, "outputs/run", *["--json"] * json_wanted, **ascii_only)
+        assert done.returncode == 0, done.stderr.decode()
+        assert (
+            done.stdout.isascii() and b"\x1b" not in done.stdout and b"Traceback" not in done.stderr
+        )
+        if json_wanted:
+            json.loads(done.stdout)
+
+
+def test_home_and_variables_may_be_typed_in_quotes(folder, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.setenv("RUNS", f"{folder}/outputs")
+    for path in ("~/outputs/run", "$RUNS/run", "${RUNS}/run"):
+        assert main(["verify", path]) == 0
+    assert main(["verify", "$NOT_SET/run"]) == 2
+    assert "the variable $NOT_SET is not set" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["status", "verify", "clean", "why"])
+@pytest.mark.parametrize("path", ["nowhere", "/", "", "/dev/null", "a\nb", "x" * 300, "data"])
+def test_what_is_no_run_is_told_in_one_line(folder, monkeypatch, capsys, command, path):
+    monkeypatch.chdir(folder)
+    assert main([command, path]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error: ") and len(err.splitlines()) == 1
+
+
+def test_a_run_and_a_configuration_are_not_both_taken(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    assert main(["clean", "outputs/run", "--config", "seed=1"]) == 2
+    assert "not both" in capsys.readouterr().err
+
+
+def test_relative_paths_are_those_of_the_folder_the_run_was_started_in(folder, capsys):
+    before = Path.cwd()
+    assert main(["why", str(folder / "outputs/run")]) == 0
+    assert Path.cwd() == before and "Traceback" not in capsys.readouterr().err
+
+
+def test_output_that_nobody_reads_ends_quietly(folder):
+    command = f"{sys.executable} -m cdm status outputs/run --json | head -c 1"
+    environment = os.environ | {"PYTHONPATH": str(REPO)}
+    done = subprocess.run(command, shell=True, cwd=folder, env=environment, capture_output=True)
+    assert done.stdout == b"{" and done.stderr == b""
