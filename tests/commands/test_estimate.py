@@ -8,7 +8,7 @@ import pytest
 from helpers import plan_run, run_config
 
 from cdm.__main__ import main
-from cdm.archive.store import Layout
+from cdm.archive.layout import Layout
 from cdm.commands import estimate as module
 from cdm.commands.estimate import archive_bytes, describe_estimate, estimate
 from cdm.errors import DataError

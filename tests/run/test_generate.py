@@ -18,7 +18,7 @@ from helpers import (
 )
 
 from cdm.archive import ContactMaps
-from cdm.archive.store import read_record
+from cdm.archive.records import read_record
 from cdm.config import load_config
 from cdm.datasets.statistics import Statistics
 from cdm.errors import ArchiveError, BadItem, CDMError, ConfigError, DataError
