@@ -71,6 +71,7 @@ class ArchiveRecord:
         chunks: names of the chunks, in order.
         files: file in the archive -> [size in bytes, sha256].
         versions: library -> version -> number of chunks that were made with it.
+        dropped: clip of the split that gave no row -> why.
     """
 
     archive: str
@@ -82,6 +83,7 @@ class ArchiveRecord:
     chunks: list[str]
     files: dict[str, list]
     versions: dict[str, dict[str, int]] = field(default_factory=dict)
+    dropped: dict[str, str] = field(default_factory=dict)
 
 
 def record_path(store: Path) -> Path:

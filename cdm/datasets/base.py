@@ -89,6 +89,7 @@ class Dataset(ABC):
         self.point_feat_dim = point_feat_dim
         self.seed = seed
         self.dropped: dict[str, str] = {}  # what `samples` left out -> why
+        self.motions: dict[str, list] = {}  # what the next plan need not read again (H3D)
 
     @abstractmethod
     def samples(self) -> list[Sample]:
@@ -145,6 +146,15 @@ class Dataset(ABC):
                 "dataset.statistics_phase"
             ) from error
         return list({(sample.set, sample.index): sample for sample in samples}.values())
+
+    def statistics_origin(self) -> str:
+        """How the names of chunks tell computed statistics.
+
+        The split stays untold where it is the sampled one, as in the names of earlier versions.
+        """
+        if self.statistics_phase == self.config.phase:
+            return "computed"
+        return f"computed from {self.statistics_phase}"
 
     def statistics_name(self) -> str:
         """File name under which afford-motion caches mean and std."""

@@ -13,7 +13,7 @@ from cdm.datasets.files import decode_npy, load_npz, read_regular, safe_path
 from cdm.datasets.tables import NUMBER, read_lines
 from cdm.datasets.values import check_distances, check_points
 from cdm.errors import BadItem, DataError, listed
-from cdm.files import FileState, seal, unseal, write_bytes
+from cdm.files import FileState, seal, unseal
 
 FPS = 20
 
@@ -27,8 +27,10 @@ class ContactHumanML3DDataset(Dataset):
     with the reason.
 
     Args:
-        facts_path: sealed JSON file that remembers length and NaN of each motion by the file's
-            state, so that 25,000 motions are read once; None reads them every time.
+        facts_path: sealed file in which a run keeps `motions`; None where there is none.
+    Attributes:
+        motions: clip -> state of its motion file, length, NaN; filled by `samples`. A run keeps
+            them (`seal_motions`), so that 25,000 motions are read once.
     """
 
     gravity_dim = 1
@@ -43,7 +45,7 @@ class ContactHumanML3DDataset(Dataset):
     def samples(self):
         names = self._names(self.config.phase)
         place = self.data_dir / self._split_file(self.config.phase)
-        facts = motion_facts(self.data_dir, names, self.facts_path)
+        facts, self.motions = motion_facts(self.data_dir, names, self.facts_path)
 
         # Clips and parts of clips, with the reasons of those that are left out.
         clips: list[Clip] = []
@@ -57,7 +59,8 @@ class ContactHumanML3DDataset(Dataset):
                 else:
                     clips += self._clips(name, facts[name].num_frames)
             except BadItem as error:
-                unusable[f"H3D/{name}"] = str(error)
+                known = str(error).startswith("no ")
+                unusable[f"H3D/{name}"] = str(error) if known else f"damaged: {error}"
         self.dropped |= unusable
         if unusable and self.config.on_bad_item == "fail":
             raise DataError(
@@ -96,6 +99,11 @@ class ContactHumanML3DDataset(Dataset):
             return os.path.exists(safe_path(self.data_dir, self.files(sample)[0]))
         except BadItem:
             return False
+
+    def statistics_origin(self):
+        if self.statistics_phase == self.statistics_split:
+            return "computed"
+        return f"computed from {self.statistics_phase}"
 
     def statistics_name(self):
         return self._statistics_name("OriH3D")
@@ -210,8 +218,10 @@ def _text_file(name: str) -> str:
     return f"H3D/texts/{name}.txt"
 
 
-def motion_facts(data_dir: Path, names, facts_path=None) -> dict[str, MotionFacts | BadItem]:
-    """Length and NaN of each clip's motion, or what is wrong with its file.
+def motion_facts(
+    data_dir: Path, names, facts_path=None
+) -> tuple[dict[str, MotionFacts | BadItem], dict[str, list]]:
+    """Length and NaN of each clip's motion, or what is wrong with its file; and what to keep.
 
     With a facts file of today's motions, every motion is only stat'ed.
     """
@@ -239,9 +249,7 @@ def motion_facts(data_dir: Path, names, facts_path=None) -> dict[str, MotionFact
                 facts[name] = found
                 if state is not None:
                     known[name] = [*state, *found]
-        if facts_path:
-            write_bytes(facts_path, seal({"motions": known}))
-    return facts
+    return facts, known
 
 
 def _read_motion(path: Path) -> tuple[FileState | None, MotionFacts | BadItem]:
@@ -252,6 +260,11 @@ def _read_motion(path: Path) -> tuple[FileState | None, MotionFacts | BadItem]:
     except BadItem as error:
         return None, error
     return state, MotionFacts(len(motion), bool(np.isnan(motion).any()))
+
+
+def seal_motions(motions: dict[str, list]) -> bytes:
+    """The bytes of the file in which a run keeps `motions`."""
+    return seal({"motions": motions})
 
 
 def _read_facts(facts_path) -> dict[str, list]:

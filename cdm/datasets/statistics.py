@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cdm.datasets.base import Dataset
+from cdm.datasets.base import Dataset, Sample
 from cdm.datasets.files import REBUILD, FileReader, decode_npz, read_regular
 from cdm.errors import BadItem, DataError
 from cdm.files import digest, write_bytes
@@ -113,15 +113,18 @@ def compute_statistics(dataset: Dataset, reader: FileReader) -> Statistics:
     return checked_statistics(total.mean[None], total.std[None], source, dataset.config.contact_dim)
 
 
-def computed_statistics_path(dataset: Dataset, run_dir: str) -> str:
+def computed_statistics_path(dataset: Dataset, items: list[Sample], run_dir: str) -> str:
     """Where a run keeps the statistics that it computes.
 
     afford-motion's file name tells neither the data folder nor the split's content nor the joints.
     The name of the folder does, so that those of other data are never used.
+
+    Args:
+        items: the dataset's `statistics_samples`.
     """
-    items = [[sample.set, sample.index] for sample in dataset.statistics_samples()]
     folder, joints = os.path.normpath(dataset.data_dir), dataset.config.data_repr_joints
-    key = digest([folder, dataset.statistics_phase, items, joints])
+    rows = [[item.set, item.index] for item in items]
+    key = digest([folder, dataset.statistics_phase, rows, joints])
     return f"{run_dir}/statistics/{key}/{dataset.statistics_name()}"
 
 

@@ -75,7 +75,7 @@ class InputResolver:
         self.paths = {TEXT_MODEL: {path.name: path for path in weights}, STATISTICS: {}}
         if statistics.computed:
             path = Path(statistics.path)
-            self.paths[STATISTICS][path.name] = path
+            self.paths[STATISTICS][statistics_name(path)] = path
 
     def fingerprint(self, number: int, base: str, files: list[list[str]]) -> str:
         """The fingerprint that names a chunk under the files of today.
@@ -111,6 +111,9 @@ class InputResolver:
         """Files that are not as recorded: another size, or another hash where the state differs."""
         for group, files in contents.items():
             for name, then in files.items():
+                if group == STATISTICS and "/" in name and name not in self.paths[group]:
+                    yield name  # of another data folder, split or joints
+                    continue
                 now = self._state(group, name)
                 if now is None and (group == STATISTICS or self.config.is_demo_data):
                     continue  # a rule makes it again, alike, if a chunk needs it
@@ -132,6 +135,8 @@ class InputResolver:
     def _path(self, group: str, name: str) -> Path:
         if group == ITEMS:
             return Path(self.config.data_dir, name)
+        if group == STATISTICS and "/" not in name:  # in records of earlier versions
+            name = next((key for key in self.paths[group] if key.endswith(f"/{name}")), name)
         return self.paths.get(group, {}).get(name, Path(name))
 
     def _today(self, group: str, name: str) -> str | None:
@@ -158,6 +163,14 @@ def read_file_hashes(run: str | Path) -> dict[str, list]:
         return {name: list(entry) for name, entry in files.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
+
+
+def statistics_name(path: Path) -> str:
+    """The name records have for computed statistics.
+
+    The folder tells the data and the split they were computed from (`computed_statistics_path`).
+    """
+    return f"{path.parent.name}/{path.name}"
 
 
 # --- what a job records --------------------------------------------------------------------------
@@ -216,12 +229,13 @@ def read_inputs(
                     f"{path}: was replaced while this chunk was generated. Run the same snakemake "
                     "command again once the file stays as it is; finished chunks are kept"
                 )
-            contents[group][path.name] = found and found.as_dict()
+            name = statistics_name(path) if group == STATISTICS else path.name
+            contents[group][name] = found and found.as_dict()
     return contents
 
 
 def _content_of(path: Path) -> FileContent | None:
     try:
         return FileContent.read(path)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a NUL in the name
         return None  # a skipped item whose file is not there

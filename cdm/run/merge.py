@@ -20,7 +20,7 @@ from cdm.archive.store import create_arrays, create_column, verify_chunk
 from cdm.errors import ArchiveError, listed
 from cdm.files import replacing_all, seal
 from cdm.jobs.machine import device_text, read_device
-from cdm.run.plan import Chunk, Plan
+from cdm.run.plan import Chunk, Plan, describe_dropped
 
 LARGE_CHUNK = 4_000_000  # bytes; for smaller ones, threads cost more than they gain
 LISTED = 10  # damaged chunks that a message names
@@ -80,6 +80,7 @@ def merge(plan: Plan, log: Callable[[str], None], threads: int = 1) -> ArchiveRe
 
         # The record is written last. From here on the old archive, if any, is being replaced.
         record = target.finish(archive.name, plan.fingerprint, [path.stem for path in paths])
+        record = replace(record, dropped=plan.dropped)
         beside.write_bytes(seal(asdict(record)))
         _drop_records(archive)
     for line in target.lines():
@@ -89,6 +90,8 @@ def merge(plan: Plan, log: Callable[[str], None], threads: int = 1) -> ArchiveRe
         f"{record.num_samples} samples ({record.num_skipped} skipped) from {len(paths)} chunks, "
         f"{size / 1e6:.1f} MB"
     )
+    if plan.dropped:
+        log(describe_dropped(plan).rstrip())
     return record
 
 

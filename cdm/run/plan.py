@@ -11,6 +11,7 @@ agree, the chunk keeps its name. Once an item was edited, the new name hashes ba
 When the edit is undone, the plan finds the old name again, and with it the finished chunk.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,6 +21,8 @@ import orjson
 
 from cdm.config import Config, load_config
 from cdm.datasets import Dataset, Sample
+from cdm.datasets.contact_humanml3d import seal_motions
+from cdm.datasets.statistics import name_contradictions
 from cdm.errors import ArchiveError, ConfigError, listed, printable
 from cdm.files import digest, is_sealed, replacing, seal, typed, unseal, write_bytes
 from cdm.model.architecture import Architecture
@@ -80,10 +83,12 @@ class PlannedStatistics:
     Attributes:
         path: of the `Mean_Std_*.npz`.
         values: mean and std as JSON lists; None where a rule computes the file in this run.
+        origin: what the names of chunks tell of computed statistics.
     """
 
     path: str
     values: dict[str, Any] | None
+    origin: str = "computed"
 
     @property
     def computed(self) -> bool:
@@ -106,6 +111,7 @@ class Plan:
         dropped: name -> reason of the dataset's clips that gave no sample.
         file_hashes: sha256 of files that were hashed for this plan. `save_plan` keeps them, so
             that the next plan need not hash the same files again. They change no plan.
+        motions: length and NaN of the dataset's motions, kept likewise.
     """
 
     config: Config
@@ -117,6 +123,7 @@ class Plan:
     chunks: tuple[Chunk, ...]
     dropped: dict[str, str] = field(default_factory=dict)
     file_hashes: dict[str, list] = field(default_factory=dict, compare=False, repr=False)
+    motions: dict[str, list] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def num_samples(self) -> int:
@@ -194,6 +201,11 @@ def file_hashes_path(run: str | Path) -> Path:
     return plan_folder(run) / "contents.json"
 
 
+def motions_path(run: str | Path) -> Path:
+    """The file that keeps `Plan.motions`; losing it costs only time."""
+    return plan_folder(run) / "h3d_clips.json"
+
+
 def config_key(config: Config) -> str:
     """Tells whether a stored plan was made from this configuration."""
     return digest(config.as_dict())
@@ -216,6 +228,8 @@ def save_plan(plan: Plan, samples: list[Sample]) -> None:
     if plan.file_hashes:
         hashes = seal({"files": plan.file_hashes})
         write_bytes(file_hashes_path(plan.config.run_dir), hashes)
+    if plan.motions:
+        write_bytes(motions_path(plan.config.run_dir), seal_motions(plan.motions))
     write_bytes(plan.folder / "plan.json", seal(_to_json(plan)))
     with replacing(Path(plan.config.run_dir, "checkpoint_info.txt")) as temporary:
         temporary.write_text(describe_plan(plan), "utf-8")
@@ -278,7 +292,7 @@ def _stored(path: Path) -> dict[str, Any]:
 
 
 def _to_json(plan: Plan) -> dict[str, Any]:
-    content = {name: value for name, value in vars(plan).items() if name != "file_hashes"}
+    content = {n: value for n, value in vars(plan).items() if n not in ("file_hashes", "motions")}
     parts = ("architecture", "checkpoint", "scene_model", "statistics")
     return content | {
         "config": plan.config.as_dict(),
@@ -323,7 +337,7 @@ def _contradictions(plan: Plan, fingerprint: str) -> Iterable[str]:
         yield "the architecture takes other point features than the settings say"
     if (identity["checkpoint"], identity["scene_model"]) != (plan.checkpoint.sha256, scene_sha256):
         yield "the weights are not those of the settings"
-    if identity["statistics"] != (plan.statistics.values or "computed"):
+    if identity["statistics"] != (plan.statistics.values or plan.statistics.origin):
         yield "the statistics are not those of the settings"
     stops = [0, *(chunk.stop for chunk in plan.chunks)]
     if not plan.chunks or [chunk.start for chunk in plan.chunks] != stops[:-1]:
@@ -382,6 +396,8 @@ def describe_plan(plan: Plan) -> str:
     scene = f"scene model     {plan.scene_model.path}\n" if plan.scene_model else ""
     read_as = f"read as         {plan.checkpoint.read_as}\n" if plan.checkpoint.read_as else ""
     source = "computed by the workflow" if plan.statistics.computed else "read"
+    contradictions = name_contradictions(plan.statistics.path, config.dataset)
+    warnings = "".join(f"warning         {line}\n" for line in contradictions)
     return printable(
         f"checkpoint      {plan.checkpoint.path}\n"
         f"sha256          {plan.checkpoint.sha256}\n{read_as}"
@@ -390,7 +406,7 @@ def describe_plan(plan: Plan) -> str:
         f"{a.time_emb_dim}, point features {a.point_feat_dim}\n{scene}"
         f"map             {config.dataset.num_points} points x {a.contact_dim} joints "
         f"({config.dataset.data_repr})\n"
-        f"statistics      {plan.statistics.path} ({source})\n"
+        f"statistics      {plan.statistics.path} ({source})\n{warnings}"
         f"sampler         {config.sampling.method}, {plan.num_steps} of "
         f"{config.diffusion.steps} steps ({config.diffusion.noise_schedule}), "
         f"{config.sampling.k_samples} map(s) a sample, {config.sampling.precision}\n"
@@ -400,8 +416,9 @@ def describe_plan(plan: Plan) -> str:
 
 
 def describe_dropped(plan: Plan) -> str:
-    """The line on clips that gave no sample, with a few reasons; empty if there are none."""
+    """The line on clips that gave no sample: how many for which reason; empty if there are none."""
     if not plan.dropped:
         return ""
-    entries = (f"{name}: {reason}" for name, reason in plan.dropped.items())
-    return f"dropped         {len(plan.dropped)} clip(s): {listed(entries, 3, ', ')}\n"
+    kinds = Counter(reason.split(":")[0] for reason in plan.dropped.values())
+    counts = (f"{count} {kind}" for kind, count in kinds.most_common())
+    return f"dropped         {len(plan.dropped)} clip(s) or parts: {listed(counts, 8, ', ')}\n"

@@ -8,7 +8,7 @@ import orjson
 
 from cdm.config import Config
 from cdm.datasets import Dataset, Sample, stat_files
-from cdm.datasets.statistics import find_statistics
+from cdm.datasets.statistics import computed_statistics_path, find_statistics
 from cdm.errors import DataError, NoCheckpoint, NotTrained
 from cdm.files import digest
 from cdm.model.architecture import Architecture
@@ -84,8 +84,9 @@ def make_plan(config: Config) -> tuple[Plan, list[Sample]]:
         statistics=statistics,
         identity=identity,
         chunks=chunks,
-        dropped=dict(getattr(dataset, "dropped", {})),
+        dropped=dataset.dropped,
         file_hashes=resolver.hashes,
+        motions=dataset.motions,
     )
     return plan, samples
 
@@ -118,13 +119,11 @@ def _plan_statistics(config: Config, dataset: Dataset, exp_dir: Path) -> Planned
     found = find_statistics(dataset, exp_dir)
     if found is not None:
         return PlannedStatistics(found.source, found.numbers())
-    return PlannedStatistics(_computed_statistics(config, dataset), None)
-
-
-def _computed_statistics(config: Config, dataset: Dataset) -> str:
-    """afford-motion's file name, in a folder for what the name does not tell: split and joints."""
-    chosen = digest([config.dataset.phase, config.dataset.data_repr_joints])[:8]
-    return f"{config.run_dir}/statistics/{chosen}/{dataset.statistics_name()}"
+    items = dataset.statistics_samples()
+    path = computed_statistics_path(dataset, items, config.run_dir)
+    if not (config.is_demo_data or Path(path).exists()):
+        stat_files(dataset, (dataset.files(item)[0] for item in items))
+    return PlannedStatistics(path, None, dataset.statistics_origin())
 
 
 def _name_chunks(
@@ -166,7 +165,7 @@ def make_identity(
         "checkpoint": checkpoint_sha256,
         "model": {"arch": architecture.arch, **architecture.sizes},
         "scene_model": scene_model_sha256,
-        "statistics": statistics.values or "computed",
+        "statistics": statistics.values or statistics.origin,
         "dataset": {
             "name": dataset.name,
             "data_repr": dataset.data_repr,

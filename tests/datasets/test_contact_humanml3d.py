@@ -119,8 +119,22 @@ def test_a_damaged_motion_is_named(data_dir):
         make_h3d(data_dir, min_horizon=400, max_horizon=500).samples()
 
 
+def kept_motions(data_dir):
+    """The file that a run keeps of the motions."""
+    dataset, facts = make_h3d(data_dir), data_dir / "facts.json"
+    dataset.samples()
+    facts.write_bytes(module.seal_motions(dataset.motions))
+    return facts
+
+
+def test_listing_samples_writes_nothing(data_dir):
+    facts = data_dir / "facts.json"
+    make_h3d(data_dir, facts).samples()
+    assert not facts.exists()
+
+
 def test_facts_are_read_again_only_for_motions_that_changed(data_dir, monkeypatch):
-    facts = data_dir / "cache/facts.json"
+    facts = kept_motions(data_dir)
     before, opened, read = make_h3d(data_dir, facts).samples(), [], module._read_motion
     monkeypatch.setattr(module, "_read_motion", lambda path: opened.append(path.name) or read(path))
     assert make_h3d(data_dir, facts).samples() == before and opened == []
@@ -137,10 +151,10 @@ def test_facts_are_read_again_only_for_motions_that_changed(data_dir, monkeypatc
 
 @pytest.mark.parametrize("edit", [b"{", b"[]", b'{"motions": 1}', None])
 def test_facts_that_were_edited_are_read_again(data_dir, edit):
-    facts = data_dir / "cache/facts.json"
-    before = make_h3d(data_dir, facts).samples()
-    whole = facts.read_bytes()
+    facts = kept_motions(data_dir)
+    before, whole = make_h3d(data_dir).samples(), facts.read_bytes()
     facts.write_bytes(edit or whole.replace(b"199", b"159"))
     assert facts.read_bytes() != whole
-    assert make_h3d(data_dir, facts).samples() == before
-    assert facts.read_bytes() == whole
+    dataset = make_h3d(data_dir, facts)
+    assert dataset.samples() == before
+    assert module.seal_motions(dataset.motions) == whole

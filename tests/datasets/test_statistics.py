@@ -169,7 +169,8 @@ def test_without_the_training_split_the_message_says_what_to_set(data_dir):
 
 def test_computed_statistics_are_kept_by_folder_split_and_joints(data_dir, tmp_path_factory):
     def path(folder=data_dir, **options):
-        return computed_statistics_path(make(folder, **options), "outputs/x")
+        dataset = make(folder, **options)
+        return computed_statistics_path(dataset, dataset.statistics_samples(), "outputs/x")
 
     first = path()
     assert first == path(phase="all") == path(captions="all")
