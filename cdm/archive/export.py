@@ -1,7 +1,10 @@
 """Other shapes of a merged archive: the old script's .npz, and stage 2's pred_contact folders."""
 
+import contextlib
 import io
+import os
 import pickle
+import shlex
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -9,12 +12,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from cdm.archive import ContactMaps
-from cdm.archive.layout import OK
+from cdm.archive.reader import ContactMaps
 from cdm.errors import ArchiveError
-from cdm.files import replacing, write_json
+from cdm.files import is_folder, list_names, replacing, safe_name, write_json
 
-INT_INDEX = ("HumanML3D", "HUMANISE", "PROX", "custom")  # sets whose index is a row number
+# Their samples are rows of a table, so an index is a number.
+SETS_INDEXED_BY_ROW = ("HumanML3D", "HUMANISE", "PROX", "custom")
+PRED_CONTACT = "pred_contact"  # name of the folder that stage 2 reads
 
 
 def export_npz(archive: Path, target: Path, log: Callable[[str], None]) -> int:
@@ -32,11 +36,12 @@ def export_npz(archive: Path, target: Path, log: Callable[[str], None]) -> int:
         log: gets one line of text at a time.
     Returns:
         Samples written; skipped ones are left out.
+    Raises:
+        ArchiveError: a map is damaged or missing; nothing is written then.
     """
-    maps = ContactMaps(archive)
-    rows = _usable(maps)
-    config = maps.attributes["config"]
-    batch_size = config["sampling"]["batch_size"]
+    maps = ContactMaps(archive, checksums=True)
+    rows = maps.rows_with_maps()
+    batch_size = maps.attributes["config"]["sampling"]["batch_size"]
     with replacing(target) as temporary, zipfile.ZipFile(temporary, "w", allowZip64=True) as file:
         _write_object_array(file, "sample_list", len(rows), _items(maps, rows, first=True))
         _write_object_array(file, "k_samples_list", len(rows), _items(maps, rows, first=False))
@@ -46,28 +51,31 @@ def export_npz(archive: Path, target: Path, log: Callable[[str], None]) -> int:
     return len(rows)
 
 
-def _usable(maps: ContactMaps) -> list[int]:
-    return np.flatnonzero(maps.group["status"][:] == OK).tolist()
-
-
 def _items(maps: ContactMaps, rows: list[int], first: bool) -> Iterator[dict[str, Any]]:
-    """One dict per sample, in the reference's field names."""
-    group = maps.group
-    text, scene_id = group["text"][:], group["scene_id"][:]
+    """One dict per sample, with afford-motion's field names."""
+    text, scene_id = maps.column("text"), maps.column("scene_id")
     for row in rows:
         set, index, caption_idx = maps.keys[row]
-        sample = group["sample"][row].astype(np.float32)
+        sample = maps.read("sample", row).astype(np.float32)
         yield {
             "sample": sample[0] if first else sample,
             "c_text": str(text[row]),
-            "c_pc_xyz": group["points"][row].astype(np.float32),
+            "c_pc_xyz": maps.read("points", row).astype(np.float32),
             "info_set": set,
-            "info_index": int(index) if set in INT_INDEX else index,
+            "info_index": _row_number(maps, set, index) if set in SETS_INDEXED_BY_ROW else index,
             "info_caption_index": caption_idx,
             "info_scene": str(scene_id[row]),
-            "info_scene_trans": group["scene_trans"][row],
-            "info_aug_trans": group["aug_trans"][row],
+            "info_scene_trans": maps.read("scene_trans", row),
+            "info_aug_trans": maps.read("aug_trans", row),
         }
+
+
+def _row_number(maps: ContactMaps, set: str, index: str) -> int:
+    if not (index.isascii() and index.isdigit()):
+        raise ArchiveError(
+            f"{maps.path}: sample {index!r} of {set}, expected a number as every index of {set} is"
+        )
+    return int(index)
 
 
 class _Stream(list):
@@ -94,10 +102,10 @@ class _ObjectArray:
 
 
 class _Pickler(pickle._Pickler):
-    """Forgets what it wrote, so that memory stays flat, and spells numpy's module the old way.
+    """Forgets what it wrote, so that memory stays flat, and writes the old name of numpy's module.
 
-    numpy 2 writes numpy._core, which the numpy 1.x of older environments cannot read; numpy 2
-    reads both.
+    numpy 2 would write numpy._core, which the numpy 1.x of older environments cannot read. Both
+    can read numpy.core.
     """
 
     dispatch: ClassVar = dict(pickle._Pickler.dispatch)
@@ -136,7 +144,9 @@ def _write_header(member, shape: tuple[int, ...], descr: str) -> None:
     np.lib.format.write_array_header_1_0(member, header)
 
 
-def export_pred_contact(archive: Path, folder: Path, record: Path, log: Callable) -> int:
+def export_pred_contact(
+    archive: Path, folder: Path, record: Path, log: Callable[[str], None]
+) -> int:
     """Write the distances stage 2 trains on, one (k, num_points, contact_dim) float32 file each.
 
     Sets: `{set}/pred_contact/{index:05}.npy`, with `-{caption_idx}` where the archive has several
@@ -145,31 +155,65 @@ def export_pred_contact(archive: Path, folder: Path, record: Path, log: Callable
     Args:
         archive: `contact_maps.zarr`.
         folder: parent of the set folders; each set's pred_contact/ is replaced as a whole.
-        record: JSON file written last.
+        record: JSON file written last. It also names folders that earlier exports of other sets
+            left here.
         log: gets one line of text at a time.
     Returns:
         Files written; skipped samples have none.
+    Raises:
+        ArchiveError: a map is damaged or missing, or a name leads out of the folder; nothing is
+            written then.
     """
-    maps = ContactMaps(archive)
-    rows = _usable(maps)
+    # Samples by set.
+    maps = ContactMaps(archive, checksums=True)
+    rows = maps.rows_with_maps()
     by_set: dict[str, list[int]] = {}
     for row in rows:
         by_set.setdefault(maps.keys[row][0], []).append(row)
-    for set, members in by_set.items():
-        several = len({maps.keys[row][1] for row in members}) < len(members)
-        with replacing(folder / set / "pred_contact") as temporary:
+
+    # All sets are written before the first one takes the place of an older export.
+    with contextlib.ExitStack() as stack:
+        for set, members in by_set.items():
+            safe_name(set, f"{archive}, column set", ArchiveError)
+            temporary = stack.enter_context(replacing(folder / set / PRED_CONTACT))
             temporary.mkdir()
-            for row in members:
-                path = temporary / _file_name(*maps.keys[row], several)
-                if path.exists():
-                    raise ArchiveError(f"{archive}: two samples would be written to {path.name}")
-                np.save(path, maps.group["distance"][row].astype(np.float32))
-        log(f"{len(members)} files -> {folder / set / 'pred_contact'}")
-    write_json(record, {"archive": str(archive), "sets": {s: len(m) for s, m in by_set.items()}})
+            _write_distances(maps, members, temporary)
+    for set, members in by_set.items():
+        log(f"{len(members)} files -> {folder / set / PRED_CONTACT}")
+
+    # What stage 2 would read beside them.
+    left = _other_exports(folder, by_set)
+    for path in left:
+        log(
+            f"{path} is of an earlier export: no sample of it is in this archive. Stage 2 reads it "
+            f"too; to remove it: rm -r {shlex.quote(str(path))}"
+        )
+    sets = {set: len(members) for set, members in by_set.items()}
+    write_json(
+        record, {"archive": str(archive), "sets": sets, "earlier_exports": list(map(str, left))}
+    )
     return len(rows)
 
 
-def _file_name(set: str, index: str, caption_idx: int, several: bool) -> str:
-    if set in INT_INDEX:
-        return f"{int(index):05}-{caption_idx}.npy" if several else f"{int(index):05}.npy"
-    return f"{index}-{caption_idx}.npy"
+def _write_distances(maps: ContactMaps, rows: list[int], folder: Path) -> None:
+    """One .npy for each sample of a set."""
+    several = len({maps.keys[row][1] for row in rows}) < len(rows)
+    for row in rows:
+        path = folder / _file_name(maps, *maps.keys[row], several)
+        if path.exists():
+            raise ArchiveError(f"{maps.path}: two samples would be written to {path.name}")
+        np.save(path, maps.read("distance", row).astype(np.float32))
+
+
+def _file_name(maps: ContactMaps, set: str, index: str, caption_idx: int, several: bool) -> str:
+    if set in SETS_INDEXED_BY_ROW:
+        number = f"{_row_number(maps, set, index):05}"
+        return f"{number}-{caption_idx}.npy" if several else f"{number}.npy"
+    return safe_name(f"{index}-{caption_idx}.npy", f"{maps.path}, a sample of {set}", ArchiveError)
+
+
+def _other_exports(folder: Path, sets: Iterable[str]) -> list[Path]:
+    """Folders of pred_contact files that hold none of these sets."""
+    names = sorted(list_names(folder) - {*sets})
+    paths = [folder / name / PRED_CONTACT for name in names if is_folder(folder / name)]
+    return [path for path in paths if os.path.lexists(path)]

@@ -1,18 +1,23 @@
 """`ContactMaps`: right values, and an error wherever a value would not be right."""
 
 import contextlib
+import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import archives
 import numpy as np
 import pytest
 from archives import MEAN, SKIPPED_ROW, STD, make_run, quiet, whole_arrays
+from helpers import REPO
 
 import cdm.archive.store
 from cdm.archive import ContactMaps
 from cdm.errors import ArchiveError
+from cdm.files import whole
 from cdm.run.merge import merge
 
 ARRAYS = ("sample", "distance", "points", "scene_trans", "aug_trans")
@@ -198,3 +203,53 @@ def test_an_archive_that_is_replaced_while_open_is_told(archive):
         if not archive.exists():
             shutil.move("copy.zarr", archive)
     ContactMaps(archive).sample("HUMANISE", 0)
+
+
+LOOK = """
+import collections, json, os, sys
+from cdm.archive import ContactMaps
+from cdm.errors import ArchiveError
+shifts = json.loads(sys.argv[1])
+found = collections.Counter()
+while not os.path.exists("stop"):
+    try:
+        maps = ContactMaps("outputs/run/contact_maps.zarr")
+        shift = shifts[maps.attributes["plan"]]
+        for row in maps.rows_with_maps():
+            points = maps.read("points", row)
+            right = (points == shift + row).all()
+            found["right" if right else f"row {row} of {shift} is {points.flat[0]}"] += 1
+    except ArchiveError as error:
+        told = "was replaced or removed while it was open" in str(error)
+        found["told" if told else str(error)] += 1
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+def test_a_reader_beside_many_merges_reads_right_numbers_or_is_told(
+    tmp_path, monkeypatch, exchange
+):
+    monkeypatch.chdir(tmp_path)
+    if not exchange:  # as on file systems that cannot swap two folders
+        monkeypatch.setattr(whole, "RENAME_EXCHANGE", 1 << 20)
+    shifts = {}
+    plans = []
+    for shift in (0, 1000):
+        arrays = whole_arrays()
+        for row in set(range(7)) - {SKIPPED_ROW}:
+            arrays["points"][row] = shift + row
+        plans.append(make_run(arrays=arrays, first=shift))
+        shifts[plans[-1].fingerprint] = shift
+    merge(plans[0], quiet)
+    reader = subprocess.Popen(
+        [sys.executable, "-c", LOOK, json.dumps(shifts)],
+        env=os.environ | {"PYTHONPATH": str(REPO)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    for turn in range(60):
+        merge(plans[turn % 2], quiet)
+    Path("stop").touch()
+    found = json.loads(reader.communicate()[0])
+    assert set(found) <= {"right", "told"} and found["right"] > 50, found

@@ -55,15 +55,18 @@ def record_for(chunk, layout):
     )
 
 
-def make_run(layout=LAYOUT):
-    """Three finished chunks of 3, 3 and 1 samples under outputs/run, and their plan."""
+def make_run(layout=LAYOUT, arrays=None, first=0):
+    """Three finished chunks of 3, 3 and 1 samples under outputs/run, and their plan.
+
+    Plans with other arrays need other fingerprints, which count from `first`.
+    """
     size, total = layout.chunk_size, layout.num_samples
     chunks = tuple(
-        Chunk(n, start, min(start + size, total), f"{n:016x}", f"{n:016x}", 0)
+        Chunk(n, start, min(start + size, total), f"{first + n:016x}", f"{first + n:016x}", 0)
         for n, start in enumerate(range(0, total, size))
     )
     plan = Plan(demo_config(exp_name="run"), None, None, None, None, {}, chunks)
-    arrays = whole_arrays(layout)
+    arrays = arrays or whole_arrays(layout)
     for chunk in chunks:
         part = {name: values[chunk.start : chunk.stop] for name, values in arrays.items()}
         store = record_to_store(plan.chunk_record(chunk))
