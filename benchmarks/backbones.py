@@ -3,7 +3,7 @@
     python benchmarks/backbones.py                     # on a GPU: 32 maps of 8192 points
     python benchmarks/backbones.py --device cpu        # on one map; --threads N
 
-Sizes are the reference's defaults (each backbone's `defaults`), weights are untrained. On a GPU
+Sizes are afford-motion's defaults (each backbone's `defaults`), weights are untrained. On a GPU
 ours is a step as chunk jobs run it, captured as a CUDA graph, noise and update included. The
 baseline is the backbone's naive form, in which nothing is hoisted: columns repeated for every
 point, torch's attention, flipped sequences, and whatever depends on the points alone (orders,
@@ -33,12 +33,12 @@ from cdm.sampling.samplers import ddpm_updates
 from cdm.training.initial_weights import initial_state_dict
 
 TEXT_FEAT_DIM, TIME_EMB_DIM, CONTACT_DIM = 512, 128, 6
-POINT_FEAT_DIM = {"MLP": 32}  # the reference's MLP cannot do without
+POINT_FEAT_DIM = {"MLP": 32}  # afford-motion's MLP cannot do without
 STEPS = 5  # of a chain that is timed
 
 
 def default_model(arch: str) -> CDM:
-    """The reference's default model with weights from a seed."""
+    """afford-motion's default model with weights from a seed."""
     sizes = dict(load_backbone(arch).defaults)
     architecture = Architecture(
         arch=arch,

@@ -1,9 +1,9 @@
-"""Time one denoising step on a GPU, ours beside the reference's composition of mamba_ssm's blocks.
+"""Time one denoising step on a GPU, ours beside afford-motion's composition of mamba_ssm's blocks.
 
     python benchmarks/denoising_step.py                       # 32 maps of 8192 points
     python benchmarks/denoising_step.py --batch 64 --profile  # and where the time goes
 
-The baseline does what the reference does at every step: it concatenates the conditions of every
+The baseline does what afford-motion does at every step: it concatenates the conditions of every
 point, sorts the points, and runs `mamba_ssm.Mamba` twice per layer, once on the flipped sequence.
 It needs the package mamba-ssm with its CUDA kernels; without it the ratio is left out.
 """
@@ -29,7 +29,7 @@ TEXT_FEAT_DIM, TIME_EMB_DIM, CONTACT_DIM = 512, 128, 6
 
 
 def architecture(trans_dim: int, depth: int) -> Architecture:
-    """A PointMamba of the reference's proportions, conditioned on text alone."""
+    """A PointMamba of afford-motion's proportions, conditioned on text alone."""
     return Architecture(
         arch="PointMamba",
         contact_dim=CONTACT_DIM,
@@ -50,7 +50,7 @@ def architecture(trans_dim: int, depth: int) -> Architecture:
 
 
 class ReferenceComposition(nn.Module):
-    """The whole step as the reference composes it, with the weights of a CDM.
+    """The whole step as afford-motion composes it, with the weights of a CDM.
 
     Args:
         cdm: its modules are used, all but the Mamba blocks.
@@ -97,7 +97,7 @@ def milliseconds(function, repeats: int) -> float:
 
 
 def baselines(cdm, inputs, repeats):
-    """Rows of the reference's composition: fp32, with TF32, and with bf16 autocast."""
+    """Rows of afford-motion's composition: fp32, with TF32, and with bf16 autocast."""
     try:
         from mamba_ssm import Mamba
     except ImportError as error:

@@ -48,9 +48,9 @@ def main():
 
     seconds = {name: [] for name in variants}
     with torch.inference_mode():
-        reference = variants["naive"]()
+        expected = variants["naive"]()
         for name, run in variants.items():  # warm up, and agree
-            torch.testing.assert_close(run(), reference, rtol=1e-3, atol=1e-3, msg=name)
+            torch.testing.assert_close(run(), expected, rtol=1e-3, atol=1e-3, msg=name)
         for _ in range(options.rounds):
             for name, run in variants.items():
                 started = time.perf_counter()

@@ -1,18 +1,55 @@
-"""The fused pointwise steps on a GPU against their naive forms."""
+"""The fused pointwise steps against their naive forms: on a GPU, and run on the CPU with g++."""
+
+from functools import cache
 
 import pytest
 import torch
+from emulator import Emulator
 from helpers import poison, relative_error
 
-from cdm.kernels.pointwise import naive
+from cdm.kernels.pointwise import gpu, naive
 from cdm.kernels.pointwise.gpu import Pointwise
 
-pytestmark = pytest.mark.gpu
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 3e-3}
 
 
-def normal(*shape, dtype=torch.float32):
-    return torch.randn(*shape, device="cuda").to(dtype)
+@pytest.fixture(scope="module")
+def emulated_kernels(tmp_path_factory):
+    """Stands in for `gpu._kernels`: compiled with g++."""
+    folder = tmp_path_factory.mktemp("kernels")
+
+    @cache
+    def kernels(_, io_dtype, d_model, contact_dim):
+        macros = {"D_MODEL": d_model, "CONTACT_DIM": contact_dim}
+        emulator = Emulator(gpu.SOURCE, folder, BF16=io_dtype == torch.bfloat16, **macros)
+        names = "embed", "embedding_norm", "residual_norm", "residual_head"
+        return {name: emulator.kernel(name) for name in names}
+
+    return kernels
+
+
+# On a GPU many shapes; on the CPU, where barriers between threads are slow, two small ones.
+SHAPES = [(1, 1, 64), (2, 33, 256), (3, 100, 20), (1, 7, 1024)]
+CASES = [("emulated", shape, 6) for shape in ((1, 1, 64), (1, 9, 20))] + [
+    pytest.param("cuda", shape, contact_dim, marks=pytest.mark.gpu)
+    for shape in SHAPES
+    for contact_dim in (1, 6, 22)
+]
+every_case = pytest.mark.parametrize(("device", "shape", "contact_dim"), CASES, indirect=["device"])
+
+
+@pytest.fixture
+def device(request, monkeypatch):
+    if request.param != "emulated":
+        return request.param
+    monkeypatch.setattr(gpu, "_kernels", request.getfixturevalue("emulated_kernels"))
+    return "cpu"
+
+
+@pytest.fixture
+def normal(device):
+    torch.manual_seed(0)
+    return lambda *shape, dtype=torch.float32: torch.randn(*shape).to(device, dtype)
 
 
 def make(io_dtype, d_model=64, contact_dim=6):
@@ -23,15 +60,9 @@ def double(*tensors):
     return [x.double() for x in tensors]
 
 
-@pytest.fixture(params=[(1, 1, 64), (2, 33, 256), (3, 100, 20), (1, 7, 1024)], ids=str)
-def shape(request):
-    torch.manual_seed(0)
-    return request.param
-
-
+@every_case
 @pytest.mark.parametrize("io_dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("contact_dim", [1, 6, 22])
-def test_embed_matches(shape, io_dtype, contact_dim, monkeypatch):
+def test_embed_matches(normal, shape, io_dtype, contact_dim, monkeypatch):
     batch, num_points, hidden = shape
     inputs = (
         normal(batch, num_points, contact_dim), normal(contact_dim, hidden),
@@ -43,15 +74,16 @@ def test_embed_matches(shape, io_dtype, contact_dim, monkeypatch):
     assert relative_error(out, naive.embed(*double(*inputs))) < TOLERANCE[io_dtype]
 
 
+@every_case
 @pytest.mark.parametrize("io_dtype", TOLERANCE, ids=str)
-def test_norms_match(shape, io_dtype, monkeypatch):
+def test_norms_match(normal, shape, contact_dim, io_dtype, monkeypatch):
     d_model = shape[-1]
     y, stream = normal(*shape, dtype=io_dtype), 3 * normal(*shape) + 1
     norms = [(normal(d_model), normal(d_model)) for _ in range(2)]
     expected = naive.embedding_norm(y, *norms)
     expected_residual = naive.residual_norm(stream, y, norms[0])
     poison(monkeypatch)
-    fused = make(io_dtype, d_model)
+    fused = make(io_dtype, d_model, contact_dim)
     for out, naive_out in zip(fused.embedding_norm(y, *norms), expected, strict=True):
         assert relative_error(out, naive_out) < TOLERANCE[out.dtype]
     found = fused.residual_norm(stream, y, norms[0])
@@ -60,9 +92,9 @@ def test_norms_match(shape, io_dtype, monkeypatch):
         assert relative_error(out, naive_out) < TOLERANCE[out.dtype]
 
 
+@every_case
 @pytest.mark.parametrize("io_dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("contact_dim", [1, 6, 22])
-def test_head_matches(shape, io_dtype, contact_dim, monkeypatch):
+def test_head_matches(normal, shape, io_dtype, contact_dim, monkeypatch):
     y, stream = normal(*shape, dtype=io_dtype), normal(*shape)
     weight, bias = normal(contact_dim, shape[-1]), normal(contact_dim)
     expected = naive.residual_head(*double(stream, y.float(), weight, bias))

@@ -1,5 +1,7 @@
 """A sampling step's update: the naive form against the loop, and the kernel against both."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -21,31 +23,24 @@ def keys(device="cpu"):
 
 
 @pytest.fixture(scope="module")
-def emulated(tmp_path_factory):
-    """The kernel for a number of joints, run on the CPU."""
+def emulated_kernel(tmp_path_factory):
+    """Stands in for `gpu._kernel`: compiled with g++ for a number of joints."""
     folder = tmp_path_factory.mktemp("kernels")
-    made = {}
 
+    @cache
     def kernel(_, contact_dim):
-        if contact_dim not in made:
-            made[contact_dim] = Emulator(gpu.SOURCE, folder, CONTACT_DIM=contact_dim)
-        return made[contact_dim].kernel("sampling_step")
+        return Emulator(gpu.SOURCE, folder, CONTACT_DIM=contact_dim).kernel("sampling_step")
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gpu, "_kernel", kernel)
-        yield "cpu"
-
-
-def on_gpu():
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
-    assert nvrtc.unavailable(0) is None
-    return "cuda"
+    return kernel
 
 
 @pytest.fixture(params=["emulated", pytest.param("cuda", marks=pytest.mark.gpu)])
-def device(request):
-    return request.getfixturevalue("emulated") if request.param == "emulated" else on_gpu()
+def device(request, monkeypatch):
+    if request.param == "emulated":
+        monkeypatch.setattr(gpu, "_kernel", request.getfixturevalue("emulated_kernel"))
+        return "cpu"
+    assert nvrtc.unavailable(0) is None
+    return "cuda"
 
 
 ROWS = {

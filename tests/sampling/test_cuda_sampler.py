@@ -66,6 +66,23 @@ def test_the_graph_matches_sample_loop_batch_after_batch(model_and_batches, name
     assert called == 3 * [update.t for update in updates]
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+@torch.inference_mode()
+def test_the_second_device_gives_the_maps_of_the_first_while_that_is_current(parity):
+    arrays = next(iter(forward_files(parity, POINT_MAMBA_CASES[0])))
+    diffusion, maps = create_diffusion(500, "cosine", "20"), []
+    for device in ("cuda:0", "cuda:1"):
+        cdm = load_case(parity, POINT_MAMBA_CASES[0]).to(device)
+        inputs = [x.to(device) for x in conditions(arrays)]
+        keys = keys_of(*map(str, range(len(inputs[0])))).to(device)
+        updates = sampler_updates("dpmpp_2m_sde", diffusion)
+        sampler = CudaSampler(cdm, updates, diffusion.original_num_steps)
+        sampler.capture(keys, *inputs)
+        maps.append(sampler(keys, *inputs))
+        assert maps[-1].device == torch.device(device) and torch.cuda.current_device() == 0
+    assert torch.equal(maps[0].cpu(), maps[1].cpu())
+
+
 @torch.inference_mode()
 def test_threads_that_use_the_device_do_not_end_a_capture(model_and_batches):
     cdm, [inputs, _] = model_and_batches
