@@ -1,0 +1,33 @@
+"""Farthest points: every backend gives the indices of the naive form."""
+
+import pytest
+import torch
+from clouds import clouds, devices, duplicates, sizes
+from helpers import poison
+
+from cdm.kernels.farthest_points import farthest_points, naive
+
+
+def check_farthest_points(xyz, num_samples, device):
+    expected = naive.farthest_points(xyz, num_samples)
+    found = farthest_points(xyz.to(device), num_samples)
+    assert found.dtype == torch.int64
+    assert torch.equal(found.cpu(), expected)
+
+
+@devices
+@sizes
+@duplicates
+def test_farthest_points_match_naive(num_points, duplicates, device, monkeypatch):
+    poison(monkeypatch)
+    for num_samples in {1, max(1, num_points // 4), num_points}:
+        check_farthest_points(clouds(num_points, duplicates), num_samples, device)
+
+
+@pytest.mark.gpu
+@duplicates
+@pytest.mark.parametrize("num_points", [8192, 20000])
+def test_whole_rooms_match_the_cpu(num_points, duplicates):
+    xyz = clouds(num_points, duplicates, batch=2)
+    taken = farthest_points(xyz, num_points // 4)
+    assert torch.equal(farthest_points(xyz.cuda(), num_points // 4).cpu(), taken)
