@@ -173,6 +173,10 @@ def _infer(shapes: Shapes, config: Config, path: Path | str) -> Architecture:
         ) from None
     except CheckpointError as problem:
         raise CheckpointError(f"{path}: {problem}") from None
+    except ZeroDivisionError:
+        raise CheckpointError(
+            f"{path}: a size of the {backbone.__name__} is 0; save the checkpoint again"
+        ) from None
 
     # The architecture.
     usual_text_dim = TEXT_FEAT_DIMS.get(config.model.text_model.version)
@@ -193,12 +197,25 @@ def _infer(shapes: Shapes, config: Config, path: Path | str) -> Architecture:
         *width_contradictions(architecture, widths, usual_text_dim, config),
     ]
     if text_feat_dim > 0 and point_feat_dim >= 0:
-        problems += _differences(expected_shapes(architecture), shapes)
+        problems += _differences(_buildable_shapes(architecture, path), shapes)
     if problems:
         raise CheckpointError(
             f"{path}: weights and configuration disagree:\n  " + "\n  ".join(problems)
         )
     return architecture
+
+
+def _buildable_shapes(architecture: Architecture, path: Path | str) -> Shapes:
+    """`expected_shapes`, with an error for sizes of which no model can be made."""
+    try:
+        return expected_shapes(architecture)
+    except (ValueError, RuntimeError, AssertionError, ZeroDivisionError) as error:
+        sizes = ", ".join(f"{key} {value}" for key, value in architecture.sizes.items())
+        raise CheckpointError(
+            f"{path}: no {architecture.arch} has these sizes, which the weights and the "
+            f"configuration give: {sizes} ({error}). Check section model, or save the checkpoint "
+            "again"
+        ) from None
 
 
 def _find_backbone(shapes: Shapes, path: Path | str) -> type:
@@ -267,14 +284,15 @@ def inspect_scene_model(config: Config, point_feat_dim: int) -> dict[str, Any] |
         config: sections `model` and `dataset`.
         point_feat_dim: columns of point features the contact model sees.
     Returns:
-        path and sha256; None where no scene model runs.
+        path and sha256, and read_as (as in `Checkpoint`) unless it is ""; None where no scene
+        model runs.
     Raises:
         CheckpointError: no such file, damaged, missing, unexpected or misshapen keys, or sizes
             that contradict the configuration.
     """
     if PointFeatures.of(config).source != SCENE_MODEL:
         return None
-    path = Path(config.model.scene_model.pretrained_weight).expanduser()
+    path = Path(os.path.expanduser(config.model.scene_model.pretrained_weight))
     if not os.path.exists(path):
         raise CheckpointError(
             f"{path}: no such file; model.scene_model.pretrained_weight must name the weights of "
@@ -302,7 +320,8 @@ def inspect_scene_model(config: Config, point_feat_dim: int) -> dict[str, Any] |
         raise CheckpointError(
             f"{path}: not the scene model that is wanted:\n  {listed(problems, LISTED)}"
         )
-    return {"path": str(path), "sha256": found.sha256}
+    told = {"read_as": found.read_as} if found.read_as else {}
+    return {"path": str(path), "sha256": found.sha256, **told}
 
 
 def _scene_model_shapes(in_dim: int) -> Shapes:

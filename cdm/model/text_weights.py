@@ -3,6 +3,7 @@
 They lie in a local folder or in the hub cache. A plan looks at them here; a job then loads them.
 """
 
+import contextlib
 import math
 import os
 import re
@@ -51,8 +52,12 @@ def find_text_weights(
         raise ConfigError(f"model.text_model.version is {version!r}, expected one of {known}")
 
     looked = []
-    for folder in [Path(path).expanduser()] if path else _hub_snapshots(HUB_REPOS[version]):
-        problem = _missing(folder) or _damaged(folder, version, text_feat_dim)
+    given = [Path(os.path.expanduser(path))] if path else []
+    for folder in given or _hub_snapshots(HUB_REPOS[version]):
+        try:
+            problem = _missing(folder) or _damaged(folder, version, text_feat_dim)
+        except OSError as error:
+            problem = str(error)
         if not problem:
             return _files(folder)
         looked.append(f"  {folder}: {problem}")
@@ -71,12 +76,13 @@ def _hub_snapshots(repos: list[str]) -> list[Path]:
     home = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface"
     home = Path(os.environ.get("HF_HOME", home))
     cache = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
-    cache = Path(cache or home / "hub").expanduser()
+    cache = Path(os.path.expanduser(cache or home / "hub"))
     folders = []
     for repo in repos:
         root = cache / f"models--{repo.replace('/', '--')}"
-        main = root / "refs/main"
-        head = main.read_text(errors="replace").strip() if main.is_file() else None
+        head = None
+        with contextlib.suppress(OSError):
+            head = (root / "refs/main").read_text(errors="replace").strip()
         found = [p for p in root.glob("snapshots/*") if p.is_dir()]
         found.sort(key=lambda p: (p.name == head, p.stat().st_mtime), reverse=True)
         folders += found or [root]
@@ -110,8 +116,8 @@ def _damaged(folder: Path, version: str, text_feat_dim: int | None) -> str:
         try:
             with open_regular(path) as file:
                 problem = _problem(file, path, version, text_feat_dim)
-        except (OSError, ValueError, CheckpointError) as error:
-            return str(error).removeprefix(f"{path}: ")
+        except CheckpointError as error:
+            return f"{path.name}: {str(error).removeprefix(f'{path}: ')}"
         if problem:
             return f"{path.name} {problem}"
     return ""

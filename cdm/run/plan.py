@@ -393,7 +393,10 @@ def describe_plan(plan: Plan) -> str:
     """checkpoint_info.txt: what the run samples."""
     a, config = plan.architecture, plan.config
     sizes = ", ".join(f"{key} {value}" for key, value in a.sizes.items())
-    scene = f"scene model     {plan.scene_model.path}\n" if plan.scene_model else ""
+    scene = ""
+    if plan.scene_model:
+        how = f" ({plan.scene_model.read_as})" if plan.scene_model.read_as else ""
+        scene = f"scene model     {plan.scene_model.path}{how}\n"
     read_as = f"read as         {plan.checkpoint.read_as}\n" if plan.checkpoint.read_as else ""
     source = "computed by the workflow" if plan.statistics.computed else "read"
     contradictions = name_contradictions(plan.statistics.path, config.dataset)

@@ -7,13 +7,27 @@ import sys
 import numpy as np
 import pytest
 import torch
-from helpers import DEMO_ARCHITECTURE, REPO, demo_config, overlay, raw_config
+from helpers import (
+    DEMO_ARCHITECTURE,
+    REPO,
+    demo_config,
+    model_section,
+    overlay,
+    raw_config,
+    small_architecture,
+)
 
 import cdm.model.checkpoint
 from cdm.config import load_config
 from cdm.errors import CheckpointError, NoCheckpoint
 from cdm.files import seal, unseal
-from cdm.model.checkpoint import DEMO_EXP_DIR, find_checkpoint, inspect_checkpoint
+from cdm.model.checkpoint import (
+    DEMO_EXP_DIR,
+    expected_shapes,
+    find_checkpoint,
+    infer_architecture,
+    inspect_checkpoint,
+)
 from cdm.model.state_dict import load_state_dict
 from cdm.training.initial_weights import initial_state_dict
 
@@ -253,3 +267,21 @@ def test_a_tensor_with_too_few_axes_is_named(tmp_path, state):
     state["contact_layer.weight"] = torch.zeros(6)
     with pytest.raises(CheckpointError, match=r"contact_layer.weight is \(6,\), expected 2 axes"):
         inspect_checkpoint(save(tmp_path, state), CONFIG)
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+@pytest.mark.parametrize("arch", ["HybridMamba", "MLP", "Perceiver"])
+@pytest.mark.parametrize("size", [0, 10**12])
+def test_sizes_of_which_no_model_can_be_made_are_refused(arch, size):
+    """Whatever key has them: the plan gives an error of ours and no traceback."""
+    architecture = small_architecture(arch)
+    shapes, config = expected_shapes(architecture), demo_config(model=model_section(architecture))
+    refused = 0
+    for key in list(shapes)[::9]:
+        changed = shapes | {key: tuple(size for _ in shapes[key])}
+        if changed[key] == shapes[key]:
+            continue
+        with pytest.raises(CheckpointError, match=r"^x\.pt: "):
+            infer_architecture(changed, config, "x.pt")
+        refused += 1
+    assert refused > 3
