@@ -4,8 +4,12 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 
 import pytest
+import yaml
+from helpers import REPO
 from runs import Run, arrays, assert_same
 from slurm_lab import wait_until
 
@@ -16,6 +20,22 @@ pytestmark = pytest.mark.gpu
 # Seven chunks of one item, each some seconds long.
 LONG = {"diffusion": {"timestep_respacing": 500}, "sampling": {"batch_size": 1, "k_samples": 16}}
 CHUNKS = {"workflow": {"chunk_size": 1}, "num_points": 2048}
+HOLD = """
+import sys, time
+from cdm.jobs.device import lease
+print(lease(sys.argv[1:], print), flush=True)
+time.sleep(600)
+"""
+# A tiny model that trains for four steps.
+TRAINING = {
+    "exp_name": "trained",
+    "exp_dir": None,
+    "model": {
+        "time_emb_dim": 16, "arch_pointmamba": {"trans_dim": 16, "depth": 1, "last_dim": 8}
+    },
+    "training": {"steps": 4, "batch_size": 2, "checkpoint_every": 2, "warmup_steps": 0},
+}  # fmt: skip
+STUDY = {"methods": ["ddpm"], "steps": [2], "k_samples": 2, "max_items": 2}
 
 
 @pytest.fixture(scope="module")
@@ -90,3 +110,36 @@ def test_more_jobs_than_gpus_wait_for_their_turn(gpus, one_gpu, tmp_path):
     assert "all 2 GPU(s) are taken by other jobs" in run.logs()
     assert devices_of(run) == set(gpus[:2])
     assert_same(arrays(run), arrays(one_gpu))
+
+
+def test_commands_and_training_compute_on_a_gpu_that_is_free(gpus, tmp_path):
+    few = {"diffusion": {"timestep_respacing": 4}, "evaluation": {"resamples": 100}}
+    run = Run(tmp_path / "run", gpu="auto", compare=STUDY, **few, **CHUNKS)
+    (run.folder / "training.yaml").write_text(yaml.safe_dump(TRAINING))
+    run.finish("--cores", "4", "--resources", "gpu=1")
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, gpus[0]], cwd=REPO, stdout=subprocess.PIPE, text=True
+    )
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ",".join(gpus[:2])}
+    snakemake = ["snakemake", "-s", f"{REPO}/Snakefile", "--cores", "4", "--resources", "gpu=1"]
+    cdm = [sys.executable, "-m", "cdm"]
+    commands = {
+        "estimate": [*cdm, "estimate", "--configfile", "mine.yaml"],
+        "resample": [*cdm, "verify", "outputs/run/contact_maps.zarr", "--resample", "1"],
+        "train": [*snakemake, "--configfile", "mine.yaml", "training.yaml", "--", "train"],
+        "compare_samplers": [*snakemake, "--configfile", "mine.yaml", "--", "compare_samplers"],
+    }
+    try:
+        assert holder.stdout.readline().strip() == gpus[0]
+        for name, command in commands.items():
+            done = subprocess.run(
+                command, cwd=run.folder, env=environment, capture_output=True, text=True
+            )
+            assert done.returncode == 0, f"{name}: {done.stdout}{done.stderr}"
+            said = done.stdout + done.stderr
+            for log in (run.folder / "outputs").glob(f"*/logs/{name}*.log"):
+                said += log.read_text()
+            assert set(re.findall(r"computing on (\S+)", said)) == {gpus[1]}, f"{name}: {said}"
+    finally:
+        holder.kill()
+        holder.wait()
