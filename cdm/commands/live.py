@@ -9,6 +9,7 @@ import atexit
 import os
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -47,6 +48,10 @@ class LiveProgress:
             self._thread.join()
 
     def _watch(self) -> None:
+        with suppress(OSError, ValueError):  # the terminal was closed; the run goes on
+            self._show_until_ended()
+
+    def _show_until_ended(self) -> None:
         meter, next_line = Meter(self.plan), Every(LINE_EVERY_S)
         while not self._ended.wait(max(DRAW_EVERY_S, 20 * meter.cost_s)):
             meter.measure()

@@ -94,7 +94,7 @@ def _alike(plan: Plan, run: Path) -> Iterator[ChunkRecord]:
     mine = names & {f"{chunk.name}.json" for chunk in plan.chunks}
     paths = [folder / name for name in mine or names]
     wanted = _cost(plan.identity, asdict(plan.architecture))
-    for path in sorted(paths, key=_modified, reverse=True)[: 4 * NEWEST]:
+    for path in sorted(paths, key=modified_s, reverse=True)[: 4 * NEWEST]:
         try:
             record = read_record(path)
             cost = _cost(record.provenance["settings"], record.provenance["architecture"])
@@ -116,7 +116,8 @@ def _cost(settings: Mapping[str, Any], architecture: Mapping[str, Any]) -> str:
     return json.dumps([num_points, architecture, *parts], sort_keys=True)
 
 
-def _modified(path: Path) -> float:
+def modified_s(path: Path) -> float:
+    """When a file was last modified, in seconds since 1970; 0 if it is not there any more."""
     try:
         return path.stat().st_mtime
     except OSError:

@@ -1,4 +1,4 @@
-"""Generate samples of a finished archive again, and compare."""
+"""Generate some samples of a finished archive again, and compare them with what it holds."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,23 +21,24 @@ from cdm.run.plan import Plan, read_plan, read_samples
 from cdm.sampling.batches import batches
 from cdm.sampling.map_sampler import MapSampler
 
-# Largest difference in the normalised output that another device, batch size or version of torch
-# may make; on the same ones the bits must be the same. Stored float16 adds its own rounding.
+# Another device, batch size or version of torch may change the normalised output by this much.
+# With the same ones the bits must be the same. An archive in float16 adds its own rounding.
 TOLERANCE = {"fp32": 1e-3, "bf16": 0.1}
 FLOAT16 = 2e-3
 
 
 @dataclass
 class Resampled:
-    """What generating samples again gave.
+    """The outcome of generating samples again.
 
     Attributes:
-        device: that they were generated on.
-        num_samples, num_maps: generated again.
+        device: on which they were generated.
+        tolerance: the largest difference that is permitted; 0 if device and versions are those of
+            the archive.
+        num_samples, num_maps: how many were generated again.
         num_equal: maps that are the same to the last bit.
-        largest: largest difference of the others, in normalised units.
-        tolerance: what is permitted; 0 where device and versions are those of the archive.
-        problems: samples that differ by more.
+        largest: largest difference of the other maps, in normalised units.
+        problems: maps that differ by more than the tolerance.
     """
 
     device: str
@@ -59,14 +60,14 @@ class Resampled:
 
 
 def resample(archive: Path, num_samples: int, log: Log) -> Resampled:
-    """Generate samples again, spread evenly over the archive, and compare `sample`.
+    """Generate samples again, spread evenly over the archive, and compare their model outputs.
 
     Args:
         archive: `contact_maps.zarr`, beside the plan it was made by.
-        num_samples: how many, at most.
-        log: told how far it is.
+        num_samples: at most this many.
+        log: gets lines on how far it is.
     Raises:
-        ArchiveError: there is no plan of it beside it.
+        ArchiveError: the plan beside the archive is missing, or is another one.
         CDMError: checkpoint, encoder or data are not where they were.
     """
     maps, plan = ContactMaps(archive), read_plan(archive.parent)
@@ -75,26 +76,27 @@ def resample(archive: Path, num_samples: int, log: Log) -> Resampled:
             f"{archive}: of plan {maps.attributes.get('plan')}, but {archive.parent}/plan is "
             f"{plan.fingerprint}; finish that run before its samples can be generated again"
         )
-    device = choose_device(plan.config.gpu, log)
+    # The samples, the model, and what it is given.
+    config, device = plan.config, choose_device(plan.config.gpu, log)
     rows = _pick(maps, num_samples)
-    config = plan.config
     dataset = open_dataset(config, plan.architecture.point_feat_dim)
     chosen = dict(zip(rows, _samples(plan, rows, dataset), strict=True))
     reader = FileReader(config.data_dir)
     model = load_model(plan, device)
     features = encode_texts(plan, [sample.text for sample in chosen.values()], device)
     sampler = MapSampler(model, config, features, device, log)
-    work = (
+    entries = (
         (row, k, (sample, item, k))
         for row, sample in chosen.items()
         for item in [dataset.load(sample, reader)]
         for k in range(config.sampling.k_samples)
     )
 
+    # Batches of all maps, each compared with the archive's.
     found = Resampled(device_name(device), _tolerance(maps, plan, device), num_samples=len(rows))
     progress = Progress(len(rows) * config.sampling.k_samples, "resample", log)
     with torch.inference_mode():
-        for batch in batches(work, config.sampling.batch_size):
+        for batch in batches(entries, config.sampling.batch_size):
             made = sampler.sample([entry for _, _, entry in batch], progress)
             for (row, k, _), x_0 in zip(batch, made, strict=True):
                 _compare(found, maps, row, k, x_0)
@@ -102,12 +104,13 @@ def resample(archive: Path, num_samples: int, log: Log) -> Resampled:
 
 
 def _compare(found: Resampled, maps: ContactMaps, row: int, k: int, x_0: np.ndarray) -> None:
-    kept = maps.group["sample"][row, k]
+    """Note how a map differs from the one in the archive."""
+    stored = maps.group["sample"][row, k]
     found.num_maps += 1
-    if np.array_equal(kept, x_0.astype(kept.dtype)):
+    if np.array_equal(stored, x_0.astype(stored.dtype)):
         found.num_equal += 1
         return
-    difference = float(np.nan_to_num(np.abs(x_0 - kept.astype(np.float32)), nan=np.inf).max())
+    difference = float(np.nan_to_num(np.abs(x_0 - stored.astype(np.float32)), nan=np.inf).max())
     found.largest = max(found.largest, difference)
     if difference > found.tolerance:
         found.problems.append(
@@ -117,7 +120,7 @@ def _compare(found: Resampled, maps: ContactMaps, row: int, k: int, x_0: np.ndar
 
 
 def _pick(maps: ContactMaps, num_samples: int) -> list[int]:
-    """Rows with a map, spread evenly."""
+    """Rows that have a map, spread evenly over the archive."""
     rows = np.flatnonzero(maps.group["status"][:] == OK)
     if not len(rows):
         raise ArchiveError(f"{maps.path}: every sample was skipped, there is none to generate")
@@ -125,14 +128,14 @@ def _pick(maps: ContactMaps, num_samples: int) -> list[int]:
 
 
 def _samples(plan: Plan, rows: list[int], dataset: Dataset) -> list[Sample]:
-    """The samples of these rows, from samples.tsv."""
+    """The samples of some rows of the archive, from samples.tsv."""
     size = plan.config.workflow.chunk_size
     chunks = {row // size: read_samples(plan, plan.chunks[row // size], dataset) for row in rows}
     return [chunks[row // size][row % size] for row in rows]
 
 
 def _tolerance(maps: ContactMaps, plan: Plan, device: str) -> float:
-    """0 where the archive was made on this kind of device by these versions."""
+    """The permitted difference: 0 if device and versions are those of the archive."""
     here = {"torch": torch.__version__, "numpy": np.__version__}
     there = maps.attributes.get("versions", {})
     same_versions = all(there.get(name) == version for name, version in here.items())
@@ -141,7 +144,7 @@ def _tolerance(maps: ContactMaps, plan: Plan, device: str) -> float:
     # The number of CPU threads cannot change a map.
     if same_versions and made_on and all(_same_device(found, now) for found in made_on):
         return 0.0
-    return TOLERANCE[maps.attributes["precision"]] + (
+    return TOLERANCE[maps.attributes.get("precision", "fp32")] + (
         FLOAT16 if plan.config.workflow.dtype == "float16" else 0.0
     )
 

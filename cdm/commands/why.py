@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cdm.archive.records import ChunkRecord, read_record, store_path
+from cdm.commands.pace import modified_s
 from cdm.datasets import Sample
 from cdm.errors import ArchiveError, listed
 from cdm.jobs.log import FAILED, FINISHED, read_ending
@@ -130,7 +131,7 @@ class _Explainer:
     def _newest(self, chunk: Chunk) -> ChunkRecord | None:
         """The record last written for a chunk of this number, readable and with its store."""
         paths = self.records.get(chunk.name.split("-")[0], [])
-        for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True):
+        for path in sorted(paths, key=modified_s, reverse=True):
             try:
                 if store_path(path).exists():
                     return read_record(path)
@@ -141,7 +142,7 @@ class _Explainer:
     def _differences(self, chunk: Chunk, before: ChunkRecord) -> Iterator[str]:
         """How a chunk differs from the finished one that it replaces."""
         # Settings.
-        changes = list(_changes("", before.provenance["settings"], self.plan.identity))
+        changes = list(_changes("", before.provenance.get("settings"), self.plan.identity))
         yield from map(_change_text, changes)
 
         # Rows. With another chunk size every chunk holds other items, which explains nothing.
