@@ -1,11 +1,11 @@
 """Counter-based randomness: every random number is a pure function of what it is for.
 
 Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") maps a 128-bit
-counter and a 64-bit key to four 32-bit words. The key names the stream (seed, purpose, sample,
-k), the counter the place in it (step, point, joint), and no state travels from one sample to
-the next: batch size, chunk size, order of jobs and a resume cannot change a number.
+counter and a 64-bit key to four 32-bit words. The key names the stream (seed, purpose, sample, k).
+The counter names the place in the stream (step, point, joint). No state travels from one sample to
+the next, so batch size, chunk size, the order of jobs and a resume cannot change a number.
 
-This file is the readable reference, in numpy; `cdm.kernels.philox` has the fast siblings.
+This file is the naive form, in numpy; `cdm.kernels.philox` has the fast ones.
 """
 
 import hashlib
@@ -21,13 +21,13 @@ W0, W1 = 0x9E3779B9, 0xBB67AE85  # key increments (golden ratio, sqrt(3) - 1)
 def stream_key(seed, purpose, set, index, caption_idx=0, k=0) -> tuple[int, int]:
     """Philox key of one stream of random numbers: 64 bits of BLAKE2b over its name.
 
-    The name is hashed as a JSON list, so neighbouring fields cannot run into each other.
+    The name is hashed as a JSON list, so that two neighbouring fields cannot be taken for others.
 
     Args:
         seed: int, the user's.
         purpose: str, what the numbers are for ("noise", "caption", "rotation", ...).
-        set, index: the item; an index read as a number and as text is the same item.
-        caption_idx, k: int, the caption and the number of the map drawn for it.
+        set, index: the item; index 12 and index "12" name the same item.
+        caption_idx, k: int, the caption, and the number of the map among those of the caption.
     Returns:
         (low, high), each in [0, 2**32).
     """
@@ -53,8 +53,8 @@ def uniform(key) -> float:
 def rounds(counter, key):
     """Ten Philox rounds on four counter words and two key words.
 
-    The words may be Python ints, uint64 arrays or int64 tensors: products are exact modulo 2**64,
-    and the mask after the shift makes an arithmetic shift a logical one.
+    The words may be Python ints, uint64 arrays or int64 tensors. Products are exact modulo 2**64.
+    int64 shifts to the right copy the sign bit; the mask after the shift removes the copies.
     """
     c0, c1, c2, c3 = counter
     k0, k1 = key
@@ -103,7 +103,7 @@ def normal(keys, step: int, num_points: int, contact_dim: int) -> np.ndarray:
     """Standard normal noise of one diffusion step, for a batch of samples.
 
     Element e = point * contact_dim + joint takes word e % 4 of the block with counter
-    (e // 4, step, 0, 0), hence depends neither on the batch nor on num_points.
+    (e // 4, step, 0, 0). So it depends neither on the batch nor on num_points.
 
     Args:
         keys: (batch, 2) uint32, one `stream_key` per sample.

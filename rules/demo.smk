@@ -1,4 +1,4 @@
-# The built-in dataset, in the reference's on-disk layout; used when none is configured.
+# The built-in dataset, in afford-motion's layout on disk. It is used if no dataset is configured.
 
 
 rule demo_data:

@@ -1,5 +1,5 @@
-# Normalisation statistics, where neither the configuration nor the data folder has them.
-# A rule of its own, so that every chunk uses the same ones.
+# Mean and std of the split the model was trained on, if there is no file of them. They are computed
+# by a rule of their own, so that every chunk uses the same numbers.
 
 if PLAN.statistics.computed:
 

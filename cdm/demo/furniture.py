@@ -16,8 +16,9 @@ SIZES = {  # smallest and largest width, depth, height (of the seat, where there
     "cabinet": ((0.7, 0.4, 0.8), (1.2, 0.5, 1.3)),
     "shelf": ((0.7, 0.28, 1.5), (1.1, 0.36, 2.0)),
 }
-FREE_STANDING = ("table", "chair", "stool", "armchair")  # the rest has its back to a wall
-SIDES = {"bed": (1, 3), "table": (0, 1, 2, 3), "stool": (0, 1, 2, 3)}  # to come from; else front
+FREE_STANDING = ("table", "chair", "stool", "armchair")  # all others stand with the back to a wall
+# Sides from which a piece is used, in quarter turns from its front; for all others the front.
+SIDES = {"bed": (1, 3), "table": (0, 1, 2, 3), "stool": (0, 1, 2, 3)}
 LOOKALIKES = (("chair", "armchair"), ("table", "desk"), ("cabinet", "shelf"), ("sofa", "armchair"))
 COLORS = {  # rgb in [-1, 1]
     "red": (0.7, -0.75, -0.75),
@@ -33,7 +34,7 @@ COLORS = {  # rgb in [-1, 1]
 
 @dataclass(frozen=True)
 class Piece:
-    """A piece of furniture standing at (x, y), its front along +y of its own frame."""
+    """A piece of furniture at (x, y). In its own frame its front points along +y."""
 
     kind: str
     color: str
@@ -43,7 +44,7 @@ class Piece:
     yaw: float  # radians
 
     def boxes(self) -> np.ndarray:
-        """(num_boxes, 2, 3) lowest and highest corners, in the piece's frame."""
+        """(num_boxes, 2, 3) lowest and highest corners of its boxes, in the piece's frame."""
         w, d, h = self.size[0] / 2, self.size[1] / 2, self.size[2]
         body, top = [(-w, -d, 0), (w, d, h)], [(-w, -d, h - 0.05), (w, d, h)]
         legs = [
@@ -74,7 +75,7 @@ class Piece:
         return np.array(parts[self.kind], float)
 
     def to_room(self, xyz) -> np.ndarray:
-        """(..., 3) points of the piece's frame in the room's."""
+        """Points (..., 3) of the piece's frame, in the room's frame."""
         c, s = math.cos(self.yaw), math.sin(self.yaw)
         x, y, z = np.moveaxis(np.asarray(xyz, float), -1, 0)
         return np.stack([x * c - y * s + self.x, x * s + y * c + self.y, z], axis=-1)
@@ -83,7 +84,7 @@ class Piece:
         return Footprints([(self.x, self.y)], [self.size[:2]], [self.yaw])
 
     def half_depth(self, side: int) -> float:
-        """Metres from its middle to its edge on a side; sides count quarter turns from front."""
+        """Metres from its middle to its edge on a side, in quarter turns from the front."""
         return self.size[1 - side % 2] / 2
 
 
@@ -104,17 +105,17 @@ class Footprints:
         return Footprints(centers, 2 * halves, np.concatenate([self.yaws, other.yaws]))
 
     def grown(self, margin) -> "Footprints":
-        """Wider by margin (a number or (n,), metres) on every side."""
+        """The rectangles, wider by a margin (a number or (n,), metres) on every side."""
         return Footprints(self.centers, 2 * (self.halves + np.reshape(margin, (-1, 1))), self.yaws)
 
     def gaps(self, other: "Footprints") -> np.ndarray:
-        """(n, m) metres between two rectangles along the edge direction that parts them most.
+        """(n, m) metres between each pair of rectangles (separating axis theorem).
 
-        Negative where they overlap, else between 0.7 times their distance and their distance
-        (separating axis theorem).
+        The gap is measured along the edge direction in which it is largest. It is negative where
+        the two overlap, and otherwise between 0.7 times their distance and their distance.
         """
 
-        def parted(a, b):  # along the axes of a: (n, m)
+        def parted(a, b):  # the largest gap along the axes of a: (n, m)
             own = np.einsum("nij,nkj->nik", a.axes, a.corners)[:, None]
             its = np.einsum("nij,mkj->nmik", a.axes, b.corners)
             return np.maximum(its.min(-1) - own.max(-1), own.min(-1) - its.max(-1)).max(-1)

@@ -1,6 +1,6 @@
 """The demo's human: a stick figure of 22 SMPL joints, blended between key poses.
 
-It is meant to come close to the right things at plausible heights, not to be motion capture.
+Its joints come close to the right things at plausible heights. It does not replace motion capture.
 """
 
 import itertools
@@ -13,10 +13,10 @@ from cdm.demo.furniture import Piece
 
 NUM_FRAMES = 60
 PELVIS_M = 0.92  # height of a standing pelvis
-SPEED, TURN = 1.2, 3.0  # of walking, metres a second; of turning, radians a second
+SPEED, TURN = 1.2, 3.0  # walking, metres per second; turning, radians per second
 
-# SMPL joints around a pelvis at the origin, x to the right, y ahead, z up, metres. A pair names
-# the left and the right joint, whose x mirror each other.
+# SMPL joints around a pelvis at the origin: x to the right, y ahead, z up, metres. A pair is a left
+# and a right joint; the right one's place is listed, and the left one mirrors it in x.
 JOINTS = [0, (1, 2), 3, (4, 5), 6, (7, 8), 9, (10, 11), 12, (13, 14), 15, (16, 17), (18, 19)]
 JOINTS += [(20, 21)]  # pelvis, hip, spine, knee, spine, ankle, spine, foot, neck, ... wrist
 STAND = [
@@ -29,27 +29,27 @@ SIT = [
     *((0.12, 0.46, -0.42), (0, -0.02, 0.3), (0.13, 0.58, -0.47), (0, 0, 0.5), (0.08, 0, 0.42)),
     *((0, 0.03, 0.6), (0.18, 0, 0.43), (0.23, 0.08, 0.18), (0.16, 0.3, 0.08)),
 ]
-SIT_UP = [  # the legs stretched out on what one sits on
+SIT_UP = [  # sitting with the legs stretched out ahead
     *((0, 0, 0), (0.09, 0.05, -0.03), (0, -0.01, 0.11), (0.1, 0.44, 0.04), (0, -0.02, 0.24)),
     *((0.1, 0.85, -0.02), (0, -0.02, 0.3), (0.11, 0.9, 0.1), (0, 0, 0.5), (0.08, 0, 0.42)),
     *((0, 0.03, 0.6), (0.18, 0, 0.43), (0.23, 0.08, 0.18), (0.16, 0.3, 0.08)),
 ]
 KNEES, ANKLES, FEET = [4, 5], [7, 8], [10, 11]
 SWING = {7: 0.25, 10: 0.25, 20: -0.25, 4: 0.12, 18: -0.12}  # of left joints in a step, metres
-SWING |= {8: -0.25, 11: -0.25, 21: 0.25, 5: -0.12, 19: 0.12}  # the right ones go the other way
+SWING |= {8: -0.25, 11: -0.25, 21: 0.25, 5: -0.12, 19: 0.12}  # right joints swing against them
 
 
 class Key(NamedTuple):
-    """What the figure does at a time (seconds): pelvis (3,), heading (radians), pose (22, 3)."""
+    """Where the figure is at one time, and in which pose."""
 
-    time: float
-    pelvis: tuple[float, float, float]
-    heading: float  # 0 looks along +y
-    pose: np.ndarray
+    time: float  # seconds
+    pelvis: tuple[float, float, float]  # metres
+    heading: float  # radians; 0 looks along +y
+    pose: np.ndarray  # (22, 3) joints around the pelvis, metres
 
 
 def make_pose(rows) -> np.ndarray:
-    """(22, 3) joints of a symmetric pose."""
+    """(22, 3) joints of a symmetric pose, from rows like STAND."""
     pose = np.zeros((22, 3))
     for joint, xyz in zip(JOINTS, rows, strict=True):
         if isinstance(joint, tuple):
@@ -65,7 +65,7 @@ LYING = STANDING[:, [0, 2, 1]] * [1, -1, 1]  # on the back: up becomes -y, ahead
 
 
 def sitting_pose(pelvis_m: float, scale: float) -> np.ndarray:
-    """(22, 3) joints of somebody whose pelvis is pelvis_m above the floor, the feet on it."""
+    """(22, 3) joints of a person who sits with the pelvis at pelvis_m and the feet on the floor."""
     pose = SITTING * scale
     pose[ANKLES, 2], pose[FEET, 2] = 0.08 - pelvis_m, 0.03 - pelvis_m
     pose[KNEES, 2] = min(0.0, 0.08 + 0.47 * scale - pelvis_m)
@@ -73,9 +73,10 @@ def sitting_pose(pelvis_m: float, scale: float) -> np.ndarray:
 
 
 def seat_of(piece: Piece, side: int, scale: float) -> np.ndarray:
-    """(3,) where the pelvis of somebody is who sits on a side of a piece, in the piece's frame."""
+    """Pelvis (3,) of a person who sits on a side of a piece, in the piece's frame."""
     edge = piece.half_depth(side)
-    # knees just over the edge, but not beyond the middle of what is shallow, nor in its back
+    # The knees are just over the edge. On a shallow piece the pelvis stays near the middle, so that
+    # it is not inside the back.
     ahead = max(edge - 0.35 * scale, -0.08 if piece.kind == "chair" else -0.02)
     angle = side * math.pi / 2
     along = 0.15 if piece.kind == "bed" else 0.0  # towards the foot of a bed
@@ -84,9 +85,9 @@ def seat_of(piece: Piece, side: int, scale: float) -> np.ndarray:
 
 
 def couch_of(piece: Piece, side: int, scale: float) -> tuple[np.ndarray, float]:
-    """Pelvis (3,) and heading of somebody lying on a bed or sofa, in the piece's frame."""
+    """Pelvis (3,) and heading of a person who lies on a bed or sofa, in the piece's frame."""
     width, depth, height = piece.size
-    if piece.kind == "bed":  # the head on the pillow, nearer to the side they came from
+    if piece.kind == "bed":  # the head on the pillow, near the side the person came from
         reach = min(width / 2 - 0.4, 0.3) * (-1 if side == 1 else 1)
         return np.array([reach, 0.3 + 0.6 * scale - depth / 2, height + 0.11]), 0.0
     inner = width / 2 - 0.12  # the head at one arm
@@ -94,12 +95,14 @@ def couch_of(piece: Piece, side: int, scale: float) -> tuple[np.ndarray, float]:
 
 
 def key_poses(action: str, piece: Piece, side: int, path: np.ndarray, scale: float) -> list[Key]:
-    """Keys of an action, in the room.
+    """The key poses of an action, in the room's frame.
 
     Args:
-        path: (num_corners, 2) on the floor, to the side of the piece.
+        side: of the piece that is used, in quarter turns from its front.
+        path: (num_corners, 2) on the floor, leading to that side, metres.
         scale: of the body; 1 is 1.75 m tall.
     """
+    # Poses and places.
     standing = STANDING * scale
     seat = piece.to_room(seat_of(piece, side, scale))
     sitting = sitting_pose(seat[2], scale)
@@ -107,7 +110,7 @@ def key_poses(action: str, piece: Piece, side: int, path: np.ndarray, scale: flo
     keys: list[Key] = []
 
     def then(seconds, pelvis, heading, pose):
-        """One more key, after seconds, reached by the shorter turn."""
+        """Add a key so many seconds later. The figure turns the shorter way."""
         if keys:
             before = keys[-1].heading
             heading = before + (heading - before + math.pi) % (2 * math.pi) - math.pi
@@ -122,6 +125,7 @@ def key_poses(action: str, piece: Piece, side: int, path: np.ndarray, scale: flo
             length = math.hypot(*(end - start))
             then(length / SPEED, (*end, PELVIS_M * scale), ahead, standing)
 
+    # Standing up comes before the way, and all other actions after it.
     spot = (*path[-1], PELVIS_M * scale)
     if action == "stand up":
         then(0, seat, away, sitting)
@@ -148,11 +152,11 @@ def key_poses(action: str, piece: Piece, side: int, path: np.ndarray, scale: flo
 
 
 def make_motion(action: str, piece: Piece, side: int, path, scale: float = 1.0) -> np.ndarray:
-    """(NUM_FRAMES, 22, 3) joints in the room, metres, evenly spaced in time."""
+    """(NUM_FRAMES, 22, 3) joints in the room's frame, metres, evenly spaced in time."""
     times, *keys = zip(*key_poses(action, piece, side, path, scale), strict=True)
     time = np.linspace(0, times[-1], NUM_FRAMES)
 
-    # piecewise linear between the keys
+    # Linear blends between the keys.
     before = np.clip(np.searchsorted(times, time, side="right") - 1, 0, len(times) - 2)
     begin, end = np.take(times, before), np.take(times, before + 1)
     weight = (time - begin) / np.maximum(end - begin, 1e-9)
@@ -164,7 +168,7 @@ def make_motion(action: str, piece: Piece, side: int, path, scale: float = 1.0) 
 
     pelvis, heading, pose = map(blend, keys)
 
-    # While an upright pelvis travels, feet and hands swing against each other, less at both ends.
+    # Feet and hands swing against each other while an upright pelvis travels, less at both ends.
     upright = pelvis[:, 2] > 0.99 * PELVIS_M * scale
     travel = np.linalg.norm(np.diff(pelvis[:, :2], axis=0, prepend=pelvis[:1, :2]), axis=1)
     walked = np.cumsum(travel * upright)
@@ -173,6 +177,7 @@ def make_motion(action: str, piece: Piece, side: int, path, scale: float = 1.0) 
     for joint, swing in SWING.items():
         pose[:, joint, 1] += swing * phase
 
+    # From the pelvis to the room.
     c, s = np.cos(heading)[:, None], np.sin(heading)[:, None]
     x, y, z = np.moveaxis(pose, -1, 0)
     joints = np.stack([x * c - y * s, x * s + y * c, z], axis=-1) + pelvis[:, None]

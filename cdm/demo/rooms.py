@@ -1,8 +1,8 @@
-"""The demo's rooms: first what is asked for, in words; then a room in which it can be done.
+"""The demo's rooms: first the words that ask for something, then a room in which it can be done.
 
-The words come first so that they are known, for 20,000 items, in a second: `make_task` draws the
-action, the target and what tells it from its like; `make_room` places furniture until the words
-point at one piece only and a path leads to it.
+The words come first, so that those of 20,000 items are known in a second. `make_task` draws the
+action, the target, and what distinguishes the target from similar pieces. `make_room` places
+furniture until the words mean exactly one piece and a path leads to it.
 """
 
 import math
@@ -14,10 +14,10 @@ from cdm.datasets.actions import ACTIONS
 from cdm.demo.furniture import COLORS, FREE_STANDING, LOOKALIKES, SIDES, SIZES, Footprints, Piece
 from cdm.demo.paths import shortest_paths
 
-NEAR_M, FAR_M = 0.5, 1.1  # the target's gap to its neighbour; least gap of its like to it
+NEAR_M, FAR_M = 0.5, 1.1  # gap from the neighbour to the target at most, to its rivals at least
 MOST_M = 5.8  # longest side of a room
-APPROACH_M = 0.25  # from the edge of the target to a person who stands before it
-FRONT_M = (1.0, 0.85)  # width and depth of the floor before the target that stays free
+APPROACH_M = 0.25  # from the edge of the target to a person who stands in front of it
+FRONT_M = (1.0, 0.85)  # width and depth of the floor in front of the target that stays free
 TARGETS = {
     "sit": ("bed", "sofa", "armchair", "chair", "stool"),
     "lie": ("bed", "sofa"),
@@ -38,12 +38,14 @@ NEAR_WORDS = ("near", "next to", "beside")
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be done, and the furniture it needs.
+    """What is to be done, and the furniture that is needed for it.
 
     Args:
-        told_by: what tells the target from the other pieces of its kind: "kind" (there are
-            none), "color", or "neighbour" (`near`, one piece of another kind).
-        color, rivals: of the target and of the other pieces of its kind, one color each.
+        told_by: what distinguishes the target from the other pieces of its kind: "kind" (there are
+            none), "color", or "neighbour" (it stands near one piece of another kind).
+        color: of the target.
+        rivals: colors of the other pieces of the target's kind.
+        near: kind of the neighbour, or "".
         captions: wordings that all mean the target.
     """
 
@@ -58,12 +60,13 @@ class Task:
 
 @dataclass(frozen=True)
 class Room:
-    """Pieces on a floor of size (width, depth), metres, its middle at the origin.
+    """Furniture on a floor whose middle is the origin.
 
     Args:
-        pieces: the target, its neighbour where it is told by one, its rivals, then the rest.
+        size: width and depth of the floor, metres.
+        pieces: the target, its neighbour if the task has one, its rivals, then all others.
         side: of the target that is used, in quarter turns from its front.
-        path: (num_corners, 2) on the floor, from a place in the room to the target's side.
+        path: (num_corners, 2) on the floor, from a place in the room to that side, metres.
     """
 
     size: tuple[float, float]
@@ -73,7 +76,7 @@ class Room:
 
 
 def make_task(item: int, rng: np.random.Generator) -> Task:
-    """Draw what item number `item` asks for."""
+    """Draw the task of item number `item`."""
     action = ACTIONS[item % len(ACTIONS)]
     kind = _pick(TARGETS[action], rng)
     told_by = _pick(["kind"] * 3 + ["color"] * 4 + ["neighbour"] * 3, rng)
@@ -99,7 +102,7 @@ def make_task(item: int, rng: np.random.Generator) -> Task:
 
 
 def alike(kind: str, other: str) -> bool:
-    """Whether people could take one for the other."""
+    """Whether people could take one kind for the other."""
     return kind == other or any(kind in pair and other in pair for pair in LOOKALIKES)
 
 
@@ -108,7 +111,7 @@ def make_room(task: Task, rng: np.random.Generator) -> Room:
     named = [kind for kind in (task.kind, task.near) if kind]
     others = [kind for kind in SIZES if not any(alike(kind, other) for other in named)]
     extras = [_pick(others, rng) for _ in range(rng.integers(2, 6))]
-    size = rng.uniform(3.6, 5.2, 2)  # metres; larger, and emptier, where it does not fit
+    size = rng.uniform(3.6, 5.2, 2)  # metres; if nothing fits, the room grows and loses pieces
     while True:
         room = _try_room(task, extras, size, rng)
         if room is not None:
@@ -134,11 +137,11 @@ def _try_room(task: Task, extras, size, rng) -> Room | None:
         taken += rival.footprint()
     for kind in extras:
         piece = _place(kind, None, size, rng, taken + front)
-        if piece is not None:  # what finds no place is left out
+        if piece is not None:  # a piece without a place is left out
             pieces.append(piece)
             taken += piece.footprint()
 
-    # Walks keep away from other things, so that they come closest to the one they lead to.
+    # A walk keeps away from other pieces, so that it comes closest to its target.
     away, wall, least, most = (
         (0.6, 0.6, 1.2, 3.5) if task.action == "walk" else (0.3, 0.4, 0.3, 1.6)
     )
@@ -171,7 +174,7 @@ def _proposals(kind: str, size, rng, num: int = 40):
         x, y = rng.uniform(-reach, reach, (num, 2)).T
         turned = rng.integers(0, 4, num) * math.pi / 2 + rng.normal(0, 0.15, num)
         return (w, d, h), x, y, np.where(rng.random(num) < 0.5, turned, rng.uniform(-3, 3, num))
-    wall = rng.integers(0, 4, num)  # its back to it; quarter turns from the wall at -y
+    wall = rng.integers(0, 4, num)  # the wall behind it, in quarter turns from the wall at -y
     away = size[1 - wall % 2] / 2 - d / 2 - 0.06
     along = rng.uniform(-1, 1, num) * (size[wall % 2] / 2 - w / 2 - 0.06)
     yaw = wall * (math.pi / 2)
@@ -184,7 +187,7 @@ def _inside(footprints: Footprints, size) -> np.ndarray:
 
 
 def _place_target(task: Task, size, rng) -> tuple[Piece, int, Footprints]:
-    """The target, the side it is used from, and the floor there, which stays free."""
+    """The target, the side from which it is used, and the floor in front of it."""
     while True:
         (w, d, h), x, y, yaw = _proposals(task.kind, size, rng)
         side = int(_pick(SIDES.get(task.kind, (0,)), rng))
@@ -201,7 +204,11 @@ def _place_target(task: Task, size, rng) -> tuple[Piece, int, Footprints]:
 
 
 def _place(kind, color, size, rng, taken: Footprints, near=None, far=None) -> Piece | None:
-    """A piece that overlaps nothing taken; near (at most NEAR_M) or far (FAR_M) from others."""
+    """A piece that overlaps none of `taken`, or None if there is no place for it.
+
+    Args:
+        near, far: footprints that the piece is within NEAR_M of, or at least FAR_M away from.
+    """
     (w, d, h), x, y, yaw = _proposals(kind, size, rng)
     color = color or _pick(list(COLORS), rng)
     places = Footprints(np.stack([x, y], axis=1), np.full((len(x), 2), (w, d)), yaw)

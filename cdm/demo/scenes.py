@@ -1,9 +1,9 @@
 """The built-in demo dataset: procedural rooms in the on-disk layout of HUMANISE (z up, metres).
 
-Every item is a room with furniture and one short motion that uses one piece of it. Item i is row
-i of anno.csv; all of it is drawn from generators seeded with [seed, i], so what it says and holds
-does not depend on how many items there are. The rows of val and test come first, then those of
-train, of which there are 20,000 in code and the first NUM_WRITTEN on disk.
+Every item is a room with furniture and one short motion that uses one piece. Item i is row i of
+anno.csv. Its random generators are seeded with [seed, i], so it does not depend on the number of
+items. The rows of val and test come first, then those of train. In code, train has 20,000 items; on
+disk are the first NUM_WRITTEN of them.
 """
 
 import csv
@@ -23,20 +23,25 @@ from cdm.errors import BadItem
 from cdm.files import write_bytes
 
 NUM_POINTS, SEED = 1024, 0
-VAL, TEST, TRAIN = range(0, 12), range(24, 344), range(344, 20344)  # rows; between, of no phase
-NUM_WRITTEN = 64  # items of train that are written; statistics computed here are theirs
+VAL, TEST, TRAIN = (
+    range(0, 12),
+    range(24, 344),
+    range(344, 20344),
+)  # rows; those between are of no phase
+NUM_WRITTEN = 64  # items of train that are written; computed statistics are of these
 BACKGROUND, TARGET = 0, 1  # labels of points: floor and walls, the target; piece i has i + 1
-BACKGROUND_SHARE = 0.4  # of the points; furniture shares the rest by the root of its area
+BACKGROUND_SHARE = 0.4  # of the points; the others go to furniture by the root of its area
 FLOORS = ((0.25, 0.12, -0.05), (0.1, 0.1, 0.12), (0.45, 0.35, 0.2), (-0.15, -0.15, -0.1))
 WALLS = ((0.7, 0.68, 0.58), (0.6, 0.66, 0.72), (0.72, 0.72, 0.7), (0.62, 0.7, 0.6))
 
 
 class Scene(NamedTuple):
-    """All there is to know of an item.
+    """Everything about one item.
 
     Args:
+        task, room: what is to be done, and where.
         points: (NUM_POINTS, 6) float32, xyz in metres and rgb in [-1, 1].
-        labels: (NUM_POINTS,) int, which thing a point belongs to.
+        labels: (NUM_POINTS,) int, BACKGROUND, or i + 1 for the points of piece i.
         joints: (frames, 22, 3) float64, metres.
     """
 
@@ -50,7 +55,7 @@ class Scene(NamedTuple):
 def make_scene(item: int, seed: int = SEED) -> Scene:
     """Build one item."""
     task = make_task(item, np.random.default_rng([seed, item]))
-    rng = np.random.default_rng([seed, item, 1])  # make_row draws on from the first one
+    rng = np.random.default_rng([seed, item, 1])  # make_row needs the first one alone
     room = make_room(task, rng)
     points, labels = make_points(room, rng)
     scale = rng.uniform(0.93, 1.05)  # 1.63 m to 1.84 m
@@ -59,7 +64,7 @@ def make_scene(item: int, seed: int = SEED) -> Scene:
 
 
 def make_row(item: int, seed: int = SEED) -> tuple[AnnoRow, str]:
-    """An item's row of anno.csv and its column `others`; no room is built."""
+    """An item's row of anno.csv and its column `others`, found without building the room."""
     rng = np.random.default_rng([seed, item])
     task = make_task(item, rng)
     x, y, z = (round(float(u), 8) for u in (2 * rng.uniform(size=3) - 1) * (3, 3, 0.1))
@@ -68,9 +73,9 @@ def make_row(item: int, seed: int = SEED) -> tuple[AnnoRow, str]:
 
 
 def make_points(room: Room, rng) -> tuple[np.ndarray, np.ndarray]:
-    """Sample the surfaces of a room: points and labels, as in Scene."""
+    """Sample points on the surfaces of a room: points and labels, as in Scene."""
     corners, edges, colors, labels = _surfaces(room, rng)
-    # As scans see them, walls and floor would take most points and a chair next to none.
+    # By area alone, walls and floor would take nearly all points and a chair almost none.
     area = np.linalg.norm(np.cross(edges[:, 0], edges[:, 1]), axis=1)
     of_thing = np.bincount(labels, area)
     weight = np.sqrt(of_thing)
@@ -120,7 +125,8 @@ def _surfaces(room: Room, rng) -> tuple[np.ndarray, ...]:
 def _faces(boxes: np.ndarray, all_six: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Faces of (n, 2, 3) boxes as corners (m, 3) and pairs of edges (m, 2, 3).
 
-    The three at the lowest corner of each box; with all_six, every one but those on the floor.
+    The three faces at the lowest corner of each box. With all_six, all faces that are not on the
+    floor.
     """
     low, size = boxes[:, 0], boxes[:, 1] - boxes[:, 0]
     edge = size[:, None] * np.eye(3)  # (n, 3, 3)
@@ -135,14 +141,14 @@ def _faces(boxes: np.ndarray, all_six: bool = False) -> tuple[np.ndarray, np.nda
 
 
 def distances(points: np.ndarray, joints: np.ndarray) -> np.ndarray:
-    """How close each joint comes to each point during a motion.
+    """The smallest distance from each joint to each point during a motion.
 
     Args:
         points: (num_points, 3); joints: (frames, 22, 3), metres.
     Returns:
-        (num_points, 22) float32, metres; float64 until the end.
+        (num_points, 22) float32, metres; computed in float64.
     """
-    # |p - q|^2 = |p|^2 + (-2 q, |q|^2) . (p, 1): one product and one minimum per joint
+    # |p - q|^2 = |p|^2 + (-2 q, |q|^2) . (p, 1): one matrix product and one minimum per joint.
     points = points.astype(np.float64)
     ahead = np.concatenate([points, np.ones((len(points), 1))], axis=1).T  # (4, num_points)
     squares = (joints**2).sum(-1, keepdims=True)
@@ -166,7 +172,10 @@ def splits(num_train: int = NUM_WRITTEN) -> dict[str, range]:
 
 
 def write_demo(data_dir, phase: str = "all", num_train: int = NUM_WRITTEN, seed: int = SEED):
-    """Write the index files, and the arrays of a phase and of train; the same bytes every time."""
+    """Write the index files, and the arrays of a phase and of train.
+
+    The bytes are the same every time.
+    """
     folder, split = Path(data_dir) / "HUMANISE", splits(num_train)
     for name, ids in split.items():
         write_bytes(folder / f"{name}.txt", "".join(f"{i:06d}\n" for i in ids).encode())
@@ -188,9 +197,9 @@ def write_demo(data_dir, phase: str = "all", num_train: int = NUM_WRITTEN, seed:
 
 
 class DemoDataset(ContactMapDataset):
-    """The demo as a dataset whose samples are known before its files are written.
+    """The demo as a dataset. Its samples are known before its files are written.
 
-    In phase train no file is read at all: its 20,000 items are built when they are asked for.
+    In phase train no file is read: its 20,000 items are built when they are needed.
     """
 
     def read_rows(self, set_name):

@@ -18,6 +18,13 @@ from cdm.datasets.actions import ACTIONS, action_of
         ("goes to the shelf", "walk"),
         ("stand next to the table", ""),
         ("position", ""),
+        ("sit down on the chair that is beside the desk", "sit"),
+        ("lie down on the bed", "lie"),
+        ("Stand up from the toilet near the sink", "stand up"),
+        ("walk to the standing lamp", "walk"),
+        ("a person walks forward, then sits down", "walk"),
+        ("stand up from the sofa; target object label: sofa (6)", "stand up"),
+        ("a man waves", ""),
         ("", ""),
     ],
 )
