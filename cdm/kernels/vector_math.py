@@ -23,9 +23,9 @@ CHECKSUM_BYTES = hashlib.sha256().digest_size
 LOG2_E = np.float32(1.4426950408889634)
 
 _ONE = np.float32(1)
-_ROUND = np.float32(1.5 * 2**23)  # adding it rounds to an integer, left in the low mantissa bits
+_ROUND = np.float32(1.5 * 2**23)  # adding it rounds to an integer, in the low bits of the mantissa
 _MANTISSA_BITS = np.int32(23)
-# 2^f = 1 + f * q(f) on [-0.5, 0.5]: exact at 0, so slow decays do not drift. Error 2e-9.
+# 2^f = 1 + f * q(f) on [-0.5, 0.5], error 2e-9. It is exact at 0, so that slow decays do not drift.
 _Q0, _Q1, _Q2, _Q3, _Q4, _Q5 = (
     np.float32(q)
     for q in (
@@ -33,7 +33,7 @@ _Q0, _Q1, _Q2, _Q3, _Q4, _Q5 = (
         0.009618435986340046, 0.0013398852897807956, 0.00015353597700595856,
     )
 )  # fmt: skip
-# log1p(e) = e * p(e) on [0, 1]. Error 5e-9.
+# log1p(e) = e * p(e) on [0, 1], error 5e-9.
 _P0, _P1, _P2, _P3, _P4, _P5, _P6, _P7, _P8, _P9 = (
     np.float32(p)
     for p in (
@@ -48,6 +48,8 @@ inline = njit(inline="always", fastmath={"contract"})
 
 @intrinsic
 def as_int(typing_context, x):
+    """The bits of a float32 as an int32. For x >= 0 their order is that of the numbers."""
+
     def codegen(context, builder, signature, args):
         return builder.bitcast(args[0], ir.IntType(32))
 
@@ -56,6 +58,8 @@ def as_int(typing_context, x):
 
 @intrinsic
 def _as_float(typing_context, i):
+    """The float32 that has these bits."""
+
     def codegen(context, builder, signature, args):
         return builder.bitcast(args[0], ir.FloatType())
 
@@ -64,7 +68,7 @@ def _as_float(typing_context, i):
 
 @intrinsic
 def _clamp(typing_context, x):
-    """x in [-125, 127], where 2^x is a normal number; NaN stays NaN."""
+    """x limited to [-125, 127], where 2^x is a normal number; NaN stays NaN."""
 
     def codegen(context, builder, signature, args):
         (x,) = args
@@ -78,6 +82,7 @@ def _clamp(typing_context, x):
 
 @inline
 def exp2(x):
+    """2^x for x in [-125, 127]; the value at the nearer end outside, and NaN for NaN."""
     x = _clamp(x)
     rounded = x + _ROUND
     f = x - (rounded - _ROUND)
@@ -87,6 +92,7 @@ def exp2(x):
 
 @inline
 def softplus(x):
+    """log(1 + e^x), as max(x, 0) + log1p(e^-|x|)."""
     e = exp2(-abs(x) * LOG2_E)
     p = ((((_P9 * e + _P8) * e + _P7) * e + _P6) * e + _P5) * e + _P4
     p = (((p * e + _P3) * e + _P2) * e + _P1) * e + _P0
@@ -95,6 +101,7 @@ def softplus(x):
 
 @inline
 def silu(x):
+    """x / (1 + e^-x)."""
     return x / (_ONE + exp2(-x * LOG2_E))
 
 

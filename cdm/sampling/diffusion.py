@@ -89,6 +89,7 @@ def space_timesteps(num_timesteps: int, section_counts) -> list[int]:
 
 
 def _ddim_timesteps(num_timesteps: int, count: int) -> list[int]:
+    """`count` steps with one integer stride, starting at step 0."""
     for stride in range(1, num_timesteps + 1):
         steps = range(0, num_timesteps, stride)
         if len(steps) == count:
@@ -118,6 +119,8 @@ class GaussianDiffusion:
         Args:
             betas: (original_num_steps,) of the full chain.
             use_timesteps: original step numbers to keep; None keeps all.
+        Raises:
+            ValueError: betas are not one-dimensional, or one is outside (0, 1].
         """
         betas = np.asarray(betas, np.float64)
         if betas.ndim != 1 or not ((betas > 0) & (betas <= 1)).all():
@@ -160,6 +163,8 @@ class GaussianDiffusion:
             noise: standard normal, shaped like x_start.
         Returns:
             x_t, shape and dtype of x_start.
+        Raises:
+            ValueError: noise and x_start differ in shape.
         """
         if x_start.shape != noise.shape:
             raise ValueError(f"noise is {tuple(noise.shape)}, x_start {tuple(x_start.shape)}")
