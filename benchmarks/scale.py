@@ -29,7 +29,7 @@ from cdm.archive.records import ChunkRecord, record_path
 from cdm.archive.store import write_chunk
 from cdm.files import seal, write_bytes
 from cdm.run.dataset import open_dataset
-from cdm.run.plan import read_plan, read_samples
+from cdm.run.plan_files import read_plan, read_samples
 
 REPO = Path(__file__).resolve().parent.parent
 CHUNK_SIZE, NUM_POINTS, NUM_JOINTS = 100, 4, 6
@@ -162,13 +162,13 @@ def main() -> None:
     here = ["--configfile", "mine.yaml"]
     make_plan = (
         "from cdm.commands.config_files import read_config; "
-        "from cdm.run.plan import save_plan; from cdm.run.planning import make_plan; "
+        "from cdm.run.plan_files import save_plan; from cdm.run.planning import make_plan; "
         "save_plan(*make_plan(read_config(['mine.yaml'], [])))"
     )
     snakemake = [python, "-m", "snakemake", *here, "--cores", "2", "--quiet", "all"]
     workflow = ["-s", REPO / "Snakefile"]
     merge = (
-        "from cdm.run.merge import merge; from cdm.run.plan import read_plan; "
+        "from cdm.run.merge import merge; from cdm.run.plan_files import read_plan; "
         f"merge(read_plan('{RUN}'), print, threads={args.cores})"
     )
     print("| what | seconds | CPU seconds | peak MB |\n| --- | --- | --- | --- |")

@@ -18,7 +18,8 @@ from cdm.commands.config_files import config_arguments, read_config
 from cdm.config import Config
 from cdm.errors import CDMError, ConfigError, printable
 from cdm.files import expand_path
-from cdm.run.plan import Plan, read_plan
+from cdm.run.plan import Plan
+from cdm.run.plan_files import read_plan
 from cdm.run.planning import make_plan
 
 OK, FOUND, REFUSED = 0, 1, 2

@@ -23,7 +23,8 @@ from cdm.errors import CDMError, NotTrained, printable
 from cdm.evaluation.evaluate import evaluation_key
 from cdm.evaluation.study import study_key
 from cdm.run.losses import find_losses
-from cdm.run.plan import describe_plan, save_plan
+from cdm.run.plan import describe_plan
+from cdm.run.plan_files import save_plan
 from cdm.run.planning import load_plan, make_plan
 
 if is_demo(config):

@@ -17,7 +17,8 @@ from cdm.jobs.machine import describe_device, read_device
 from cdm.jobs.progress import Progress
 from cdm.run.dataset import open_dataset
 from cdm.run.load import encode_texts, load_model
-from cdm.run.plan import Plan, read_plan, read_samples
+from cdm.run.plan import Plan
+from cdm.run.plan_files import read_plan, read_samples
 from cdm.sampling.batches import batches
 from cdm.sampling.map_sampler import MapSampler
 

@@ -148,7 +148,7 @@ def read_status(plan: Plan, run: str | Path) -> Status:
     """All that can be said of a run.
 
     Args:
-        plan: as the run's start wrote it (`cdm.run.plan.read_plan`).
+        plan: as the run's start wrote it (`cdm.run.plan_files.read_plan`).
         run: the run's folder, `outputs/{exp_name}`.
     """
     counts = count(plan, run)

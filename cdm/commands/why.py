@@ -20,7 +20,8 @@ from cdm.model.text_weights import find_text_weights
 from cdm.run.dataset import open_dataset
 from cdm.run.inputs import ITEMS, InputResolver
 from cdm.run.losses import find_losses
-from cdm.run.plan import CHUNKS, LOGS, Chunk, Plan, read_plan, read_samples
+from cdm.run.plan import CHUNKS, LOGS, Chunk, Plan
+from cdm.run.plan_files import read_plan, read_samples
 
 SHOWN = 3  # items or keys of a kind before "and N more"
 

@@ -28,7 +28,8 @@ from cdm.files import digest, write_bytes, write_json
 from cdm.jobs.log import Log
 from cdm.run.dataset import open_dataset
 from cdm.run.inputs import ITEMS
-from cdm.run.plan import Chunk, Plan, read_samples
+from cdm.run.plan import Chunk, Plan
+from cdm.run.plan_files import read_samples
 
 ALL, SET, ACTION = "all", "set", "action"
 OTHER = "other"  # captions that name none of the actions

@@ -24,7 +24,8 @@ from cdm.evaluation.summary import number
 from cdm.files import read_json, write_bytes
 from cdm.jobs.log import Log
 from cdm.run.dataset import open_dataset
-from cdm.run.plan import Plan, read_samples
+from cdm.run.plan import Plan
+from cdm.run.plan_files import read_samples
 
 NUM_EXAMPLES = 6
 STYLE = """

@@ -27,7 +27,8 @@ from cdm.jobs.progress import Clock, Heartbeat, Progress, per_second
 from cdm.run.dataset import open_dataset
 from cdm.run.inputs import fingerprint_allows, read_inputs, shared_states
 from cdm.run.load import encode_texts, load_model, planned_statistics
-from cdm.run.plan import Chunk, Plan, read_samples
+from cdm.run.plan import Chunk, Plan
+from cdm.run.plan_files import read_samples
 from cdm.sampling.batches import Batch, batches, prefetch
 from cdm.sampling.map_sampler import MapSampler
 

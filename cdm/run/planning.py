@@ -17,14 +17,8 @@ from cdm.model.point_features import check_configuration, check_dataset_columns
 from cdm.model.text_weights import find_text_weights
 from cdm.run.dataset import open_dataset
 from cdm.run.inputs import InputResolver
-from cdm.run.plan import (
-    Chunk,
-    Plan,
-    PlannedFile,
-    PlannedStatistics,
-    base_fingerprint,
-    read_plan_for,
-)
+from cdm.run.plan import Chunk, Plan, PlannedFile, PlannedStatistics, base_fingerprint
+from cdm.run.plan_files import read_plan_for
 from cdm.run.table import table_header, table_rows
 from cdm.sampling.diffusion import space_timesteps
 
@@ -36,7 +30,7 @@ def make_plan(config: Config) -> tuple[Plan, list[Sample]]:
     """List the samples, check every input that can be checked without a GPU, and name the chunks.
 
     It writes nothing and removes nothing, so that `snakemake -n` and `cdm why` may call it.
-    `cdm.run.plan.save_plan` writes the plan once a run starts.
+    `cdm.run.plan_files.save_plan` writes the plan once a run starts.
 
     Returns:
         The plan and its samples, in the order of the archive.

@@ -15,7 +15,7 @@ from cdm.archive.records import store_path
 from cdm.commands.status import count, progress_line, read_status
 from cdm.jobs.progress import STALE_S, Heartbeat, heartbeat_path
 from cdm.run.merge import merge
-from cdm.run.plan import save_plan
+from cdm.run.plan_files import save_plan
 from cdm.run.planning import make_plan
 
 RUN = "outputs/run"

@@ -22,7 +22,7 @@ from cdm.commands.verify import verify
 from cdm.errors import ArchiveError
 from cdm.files import checksum, seal
 from cdm.run.merge import merge
-from cdm.run.plan import read_plan, save_plan
+from cdm.run.plan_files import read_plan, save_plan
 
 RUN = Path("outputs/run")
 ARCHIVE = RUN / "contact_maps.zarr"

@@ -15,7 +15,7 @@ from cdm.model.backbones import BACKBONES, load_backbone
 from cdm.model.scene_model import PointTransformerSeg
 from cdm.run.generate import generate_chunk
 from cdm.run.merge import merge
-from cdm.run.plan import save_plan
+from cdm.run.plan_files import save_plan
 from cdm.run.planning import load_plan, make_plan
 from cdm.training.initial_weights import write_checkpoint
 

@@ -24,7 +24,7 @@ from cdm.model.scene_model import PointTransformerSeg
 from cdm.model.text import load_text_encoder
 from cdm.run.generate import generate_chunk
 from cdm.run.merge import merge
-from cdm.run.plan import save_plan
+from cdm.run.plan_files import save_plan
 from cdm.run.planning import make_plan
 from cdm.training.initial_weights import write_checkpoint
 

@@ -27,7 +27,7 @@ from cdm.model.checkpoint import DEMO_EXP_DIR
 from cdm.run.generate import ChunkMaps, generate_chunk
 from cdm.run.losses import find_losses
 from cdm.run.merge import merge
-from cdm.run.plan import save_plan
+from cdm.run.plan_files import save_plan
 from cdm.run.planning import load_plan, make_plan
 
 NUM_ITEMS, NUM_POINTS = 7, 48

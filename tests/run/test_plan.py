@@ -1,26 +1,15 @@
-"""The plan on disk: read as it was written, refused when it was edited, old forms understood."""
+"""What a plan is: names, paths, and its description."""
 
-import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
-import orjson
 import pytest
-from helpers import plan_run, run_config
+from helpers import plan_run
 
 from cdm.errors import ArchiveError
-from cdm.files import seal, unseal
 from cdm.run.dataset import open_dataset
-from cdm.run.plan import (
-    UNSEALED_KEYS,
-    base_fingerprint,
-    describe_plan,
-    read_plan,
-    read_plan_for,
-    read_samples,
-)
-
-RUN, PLAN = "outputs/run", Path("outputs/run/plan/plan.json")
+from cdm.run.plan import Chunk, PlannedStatistics, base_fingerprint, describe_plan
+from cdm.run.plan_files import read_samples
 
 
 @pytest.fixture
@@ -29,134 +18,37 @@ def plan(tmp_path, monkeypatch):
     return plan_run(tmp_path)[0]
 
 
-def edit(**changes):
-    """Edit plan.json as a person would, and seal it again."""
-    content = unseal(PLAN.read_bytes())
-    PLAN.write_bytes(seal(content | changes))
+def test_a_chunk_is_named_by_its_number_and_fingerprint():
+    chunk = Chunk(7, start=21, stop=23, base="a", fingerprint="b", offset=0)
+    assert chunk.name == "00007-b" and chunk.num_samples == 2
 
 
-def test_a_plan_is_read_as_it_was_saved(plan):
-    assert read_plan(RUN) == plan == read_plan_for(run_config())
-    assert read_plan(RUN).num_steps == 2
+def test_a_plan_tells_all_paths_of_its_run(plan):
+    names = [chunk.name for chunk in plan.chunks]
+    assert plan.archive == "outputs/run/contact_maps.zarr"
+    assert plan.archive_record == f"outputs/run/contact_maps-{plan.fingerprint}.json"
+    assert plan.chunk_records() == [f"outputs/run/chunks/{name}.json" for name in names]
+    assert plan.folder == Path("outputs/run/plan")
+    assert plan.num_samples == 7 and plan.num_steps == 2
 
 
-def test_the_plan_of_another_configuration_is_not_taken(plan):
-    assert read_plan_for(run_config(seed=1)) is None
+def test_the_fingerprint_of_a_plan_is_that_of_its_chunks_names(plan):
+    renamed = replace(plan.chunks[2], fingerprint="0")
+    other = replace(plan, chunks=(*plan.chunks[:2], renamed))
+    assert other.fingerprint != plan.fingerprint
+    moved = replace(plan, chunks=tuple(replace(c, offset=c.offset + 1) for c in plan.chunks))
+    assert moved.fingerprint == plan.fingerprint
 
 
-@pytest.mark.parametrize("place", [30, -30, len('{\n  "config"') + 40])
-def test_a_flipped_bit_is_refused_by_commands_and_not_taken_by_jobs(plan, place):
-    data = bytearray(PLAN.read_bytes())
-    data[place] ^= 1
-    PLAN.write_bytes(data)
-    with pytest.raises(ArchiveError, match=r"plan\.json: not a plan of this version"):
-        read_plan(RUN)
-    assert read_plan_for(run_config()) is None
+def test_a_chunk_is_found_by_name_and_an_unknown_one_is_told(plan):
+    assert plan.find_chunk(plan.chunks[1].name) is plan.chunks[1]
+    with pytest.raises(ArchiveError, match="00009-ab is not in the present plan of outputs/run"):
+        plan.find_chunk("00009-ab")
 
 
-def test_an_architecture_that_is_not_that_of_the_settings_is_refused(plan):
-    sizes = plan.architecture.sizes | {"depth": 3}
-    edit(architecture=asdict(replace(plan.architecture, sizes=sizes)))
-    with pytest.raises(ArchiveError, match="the architecture is not that of the settings"):
-        read_plan(RUN)
-    assert read_plan_for(run_config()) is None
-
-
-def test_weights_statistics_and_chunks_must_agree_with_the_settings(plan):
-    chunks = [asdict(chunk) for chunk in plan.chunks]
-    edits = {
-        "weights are not those": {"checkpoint": {"path": "x.pt", "sha256": "0" * 64}},
-        "statistics are not those": {"statistics": {"path": "x.npz", "values": None}},
-        "do not follow each other": {"chunks": chunks[1:]},
-        "have no rows|has no rows": {"chunks": [*chunks[:2], chunks[2] | {"stop": 6}]},
-        "not those that were planned": {"chunks": [*chunks[:2], chunks[2] | {"fingerprint": "0"}]},
-        "start is '0', expected int": {"chunks": [chunks[0] | {"start": "0"}, *chunks[1:]]},
-        "path is 7, expected str": {"checkpoint": {"path": 7, "sha256": "0" * 64}},
-    }
-    whole = PLAN.read_bytes()
-    for message, changes in edits.items():
-        PLAN.write_bytes(whole)
-        edit(**changes)
-        with pytest.raises(ArchiveError, match=message):
-            read_plan(RUN)
-
-
-@pytest.mark.parametrize("content", [b"", b"[]", b"null", b"{}", b"[" * 100_000, b"\xff", b'"a"'])
-def test_what_is_no_plan_is_told_in_one_line_with_the_next_step(plan, content):
-    PLAN.write_bytes(content)
-    with pytest.raises(ArchiveError) as error:
-        read_plan(RUN)
-    assert str(error.value).startswith(f"{PLAN}: ") and "\n" not in str(error.value)
-    assert "start snakemake again" in str(error.value)
-    assert read_plan_for(run_config()) is None
-
-
-@pytest.mark.parametrize("value", [None, [], {}, "x", 1e308, -1, [[]], {"a": {}}])
-@pytest.mark.parametrize(
-    "key", sorted(UNSEALED_KEYS - {"settings", "key"} | {"identity", "dropped"})
-)
-def test_a_sealed_plan_of_another_shape_is_refused_not_met_later(plan, key, value):
-    before = unseal(PLAN.read_bytes())[key]
-    edit(**{key: value})
-    if value == before:
-        assert read_plan(RUN) == plan
-        return
-    with pytest.raises(ArchiveError, match="start snakemake again"):
-        read_plan(RUN)
-
-
-def write_old_form(plan):
-    """plan.json as versions before the seal wrote it."""
-    content = unseal(PLAN.read_bytes())
-    old = {key: content[key] for key in UNSEALED_KEYS if key != "settings"}
-    old["settings"] = content["identity"]
-    old["statistics"] = content["statistics"] | {"computed": plan.statistics.computed}
-    PLAN.write_text(json.dumps(old, indent=2))
-
-
-def test_a_plan_of_the_old_form_is_still_read(plan):
-    write_old_form(plan)
-    assert read_plan(RUN) == plan == read_plan_for(run_config())
-
-
-def test_a_seal_cannot_be_taken_off(plan):
-    content = orjson.loads(PLAN.read_bytes())
-    content.pop("sha256")
-    PLAN.write_bytes(orjson.dumps(content))
-    with pytest.raises(ArchiveError, match="changed since it was written"):
-        read_plan(RUN)
-
-
-def test_chunks_read_their_own_rows_and_only_those(plan):
-    dataset = open_dataset(plan.config, plan.architecture.point_feat_dim)
-    rows = [read_samples(plan, chunk, dataset) for chunk in plan.chunks]
-    assert [[s.index for s in part] for part in rows] == [["0", "1", "2"], ["3", "4", "5"], ["6"]]
-    assert rows[0][1].text == "" and rows[0][2].scene_trans == (0.5, -0.25, 0.25)
-
-
-DAMAGES = {
-    "another caption": lambda data: data.replace(b"chair 4", b"chair 9"),
-    "a row less": lambda data: data[: data.rstrip(b"\n").rindex(b"\n") + 1],
-    "no table": lambda data: b"\x00\xff" * len(data),
-    "empty": lambda data: b"",
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_table_of_other_rows_is_refused(plan, damage):
-    path = Path(RUN, "plan/samples.tsv")
-    path.write_bytes(DAMAGES[damage](path.read_bytes()))
-    dataset = open_dataset(plan.config, plan.architecture.point_feat_dim)
-    chunk = plan.chunks[2 if damage == "a row less" else 1]
-    with pytest.raises(ArchiveError, match=r"samples\.tsv: its rows are not those of chunk"):
-        read_samples(plan, chunk, dataset)
-
-
-def test_a_missing_table_is_told(plan):
-    Path(RUN, "plan/samples.tsv").unlink()
-    dataset = open_dataset(plan.config, plan.architecture.point_feat_dim)
-    with pytest.raises(ArchiveError, match=r"samples\.tsv: No such file .* start snakemake again"):
-        read_samples(plan, plan.chunks[0], dataset)
+def test_statistics_without_values_are_computed_by_the_workflow():
+    assert PlannedStatistics("a.npz", None).computed
+    assert not PlannedStatistics("a.npz", {"mean": [[0.0]], "std": [[1.0]]}).computed
 
 
 def test_a_base_fingerprint_hashes_settings_rows_and_file_names(plan):
@@ -174,6 +66,6 @@ def test_a_base_fingerprint_hashes_settings_rows_and_file_names(plan):
 
 
 def test_what_a_run_samples_is_described_for_people(plan):
-    text = Path(RUN, "checkpoint_info.txt").read_text()
+    text = Path("outputs/run/checkpoint_info.txt").read_text()
     assert text == describe_plan(plan)
     assert "2 of 500 steps" in text and "7 in 3 chunks of 3" in text and "dropped" not in text

@@ -12,7 +12,8 @@ from cdm.errors import DataError, NotTrained
 from cdm.files import seal, unseal
 from cdm.run.losses import find_losses
 from cdm.run.merge import merge
-from cdm.run.plan import PlannedFile, read_plan, save_plan
+from cdm.run.plan import PlannedFile
+from cdm.run.plan_files import read_plan, save_plan
 from cdm.run.planning import load_plan, make_identity, make_plan
 
 # What version 0.1.0 named the chunks of the small run of tests/support/helpers.py. Finished chunks

@@ -18,7 +18,8 @@ from cdm.datasets import FileReader, Sample
 from cdm.model.architecture import Architecture
 from cdm.model.backbones import load_backbone
 from cdm.run.dataset import open_dataset
-from cdm.run.plan import Chunk, Plan, read_samples, save_plan
+from cdm.run.plan import Chunk, Plan
+from cdm.run.plan_files import read_samples, save_plan
 from cdm.run.planning import make_plan
 
 NUM_POINTS = 32

@@ -10,7 +10,8 @@ from pathlib import Path
 from cdm.commands.config_files import read_config
 from cdm.run.generate import generate_chunk
 from cdm.run.merge import merge
-from cdm.run.plan import Plan, save_plan
+from cdm.run.plan import Plan
+from cdm.run.plan_files import save_plan
 from cdm.run.planning import make_plan
 
 
