@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from cdm.errors import CheckpointError, listed, printable
 from cdm.model.architecture import Shapes
-from cdm.model.weights_file import TensorInfo, hash_open, open_regular, read_saved
+from cdm.model.weights_file import TensorInfo, hash_open, not_finite, open_regular, read_saved
 
 # Parts of key names that belong to frozen encoders. afford-motion leaves them out of checkpoints.
 FROZEN = ("scene_model", "clip_model", "text_model", "bert_model")
@@ -69,14 +69,15 @@ def inspect_weights(path: Path, kind: Kind = CONTACT_WEIGHTS) -> Inspected:
     """Read the names and shapes of a file's tensors, without torch and without running its pickle.
 
     Raises:
-        CheckpointError: truncated, damaged, not a dict of tensors, or one that a job could not
-            load without a guess (see `choose_weights`).
+        CheckpointError: truncated, damaged, not a dict of tensors, one that a job could not load
+            without a guess (see `choose_weights`), or with values that no model can have.
     """
     with open_regular(path) as file:
-        content = read_saved(file, path)
         sha256 = hash_open(file)
-    tensors, read_as = choose_weights(content, TensorInfo, kind, path)
-    _check_dtypes({key: info.dtype for key, info in tensors.items()}, path)
+        content = read_saved(file, path)
+        tensors, read_as = choose_weights(content, TensorInfo, kind, path)
+        _check_dtypes({key: info.dtype for key, info in tensors.items()}, path)
+        _check_finite(not_finite(file, tensors), path)
     return Inspected({key: info.shape for key, info in tensors.items()}, sha256, read_as)
 
 
@@ -113,12 +114,7 @@ def load_state_dict(path: Path, sha256: str | None = None, kind: Kind = CONTACT_
             ) from None
     state, _ = choose_weights(content, torch.Tensor, kind, path)
     _check_dtypes({key: str(x.dtype).removeprefix("torch.") for key, x in state.items()}, path)
-    infinite = [key for key, x in state.items() if not x.float().isfinite().all()]
-    if infinite:
-        raise CheckpointError(
-            f"{path}: NaN or infinity in {listed(infinite, LISTED, ', ')}; every weight must be a "
-            "finite float32. Training diverged or the file was damaged: use an earlier checkpoint"
-        )
+    _check_finite([key for key, x in state.items() if not x.float().isfinite().all()], path)
     return state
 
 
@@ -233,6 +229,7 @@ def _describe(content, place, entries, origin, named, tensor) -> str:
 
 
 def _check_dtypes(dtypes: dict[str, str], path: Path) -> None:
+    """Refuse a file with weights that are no floats, or counters that are no int64."""
     wrong = [
         f"{key} is {dtype}"
         for key, dtype in dtypes.items()
@@ -243,4 +240,13 @@ def _check_dtypes(dtypes: dict[str, str], path: Path) -> None:
             f"{path}: weights of a type that a model cannot have:\n  {listed(wrong, LISTED)}\n"
             f"Expected {', '.join(FLOATS)}; save the model's own state dict, not a quantised or "
             "converted one"
+        )
+
+
+def _check_finite(wrong: list[str], path: Path) -> None:
+    """Refuse the file if keys are given, whose tensors have values that are no finite float32."""
+    if wrong:
+        raise CheckpointError(
+            f"{path}: NaN or infinity in {listed(wrong, LISTED, ', ')}; every weight must be a "
+            "finite float32. Training diverged or the file was damaged: use an earlier checkpoint"
         )

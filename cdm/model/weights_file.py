@@ -16,8 +16,11 @@ import struct
 import zipfile
 import zlib
 from collections import Counter, OrderedDict
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, NamedTuple
+
+import numpy as np
 
 from cdm.errors import CheckpointError
 
@@ -37,6 +40,7 @@ STORAGES = {
     "ComplexDoubleStorage": ("complex128", 16),
     "UntypedStorage": ("bytes", 1),
 }
+VALUES = {"float64": "f8", "float32": "f4", "float16": "f2", "bfloat16": "u2"}  # for numpy
 ZIP_START = b"PK\x03\x04"
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file of torch before 1.6
 DTYPE = re.compile(r"(float|bfloat|int|uint|complex)\d+(_\w+)?|bool")
@@ -62,16 +66,25 @@ ZIP_FAULTS = (  # what zipfile raises for damaged archives
 )
 
 
-class TensorInfo(NamedTuple):
-    """What a file says of a tensor: its shape, and its dtype by torch's name ("float32")."""
+@dataclass(frozen=True)
+class TensorInfo:
+    """What a file says of a tensor.
+
+    Attributes:
+        shape: of the tensor.
+        dtype: by torch's name, such as "float32".
+        storage: key of its values in the file; "" if the tensor is not all of that storage.
+    """
 
     shape: tuple[int, ...]
     dtype: str
+    storage: str = field(default="", compare=False)
 
 
 class _Storage(NamedTuple):
     dtype: str
     numel: int
+    key: str
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -135,6 +148,37 @@ def read_saved(file: BinaryIO, path: Path, read_values: bool = True) -> Any:
             "that torch.save of torch 1.6 or newer wrote; it may be truncated: copy it again, or "
             "move it away so that the one before it is used"
         ) from None
+
+
+def not_finite(file: BinaryIO, tensors: dict[str, TensorInfo]) -> list[str]:
+    """Keys of tensors with NaN, infinity, or a value that float32 cannot hold.
+
+    Tensors that share a storage with others are left to the job, which has them in memory.
+
+    Args:
+        file: one that `read_saved` accepted.
+        tensors: some of those it returned.
+    """
+    with zipfile.ZipFile(file) as archive:
+        names = archive.namelist()
+        folder = names[0].partition("/")[0]
+        big = f"{folder}/byteorder" in names and archive.read(f"{folder}/byteorder") == b"big"
+        return [
+            key
+            for key, info in tensors.items()
+            if info.storage
+            and info.dtype in VALUES
+            and not _finite(archive.read(f"{folder}/data/{info.storage}"), info.dtype, big)
+        ]
+
+
+def _finite(content: bytes, dtype: str, big_endian: bool) -> bool:
+    order = ">" if big_endian else "<"
+    values = np.frombuffer(content, np.dtype(VALUES[dtype]).newbyteorder(order))
+    if dtype == "bfloat16":  # the upper half of a float32: all bits of the exponent are set
+        return bool(((values & 0x7F80) != 0x7F80).all())
+    with np.errstate(over="ignore"):
+        return bool(np.isfinite(values.astype(np.float32)).all())
 
 
 def _members(archive: zipfile.ZipFile, file: BinaryIO, read_values: bool) -> dict[str, int]:
@@ -274,7 +318,7 @@ class _Unpickler(pickle._Unpickler):
         if kind != "storage" or name not in STORAGES or type(key) is not str:
             raise ValueError(f"{pid!r:.200} is not a storage")
         dtype, itemsize = STORAGES[name]
-        stored = _Storage(dtype, _size(numel))
+        stored = _Storage(dtype, _size(numel), key)
         if self._storages.setdefault(key, stored) != stored:
             raise ValueError(f"storage {key} is described twice, and differently")
         size = self._sizes.get(f"data/{key}")
@@ -314,7 +358,8 @@ def _view(storage, offset, size, stride, *_, dtype=None, itemsize=1) -> TensorIn
             f"a tensor of shape {size}, strides {stride} and offset {offset} does not fit into "
             f"the {there} values stored for it"
         )
-    return TensorInfo(size, dtype or storage.dtype)
+    key = storage.key if values == there and dtype is None else ""
+    return TensorInfo(size, dtype or storage.dtype, key)
 
 
 def _view_of_bytes(storage, offset, size, stride, grad, hooks, dtype, *_) -> TensorInfo:
