@@ -10,7 +10,7 @@ import torch
 from cdm.archive.layout import Layout
 from cdm.config import Config
 from cdm.datasets import FileReader, Item, Sample
-from cdm.errors import BadItem, DataError
+from cdm.errors import BadItem, ConfigError, DataError
 from cdm.jobs.device import choose_device, device_name
 from cdm.jobs.log import Log
 from cdm.jobs.progress import Progress, duration
@@ -63,8 +63,13 @@ def estimate(plan: Plan, samples: list[Sample], minutes_per_chunk: float, log: L
         minutes_per_chunk: wanted length of a chunk's job.
         log: told how far it is.
     Raises:
+        ConfigError: minutes_per_chunk is no length of time.
         DataError: no item can be read.
     """
+    if not 0 < minutes_per_chunk < math.inf:
+        raise ConfigError(
+            f"--minutes-per-chunk is {minutes_per_chunk}, expected a number of minutes above 0"
+        )
     config = plan.config
     k, size = config.sampling.k_samples, config.sampling.batch_size
     # Everything before the first batch.
