@@ -61,7 +61,7 @@ def estimate(plan: Plan, samples: list[Sample], minutes_per_chunk: float, log: L
     Args:
         plan, samples: as `cdm.run.planning.make_plan` returns them.
         minutes_per_chunk: wanted length of a chunk's job.
-        log: told how far it is.
+        log: gets lines on how far it is.
     Raises:
         ConfigError: minutes_per_chunk is no length of time.
         DataError: no item can be read.
@@ -112,7 +112,7 @@ def estimate(plan: Plan, samples: list[Sample], minutes_per_chunk: float, log: L
 def _time_two_batches(
     sampler: MapSampler, items: list[tuple[Sample, Item]], k: int, size: int, log: Log
 ) -> list[float]:
-    """Seconds of two full batches; items come again where there are too few."""
+    """Seconds of two full batches. If there are too few items, they are used several times."""
     maps = [(sample, item, k_idx) for sample, item in items for k_idx in range(k)]
     maps = (maps * math.ceil(2 * size / len(maps)))[: 2 * size]
     progress, seconds = Progress(2 * size, "estimate", log), []
