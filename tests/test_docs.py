@@ -8,6 +8,7 @@ import yaml
 from helpers import REPO, overlay, raw_config
 
 from cdm.config import load_config
+from cdm.evaluation.measure_table import MEASURES
 
 README, CHINESE = REPO / "README.md", REPO / "README.zh-CN.md"
 PAGES = [
@@ -110,3 +111,8 @@ def test_every_command_and_option_has_its_line_in_the_page():
         for action in parser._actions:
             for option in action.option_strings:
                 assert option in text or option in ("-h", "--configfiles"), (name, option)
+
+
+def test_every_measure_has_its_line_in_the_page():
+    text = (REPO / "docs/evaluation.md").read_text()
+    assert [measure.name for measure in MEASURES if f"`{measure.name}" not in text] == []

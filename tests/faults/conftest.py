@@ -16,6 +16,12 @@ def undisturbed(made_once):
 
 
 @pytest.fixture(scope="session")
+def usual_run(undisturbed):
+    """Arrays of the usual job."""
+    return undisturbed("usual")
+
+
+@pytest.fixture(scope="session")
 def slow_run(undisturbed):
     """Arrays of the job SLOW."""
     from runs import SLOW

@@ -60,6 +60,7 @@ def assert_told(done, *words):
 def test_a_disk_that_fills_up_in_a_chunk_keeps_the_finished_ones(tmp_path, big_run):
     run = Run(tmp_path / "run", **BIG)
     with tmpfs(run.outputs, "800k"):
+        run.make_chunks(0)
         done = run.snakemake()
         assert_told(done, "No space left on device", "free some space")
         run.check()

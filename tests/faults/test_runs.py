@@ -13,9 +13,15 @@ from slurm_lab import wait_until
 
 
 @pytest.fixture
-def run(tmp_path, slow_run):
-    """A new run of the same job."""
-    return Run(tmp_path / "run", **SLOW)
+def run(tmp_path):
+    """A new run of the usual job."""
+    return Run(tmp_path / "run")
+
+
+@pytest.fixture
+def slow(tmp_path):
+    """A new run of the job SLOW, whose jobs sample long enough to be met at it."""
+    return Run(tmp_path / "slow", **SLOW)
 
 
 def chunks_finished(run, number):
@@ -23,7 +29,7 @@ def chunks_finished(run, number):
 
 
 def test_losing_snakemakes_folder_in_the_middle_and_moving_the_run_loses_nothing(
-    run, slow_run, tmp_path
+    run, usual_run, tmp_path
 ):
     process = run.start()
     wait_until(chunks_finished(run, 1), "a chunk to be finished")
@@ -36,29 +42,29 @@ def test_losing_snakemakes_folder_in_the_middle_and_moving_the_run_loses_nothing
     assert f"generate_chunk        {3 - len(kept)}" in re.sub(" +", " " * 8, output), output
     times = {path.name: path.stat().st_mtime_ns for path in run.records()}
     assert kept and times | kept == times
-    assert_same(arrays(run), slow_run)
+    assert_same(arrays(run), usual_run)
     for path in run.outputs.rglob("*.json"):
         assert str(tmp_path) not in path.read_text(), f"{path} holds an absolute path"
 
 
 @pytest.mark.long
 def test_a_second_snakemake_is_refused_and_even_without_its_lock_nothing_wrong_is_kept(
-    run, slow_run
+    slow, slow_run
 ):
-    process = run.start()
-    wait_until(lambda: list((run.folder / ".snakemake/locks").glob("*")), "a lock")
-    second = run.snakemake()
+    process = slow.start()
+    wait_until(lambda: list((slow.folder / ".snakemake/locks").glob("*")), "a lock")
+    second = slow.snakemake()
     assert second.returncode != 0 and "--unlock" in second.stdout
-    others = [run.start(*LOCAL, "--nolock") for _ in range(2)]
+    others = [slow.start(*LOCAL, "--nolock") for _ in range(2)]
     for each in (process, *others):
         each.wait()
-    run.finish(*LOCAL, "--nolock")
-    run.check()
-    assert_same(arrays(run), slow_run)
-    assert not run.leftovers()
+    slow.finish(*LOCAL, "--nolock")
+    slow.check()
+    assert_same(arrays(slow), slow_run)
+    assert not slow.leftovers()
 
 
-def test_a_clock_that_goes_back_a_day_between_chunks_and_merge_changes_nothing(run, slow_run):
+def test_a_clock_that_goes_back_a_day_between_chunks_and_merge_changes_nothing(run, usual_run):
     run.make_chunks()
     records = [(path, path.read_bytes()) for path in run.records()]
     for path in run.folder.rglob("*"):
@@ -68,10 +74,10 @@ def test_a_clock_that_goes_back_a_day_between_chunks_and_merge_changes_nothing(r
     run.finish("all", "export_npz", *LOCAL)
     assert "Nothing to be done" in run.finish("all", "export_npz", *LOCAL)
     assert [(path, path.read_bytes()) for path in run.records()] == records
-    assert_same(arrays(run), slow_run)
+    assert_same(arrays(run), usual_run)
 
 
-def test_an_item_that_disappears_or_is_cut_off_fails_its_chunk_only(run, slow_run):
+def test_an_item_that_disappears_or_is_cut_off_fails_its_chunk_only(run, usual_run):
     contacts = run.folder / "data/HUMANISE/contact_motion/contacts"
     saved = {name: (contacts / name).read_bytes() for name in ("00001.npz", "00004.npz")}
     done = run.snakemake(CDM_HOOK_UNLINK="00001.npz", CDM_HOOK_TRUNCATE="00004.npz")
@@ -84,41 +90,41 @@ def test_an_item_that_disappears_or_is_cut_off_fails_its_chunk_only(run, slow_ru
         (contacts / name).write_bytes(content)
     run.make_chunks(0)
     run.finish()
-    assert_same(arrays(run), slow_run)
+    assert_same(arrays(run), usual_run)
 
 
 @pytest.mark.long
-def test_slow_reading_changes_nothing(run, slow_run):
+def test_slow_reading_changes_nothing(run, usual_run):
     run.finish(CDM_HOOK_SLOW_S="0.5")
-    assert_same(arrays(run), slow_run)
+    assert_same(arrays(run), usual_run)
 
 
 @pytest.mark.long
-def test_a_preempted_chunk_job_stops_within_seconds_and_its_retry_finishes(run, slow_run):
-    process = run.start(*LOCAL, "--retries", "1")
-    wait_until(lambda: "model: " in run.logs(), "sampling")
+def test_a_preempted_chunk_job_stops_within_seconds_and_its_retry_finishes(slow, slow_run):
+    process = slow.start(*LOCAL, "--retries", "1")
+    wait_until(lambda: "model: " in slow.logs(), "sampling")
     (job,) = jobs_of(process.pid)
     started = time.monotonic()
     os.kill(job, signal.SIGTERM)
     wait_until(lambda: not os.path.exists(f"/proc/{job}"), "the job to end")
     assert time.monotonic() - started < SOON_S
     assert process.wait() == 0
-    output = (run.folder / "run.log").read_text()
+    output = (slow.folder / "run.log").read_text()
     assert output.count("stopped by SIGTERM") == 1 and "Traceback" not in output, output
-    run.check()
-    assert_same(arrays(run), slow_run)
-    assert not run.leftovers()
+    slow.check()
+    assert_same(arrays(slow), slow_run)
+    assert not slow.leftovers()
 
 
-def test_jobs_of_one_machine_never_share_a_gpu(run, slow_run, tmp_path):
+def test_jobs_of_one_machine_never_share_a_gpu(slow, slow_run, tmp_path):
     leases = tmp_path / "leases.txt"
     environment = {
         "CDM_HOOK_GPUS": f"GPU-1{tmp_path},GPU-2{tmp_path}",  # names of this test alone
         "CDM_HOOK_LEASES": str(leases),
     }
-    run.finish("--cores", "3", "--resources", "gpu=3", **environment)
-    assert_same(arrays(run), slow_run)
-    assert run.logs().count("all 2 GPU(s) are taken by other jobs") == 1
+    slow.finish("--cores", "3", "--resources", "gpu=3", **environment)
+    assert_same(arrays(slow), slow_run)
+    assert slow.logs().count("all 2 GPU(s) are taken by other jobs") == 1
     holders = {}
     events = sorted(line.split() for line in leases.read_text().splitlines())
     assert len(events) == 6 and {device for *_, device in events} == {
