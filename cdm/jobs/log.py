@@ -46,7 +46,7 @@ def job_log(path: str) -> Iterator[Log]:
         _remove_link(Path(path))
         file = open(path, "wb", buffering=0)
     except OSError as error:
-        sys.exit(f"error: {explain_os_error(error, Path(path))}")
+        sys.exit(printable(f"error: {explain_os_error(error, Path(path))}"))
 
     def write(line: str) -> None:
         with suppress(OSError):  # a full disk must not hide what there is to say
@@ -95,6 +95,8 @@ class Ending:
 
 def read_ending(log: Path) -> Ending | None:
     """How the job of a log ended; None if there is no log."""
+    if not log.is_file():  # a pipe in its place would be waited for
+        return None
     try:
         with open(log, "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))

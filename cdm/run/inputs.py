@@ -15,7 +15,7 @@ from cdm.archive.records import read_record
 from cdm.config import Config
 from cdm.datasets import Dataset, FileReader, Sample
 from cdm.errors import ArchiveError
-from cdm.files import FileContent, FileState, digest, hash_file, unseal
+from cdm.files import FileContent, FileState, digest, hash_file, read_bytes, unseal
 from cdm.model.text_weights import find_text_weights
 from cdm.run.plan import CHUNKS, Plan, PlannedStatistics, file_hashes_path
 
@@ -159,7 +159,7 @@ def read_file_hashes(run: str | Path) -> dict[str, list]:
     Empty if the file is missing, damaged or edited: what it held is then hashed again.
     """
     try:
-        files = unseal(file_hashes_path(run).read_bytes())["files"]
+        files = unseal(read_bytes(file_hashes_path(run)))["files"]
         return {name: list(entry) for name, entry in files.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}

@@ -15,7 +15,16 @@ from cdm.config import Config, load_config
 from cdm.datasets import Dataset, Sample
 from cdm.datasets.contact_humanml3d import seal_motions
 from cdm.errors import ArchiveError, ConfigError, listed
-from cdm.files import digest, is_sealed, replacing, seal, typed, unseal, write_bytes
+from cdm.files import (
+    digest,
+    is_sealed,
+    read_bytes,
+    replacing,
+    seal,
+    typed,
+    unseal,
+    write_bytes,
+)
 from cdm.model.architecture import Architecture
 from cdm.run.plan import (
     Chunk,
@@ -98,7 +107,7 @@ def _stored(path: Path) -> dict[str, Any]:
         OSError: it cannot be read.
         ValueError: it is not JSON, or it was changed after it was written.
     """
-    data = path.read_bytes()
+    data = read_bytes(path)
     if is_sealed(data):
         return unseal(data)
     content = orjson.loads(data)

@@ -55,6 +55,12 @@ def test_a_log_that_breaks_off_tells_no_ending_and_none_is_none(path):
     assert read_ending(path) == Ending("")
 
 
+def test_a_pipe_in_place_of_a_log_is_not_waited_for(path):
+    path.parent.mkdir()
+    os.mkfifo(path)
+    assert read_ending(path) is None
+
+
 def test_a_line_that_quotes_an_ending_is_none(path):
     path.parent.mkdir()
     path.write_text("12:00:00 chunk 00000-ab: 3 samples; finished\n")

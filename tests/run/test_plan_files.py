@@ -1,6 +1,7 @@
 """The plan on disk: read as it was written, refused when it was edited, old forms understood."""
 
 import json
+import os
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -150,3 +151,11 @@ def test_a_missing_table_is_told(plan):
     dataset = open_dataset(plan.config, plan.architecture.point_feat_dim)
     with pytest.raises(ArchiveError, match=r"samples\.tsv: No such file .* start snakemake again"):
         read_samples(plan, plan.chunks[0], dataset)
+
+
+def test_a_pipe_in_place_of_a_plan_is_told_and_not_waited_for(plan):
+    PLAN.unlink()
+    os.mkfifo(PLAN)
+    with pytest.raises(ArchiveError, match=r"plan\.json: not a plan of this version"):
+        read_plan(RUN)
+    assert read_plan_for(run_config()) is None
