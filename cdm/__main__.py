@@ -9,7 +9,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -67,26 +67,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    def add(name: str, function, meaning: str, run: str = "folder of a run, outputs/EXP_NAME"):
-        command = commands.add_parser(
-            name,
-            help=meaning[0].lower() + meaning[1:].split(".")[0],
-            description=meaning,
-            epilog=EPILOG,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        metavar = "ARCHIVE" if name == "verify" else "RUN"
-        command.add_argument("run", nargs="?", type=Path, metavar=metavar, help=run)
-        command.add_argument(
-            "--configfile", "--configfiles", nargs="+", default=[], metavar="FILE",
-            help="as given to snakemake",
-        )  # fmt: skip
-        command.add_argument(
-            "--config", nargs="+", default=[], metavar="KEY=VALUE", help="as given to snakemake"
-        )
-        command.add_argument("--json", action="store_true", help="print JSON")
-        command.set_defaults(command=function)
-        return command
+    def add(*arguments, **options) -> argparse.ArgumentParser:
+        return _add_command(commands, *arguments, **options)
 
     status = add(
         "status",
@@ -132,10 +114,48 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_command(
+    commands,
+    name: str,
+    function: Callable[[argparse.Namespace], int],
+    meaning: str,
+    run: str = "folder of a run, outputs/EXP_NAME",
+) -> argparse.ArgumentParser:
+    """A command with the options that all commands share.
+
+    Args:
+        commands: what `ArgumentParser.add_subparsers` returned.
+        name: as it is typed.
+        function: carries the command out, and returns the exit status.
+        meaning: its help; the first sentence stands in the list of commands.
+        run: help of the positional argument.
+    """
+    command = commands.add_parser(
+        name,
+        help=meaning[0].lower() + meaning[1:].split(".")[0],
+        description=meaning,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    metavar = "ARCHIVE" if name == "verify" else "RUN"
+    command.add_argument("run", nargs="?", type=Path, metavar=metavar, help=run)
+    command.add_argument(
+        "--configfile", "--configfiles", nargs="+", default=[], metavar="FILE",
+        help="as given to snakemake",
+    )  # fmt: skip
+    command.add_argument(
+        "--config", nargs="+", default=[], metavar="KEY=VALUE", help="as given to snakemake"
+    )
+    command.add_argument("--json", action="store_true", help="print JSON")
+    command.set_defaults(command=function)
+    return command
+
+
 # --- commands ------------------------------------------------------------------------------------
 
 
 def run_status(args: argparse.Namespace) -> int:
+    """Print how far a run is; with --watch again and again."""
     from cdm.commands.status import describe_status, read_status
 
     while True:
@@ -152,6 +172,7 @@ def run_status(args: argparse.Namespace) -> int:
 
 
 def run_verify(args: argparse.Namespace) -> int:
+    """Check an archive, and generate samples again if that was asked for."""
     from cdm.commands.verify import describe_report, verify
 
     path = args.run or Path(configured(args).run_dir)
@@ -168,6 +189,7 @@ def run_verify(args: argparse.Namespace) -> int:
 
 
 def run_estimate(args: argparse.Namespace) -> int:
+    """Time two batches, and tell what a whole run will take."""
     from cdm.commands.estimate import describe_estimate, estimate  # torch
 
     with in_working_directory(args) as config:
@@ -177,6 +199,7 @@ def run_estimate(args: argparse.Namespace) -> int:
 
 
 def run_clean(args: argparse.Namespace) -> int:
+    """List, or remove, what a run no longer needs."""
     from cdm.commands.clean import clean, describe_leftovers, find_leftovers
 
     with in_working_directory(args) as config:
@@ -198,6 +221,7 @@ def run_clean(args: argparse.Namespace) -> int:
 
 
 def run_why(args: argparse.Namespace) -> int:
+    """Print which chunks would run, and why."""
     from cdm.commands.why import describe_why, explain
 
     with in_working_directory(args) as config:

@@ -51,8 +51,7 @@ except CDMError as error:
 RUN = CONFIG.run_dir
 # Finished work that lost a file: "merge" or the name of a chunk -> the lost file.
 LOSSES = find_losses(PLAN) if PLAN and workflow.is_main_process else {}
-# Targets that measure or export a finished archive.
-READERS = {"evaluate", "report", "export_npz", "export_pred_contact"}
+SCORES = {"evaluate", "report"}  # targets that measure a finished archive
 LIVE = PLAN and LiveProgress(PLAN, sys.stderr)
 # No --cores is given for a cluster, and its jobs must not take all cores of their node.
 ON_CLUSTER = workflow.remote_exec or not workflow.resource_settings.cores
@@ -79,9 +78,9 @@ def run_again_if_lost(name, record):
 
     Input functions call this. Snakemake calls them for the jobs that the targets need, before it
     decides which of these jobs run. So nothing has to be deleted to have a job run again.
-    Targets that only read the archive do not make it again: they stop, and name the lost file.
+    Scores stop instead and name the lost file: who compares scores has to know of it.
     """
-    if name in LOSSES and not READERS & set(workflow.dag_settings.targets):
+    if name in LOSSES and not SCORES & set(workflow.dag_settings.targets):
         workflow.dag.forcefiles.add(record)
         print(f"{printable(LOSSES[name])}; {name} runs again", file=sys.stderr)
     return []

@@ -73,7 +73,7 @@ def write_chunk(store: Path, arrays: Mapping[str, np.ndarray], record: ChunkReco
     written = record
 
     def check() -> None:
-        # A process that was stopped for long may find that its files were taken away.
+        # A process that was stopped for long may find that its files were removed meanwhile.
         missing = record.layout.chunk_files(record.statuses) ^ set(written.files)
         lost = [f"{store}/{name}: is missing" for name in sorted(missing)]
         lost += lost_files(temporary, written.files)
@@ -84,6 +84,7 @@ def write_chunk(store: Path, arrays: Mapping[str, np.ndarray], record: ChunkReco
             )
 
     with replacing_all(store, record_path(store), check=check) as (temporary, temporary_record):
+        # Arrays, each read back.
         zarr.create_group(temporary, zarr_format=3, attributes=record.provenance)
         stored = create_arrays(temporary, record.layout)
         for name, values in arrays.items():
@@ -93,8 +94,10 @@ def write_chunk(store: Path, arrays: Mapping[str, np.ndarray], record: ChunkReco
                     f"{store}: '{name}' reads back differently from what was written; the disk "
                     "may be failing. Nothing was kept; run again, on another disk if it returns"
                 )
+
+        # The record, with the checksums of all files.
         written = replace(record, files=checksum_files(temporary))
-        for relative in written.files:  # merged archives share these files by hard link
+        for relative in written.files:  # the merged archive shares these files by hard link
             (temporary / relative).chmod(0o444)
         temporary_record.write_bytes(seal(asdict(written)))
     return written

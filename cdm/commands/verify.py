@@ -299,7 +299,7 @@ def _verify_plan(path: Path, group: zarr.Group, record, report: Report) -> None:
         report.problems.append(f"{path}: its record lists other chunks than {folder}/plan.json")
     try:
         wrong = list(itertools.islice(_other_rows(group, folder / "samples.tsv"), LISTED))
-    except Exception as error:  # as above
+    except Exception as error:  # a damaged column raises whatever its codec raises
         wrong = [f"rows cannot be held against samples.tsv ({type(error).__name__}: {error})"]
     report.problems += [f"{path}: {problem}" for problem in wrong]
 
@@ -328,6 +328,7 @@ def _verify_maps(
     path: Path, group: zarr.Group, layout: Layout, statuses: np.ndarray, report: Report, log: Log
 ) -> None:
     """Read every map, one shard at a time."""
+    # What the distances were computed with.
     try:
         statistics = group.attrs["statistics"]
         mean, std = (np.asarray(statistics[key], np.float32) for key in ("mean", "std"))
@@ -342,6 +343,8 @@ def _verify_maps(
     for start in range(0, layout.num_samples, layout.chunk_size):
         stop = min(start + layout.chunk_size, layout.num_samples)
         ok = statuses[start:stop] == OK
+
+        # Numbers where a sample is ok, and NaN where it was skipped.
         arrays = {}
         for name in layout.arrays():
             try:
@@ -355,11 +358,13 @@ def _verify_maps(
                 problems.append(f"{path / name}: row {row} holds NaN or infinity, its status is ok")
             for row in rows[~ok & ~np.isnan(values).all(axes)]:
                 problems.append(f"{path / name}: row {row} holds numbers, its status is skipped")
+
+        # Distances are those of the model's output.
         if len(arrays) == len(layout.arrays()) and ok.any():
             sample = arrays["sample"][ok].astype(np.float32)
             said = denormalise(sample, mean, std, use_raw_dist)
             kept = arrays["distance"][ok].astype(np.float32)
-            if not use_raw_dist:  # as contact: the root in the distance blows up the last bit
+            if not use_raw_dist:  # compared as contacts: a distance enlarges errors near zero
                 said, kept = np.maximum(said, CLIP_MIN), np.exp(-0.5 * (kept / sigma) ** 2)
             far = np.nan_to_num(np.abs(said - kept) / np.maximum(1, said), nan=np.inf).max()
             if far > TOLERANCE[layout.dtype]:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -18,9 +19,9 @@ from cdm.archive.layout import COLUMN_ROWS, INT_COLUMNS, TEXT_COLUMNS, shard_nam
 from cdm.archive.records import ArchiveRecord, ChunkRecord, rebuild, store_path
 from cdm.archive.store import create_arrays, create_column, verify_chunk
 from cdm.errors import ArchiveError, listed
-from cdm.files import replacing_all, seal
+from cdm.files import list_names, remove, replacing_all, seal
 from cdm.jobs.machine import device_text, read_device
-from cdm.run.plan import Chunk, Plan, describe_dropped
+from cdm.run.plan import Chunk, Plan
 
 LARGE_CHUNK = 4_000_000  # bytes; for smaller ones, threads cost more than they gain
 LISTED = 10  # damaged chunks that a message names
@@ -47,42 +48,23 @@ def merge(plan: Plan, log: Callable[[str], None], threads: int = 1) -> ArchiveRe
     """
     archive = Path(plan.archive)
     paths = [Path(path) for path in plan.chunk_records()]
-    target: _Target | None = None
 
-    def check() -> None:
+    def before_renaming() -> None:
         lost = lost_files(temporary, record.files)
         if lost:
             raise ArchiveError(
                 f"{archive}: its files changed while it was merged: {listed(lost, 3, ', ')}. "
                 "Nothing was replaced; run the same snakemake command again"
             )
+        _drop_records(archive)  # from here on the old archive, if any, is being replaced
 
-    with replacing_all(archive, Path(plan.archive_record), check=check) as (temporary, beside):
-        # The first chunk decides what all others have to agree with.
-        verified = _verify_all(paths, threads)
-        first = next(verified)
-        problems = [_problem(paths[0], plan.chunks[0], first, first)]
-        if problems == [None]:
-            target = _Target(temporary, plan.num_samples, first)
-            target.add(plan.chunks[0].number, paths[0], first)
-
-        # The others are joined to it. After a first problem they are only looked at.
-        for chunk, path, found in zip(plan.chunks[1:], paths[1:], verified, strict=True):
-            problems.append(_problem(path, chunk, found, first if target else found))
-            if not any(problems):
-                target.add(chunk.number, path, found)
-        problems = list(filter(None, problems))
-        if problems:
-            raise ArchiveError(
-                f"{len(problems)} of {len(paths)} chunks cannot be merged:\n  "
-                f"{listed(problems, LISTED)}"
-            )
-
-        # The record is written last. From here on the old archive, if any, is being replaced.
+    with replacing_all(archive, Path(plan.archive_record), check=before_renaming) as (
+        temporary,
+        temporary_record,
+    ):
+        target = _join(plan, paths, temporary, threads)
         record = target.finish(archive.name, plan.fingerprint, [path.stem for path in paths])
-        record = replace(record, dropped=plan.dropped)
-        beside.write_bytes(seal(asdict(record)))
-        _drop_records(archive)
+        temporary_record.write_bytes(seal(asdict(record)))
     for line in target.lines():
         log(line)
     size = sum(size for size, _ in record.files.values())
@@ -90,9 +72,31 @@ def merge(plan: Plan, log: Callable[[str], None], threads: int = 1) -> ArchiveRe
         f"{record.num_samples} samples ({record.num_skipped} skipped) from {len(paths)} chunks, "
         f"{size / 1e6:.1f} MB"
     )
-    if plan.dropped:
-        log(describe_dropped(plan).rstrip())
     return record
+
+
+def _join(plan: Plan, paths: list[Path], folder: Path, threads: int) -> "_Target":
+    """Verify all chunks and join them in a new folder; an error names all that cannot be."""
+    # The first chunk decides what all others have to agree with.
+    verified = _verify_all(paths, threads)
+    first, target = next(verified), None
+    problems = [_problem(paths[0], plan.chunks[0], first, first)]
+    if problems == [None]:
+        target = _Target(folder, plan.num_samples, first)
+        target.add(plan.chunks[0].number, paths[0], first)
+
+    # The others are joined to it. After a first problem they are only looked at.
+    for chunk, path, found in zip(plan.chunks[1:], paths[1:], verified, strict=True):
+        problems.append(_problem(path, chunk, found, first if target else found))
+        if not any(problems):
+            target.add(chunk.number, path, found)
+    problems = list(filter(None, problems))
+    if problems:
+        raise ArchiveError(
+            f"{len(problems)} of {len(paths)} chunks cannot be merged:\n  "
+            f"{listed(problems, LISTED)}"
+        )
+    return target
 
 
 def _problem(
@@ -310,6 +314,7 @@ class _Columns:
 
 
 def _drop_records(archive: Path) -> None:
-    """Remove the records of earlier plans: what they say is in the archive no longer is."""
-    for path in archive.parent.glob(f"{archive.stem}-*.json"):
-        path.unlink()
+    """Remove the records of earlier archives of this name: they do not describe the new one."""
+    for name in list_names(archive.parent):
+        if re.fullmatch(rf"{re.escape(archive.stem)}-[0-9a-f]{{16}}\.json", name):
+            remove(archive.with_name(name))
