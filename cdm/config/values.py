@@ -107,7 +107,7 @@ def _explain(error: jsonschema.ValidationError, schema: Mapping[str, Any]) -> li
             f"{path}: found the number {found}, expected text ({meaning}): put what was meant in "
             "quotes, because 007 and 7, or 1.10 and 1.1, are the same number"
         ]
-    hidden = ("description", "format")
+    hidden = ("description", "format", "pattern")  # the description says it in words
     expected = {key: value for key, value in error.schema.items() if key not in hidden}
     wanted = ", ".join(f"{key} {json.dumps(value)}" for key, value in expected.items())
     return [f"{path}: found {found}, expected {wanted} ({meaning})"]

@@ -114,11 +114,20 @@ def read_table(data_dir: Path, relpath: str) -> list[AnnoRow]:
         ) from error
     header = numbered[0][1] if numbered else []
     _check_header(path, header)
-    lines = text.split("\n")
-    return [
-        _parse_row(path, number, line, fields, header, lines)
-        for number, (line, fields) in enumerate(numbered[1:])
-    ]
+    columns = [header.index(name) for name in COLUMNS]
+    rows = []
+    for number, (line, fields) in enumerate(numbered[1:]):
+        place = f"{path}: row {number} (line {line})"
+        if len(fields) != len(header):
+            raise DataError(
+                f"{place} has {len(fields)} fields, expected {len(header)} as in the header: "
+                f"{fields}; put a caption that holds a comma in double quotes"
+            )
+        if any("\n" in field for field in fields):
+            inner = text.split("\n")[line : line + sum(field.count("\n") for field in fields)]
+            _refuse_swallowed_rows(place, inner, columns[1:4])
+        rows.append(_parse_row(place, fields, columns))
+    return rows
 
 
 def _check_header(path: Path, header: list[str]) -> None:
@@ -133,32 +142,28 @@ def _check_header(path: Path, header: list[str]) -> None:
         raise DataError(f"{path}: column {twice[0]} comes twice, expected once in the first line")
 
 
-def _parse_row(
-    path: Path, number: int, line: int, fields: list[str], header: list[str], lines: list[str]
-) -> AnnoRow:
-    place = f"{path}: row {number} (line {line})"
-    if len(fields) != len(header):
-        raise DataError(
-            f"{place} has {len(fields)} fields, expected {len(header)} as in the header: {fields}; "
-            "put a caption that holds a comma in double quotes"
-        )
-    scene, x, y, z, utterance = (fields[header.index(name)] for name in COLUMNS)
-    # A quote that is opened and never closed ends at the next quote and swallows the rows between.
-    columns = [header.index(name) for name in COLUMNS[1:4]]
-    for inner in lines[line : line + sum(field.count("\n") for field in fields)]:
-        words = inner.split(",")
+def _refuse_swallowed_rows(place: str, lines: list[str], columns: list[int]) -> None:
+    """Refuse a row that runs on over lines that look like rows of their own.
+
+    A quote that is opened and never closed ends at the next quote, and swallows the rows between.
+    """
+    for line in lines:
+        words = line.split(",")
         if len(words) > max(columns) and all(NUMBER.fullmatch(words[i]) for i in columns):
             raise DataError(
-                f"{place} runs on over {inner!r}, which looks like a row of its own; close the "
+                f"{place} runs on over {line!r}, which looks like a row of its own; close the "
                 "quote that is open before it"
             )
-    offset = [
-        float(text) if NUMBER.fullmatch(text.strip(" \t")) else math.nan for text in (x, y, z)
-    ]
+
+
+def _parse_row(place: str, fields: list[str], columns: list[int]) -> AnnoRow:
+    scene, x, y, z, utterance = (fields[column] for column in columns)
+    words = (text.strip(" \t") for text in (x, y, z))
+    offset = [float(word) if NUMBER.fullmatch(word) else math.nan for word in words]
     if not all(abs(value) <= FARTHEST_M for value in offset):
         raise DataError(
-            f"{place} is {fields}, expected {len(header)} columns with finite numbers of metres, "
-            f"at most {FARTHEST_M:g}, in scene_trans_x, scene_trans_y and scene_trans_z"
+            f"{place} is {fields}, expected finite numbers of metres, at most {FARTHEST_M:g}, in "
+            "scene_trans_x, scene_trans_y and scene_trans_z"
         )
     if scene:
         safe_name(scene, f"{place}: scene_id", DataError)

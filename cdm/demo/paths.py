@@ -22,10 +22,8 @@ def sight(a: np.ndarray, b: np.ndarray, obstacles: Footprints) -> np.ndarray:
     along = local(b)[:, None] - start
     along = np.where(np.abs(along) < 1e-9, 1e-9, along)
     half = obstacles.halves[:, None, None]
-    first, last = (
-        (-half - start) / along,
-        (half - start) / along,
-    )  # where the line crosses the edges, in units of its length
+    # Where the line crosses the edges, as fractions of its length.
+    first, last = (-half - start) / along, (half - start) / along
     enter = np.minimum(first, last).max(-1)
     leave = np.maximum(first, last).min(-1)
     return ~((enter < leave) & (leave > 0) & (enter < 1)).any(0)

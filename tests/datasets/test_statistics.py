@@ -32,7 +32,7 @@ def test_computed_statistics_match_afford_motion(parity, parity_index):
         dataset = parity_dataset(entry, case / "tree/data", **phase)
         statistics = compute_statistics(dataset, FileReader(dataset.data_dir))
         expected = np.load(case / name)
-        # what the reference's own float32 sum over this many rows may be off by
+        # afford-motion's float32 sum over this many rows may be off by so much
         num_rows = len(dataset.statistics_samples()) * dataset.config.num_points
         rounding = num_rows**0.5 * 2.0**-24
         recorded = load_statistics(
@@ -44,9 +44,9 @@ def test_computed_statistics_match_afford_motion(parity, parity_index):
         for key in ("mean", "std"):
             computed = getattr(statistics, key)
             assert computed.dtype == np.float32
-            for reference in (expected[key], getattr(recorded, key)):
-                error = np.abs(computed - reference)
-                assert (error < 1e-6 + rounding * reference).all(), (name, key, error.max())
+            for recorded_there in (expected[key], getattr(recorded, key)):
+                error = np.abs(computed - recorded_there)
+                assert (error < 1e-6 + rounding * recorded_there).all(), (name, key, error.max())
         compared += 1
     assert compared
 
