@@ -21,7 +21,7 @@ PREFIXES = ("module.", "_orig_mod.", "model.")
 # A counter that torch's AveragedModel keeps among the weights.
 AVERAGED = "n_averaged"
 FLOATS = ("float32", "float64", "float16", "bfloat16")
-INTEGERS = ("num_batches_tracked",)  # ends of keys whose values are int64
+INTEGERS = ("num_batches_tracked",)  # ends of keys whose values may be int64
 LISTED = 10  # entries in a message
 
 
@@ -229,11 +229,11 @@ def _describe(content, place, entries, origin, named, tensor) -> str:
 
 
 def _check_dtypes(dtypes: dict[str, str], path: Path) -> None:
-    """Refuse a file with weights that are no floats, or counters that are no int64."""
+    """Refuse a file with weights that are no floats; counters may be int64."""
     wrong = [
         f"{key} is {dtype}"
         for key, dtype in dtypes.items()
-        if dtype not in (("int64",) if key.endswith(INTEGERS) else FLOATS)
+        if dtype not in FLOATS and not (dtype == "int64" and key.endswith(INTEGERS))
     ]
     if wrong:
         raise CheckpointError(

@@ -206,3 +206,10 @@ def test_a_scene_models_classifier_is_left_out_and_its_counters_are_integers(tmp
     assert found.shapes == {key: tuple(value.shape) for key, value in state.items()}
     loaded = load_state_dict(path, found.sha256, SCENE_WEIGHTS)
     np.testing.assert_array_equal(loaded["enc1.0.bn.weight"], state["enc1.0.bn.weight"])
+
+
+def test_a_counter_that_was_saved_as_a_float_is_taken(tmp_path, state):
+    """As training here saves it."""
+    key = "contact_model.bn.num_batches_tracked"
+    for value in (torch.tensor(3), torch.tensor(3.0)):
+        check(save(tmp_path, state | {key: value}), state | {key: value}, "")
