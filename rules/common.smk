@@ -26,6 +26,7 @@ from cdm.run.losses import find_losses
 from cdm.run.plan import describe_plan
 from cdm.run.plan_files import save_plan
 from cdm.run.planning import load_plan, make_plan
+from cdm.training.record import finished_path
 
 if is_demo(config):
 

@@ -1,10 +1,11 @@
-# A contact diffusion model of one's own: snakemake train. Its checkpoints lie under the run's ckpt/;
-# a training that was stopped goes on from training.pt there.
+# Training of a contact diffusion model: snakemake train. Its checkpoints lie under the run's ckpt/;
+# a training that was stopped goes on from training.pt there. The record has a key of the settings
+# in its name, so that other settings start the job, which goes on or says why it cannot.
 
 
 rule train:
     output:
-        f"{RUN}/ckpt/model{CONFIG.training.steps:06}.pt",
+        str(finished_path(CONFIG)),
     log:
         f"{RUN}/logs/train.log",
     conda:

@@ -10,7 +10,7 @@ import torch
 from cdm.archive.layout import Layout
 from cdm.config import Config
 from cdm.datasets import FileReader, Item, Sample
-from cdm.errors import BadItem, DataError
+from cdm.errors import BadItem, ConfigError, DataError
 from cdm.jobs.device import choose_device, device_name
 from cdm.jobs.log import Log
 from cdm.jobs.progress import Progress, duration
@@ -61,10 +61,15 @@ def estimate(plan: Plan, samples: list[Sample], minutes_per_chunk: float, log: L
     Args:
         plan, samples: as `cdm.run.planning.make_plan` returns them.
         minutes_per_chunk: wanted length of a chunk's job.
-        log: told how far it is.
+        log: gets lines on how far it is.
     Raises:
+        ConfigError: minutes_per_chunk is no length of time.
         DataError: no item can be read.
     """
+    if not 0 < minutes_per_chunk < math.inf:
+        raise ConfigError(
+            f"--minutes-per-chunk is {minutes_per_chunk}, expected a number of minutes above 0"
+        )
     config = plan.config
     k, size = config.sampling.k_samples, config.sampling.batch_size
     # Everything before the first batch.
@@ -107,7 +112,7 @@ def estimate(plan: Plan, samples: list[Sample], minutes_per_chunk: float, log: L
 def _time_two_batches(
     sampler: MapSampler, items: list[tuple[Sample, Item]], k: int, size: int, log: Log
 ) -> list[float]:
-    """Seconds of two full batches; items come again where there are too few."""
+    """Seconds of two full batches. If there are too few items, they are used several times."""
     maps = [(sample, item, k_idx) for sample, item in items for k_idx in range(k)]
     maps = (maps * math.ceil(2 * size / len(maps)))[: 2 * size]
     progress, seconds = Progress(2 * size, "estimate", log), []

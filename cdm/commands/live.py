@@ -1,4 +1,4 @@
-"""One bar for the whole job on a terminal, plain lines where there is none (no torch).
+"""One bar for the whole run on a terminal, plain lines if there is no terminal (no torch).
 
 The bar keeps the last line of the terminal to itself, and all other text scrolls above it, as apt
 does. It is drawn from the same files that `python -m cdm status` reads. So it also shows jobs that
@@ -91,7 +91,7 @@ class Meter:
 
 
 class BottomLine:
-    """The last line of a terminal, which does not scroll with the others.
+    """The last line of a terminal, which stays in place while the other lines scroll.
 
     Uses the scroll region of ECMA-48 terminals (DECSTBM); each change is one write, so that the
     output of other processes cannot come in between.

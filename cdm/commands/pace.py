@@ -1,4 +1,4 @@
-"""How long finished chunks took, and therefore how long the others will take (no torch)."""
+"""How long finished chunks took, and therefore how long the remaining ones will take (no torch)."""
 
 import json
 from collections.abc import Iterator, Mapping

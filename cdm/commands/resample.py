@@ -10,7 +10,7 @@ from cdm.archive import ContactMaps
 from cdm.archive.layout import OK
 from cdm.datasets import Dataset, FileReader, Sample
 from cdm.datasets.base import evenly_spread
-from cdm.errors import ArchiveError
+from cdm.errors import ArchiveError, ConfigError
 from cdm.jobs.device import choose_device, device_name
 from cdm.jobs.log import Log
 from cdm.jobs.machine import describe_device, read_device
@@ -69,8 +69,11 @@ def resample(archive: Path, num_samples: int, log: Log) -> Resampled:
         log: gets lines on how far it is.
     Raises:
         ArchiveError: the plan beside the archive is missing, or is another one.
+        ConfigError: num_samples is below 1.
         CDMError: checkpoint, encoder or data are not where they were.
     """
+    if num_samples < 1:
+        raise ConfigError(f"--resample is {num_samples}, expected a number of samples above 0")
     maps, plan = ContactMaps(archive), read_plan(archive.parent)
     if maps.attributes.get("plan") != plan.fingerprint:
         raise ArchiveError(

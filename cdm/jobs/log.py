@@ -86,7 +86,7 @@ class Ending:
     Attributes:
         kind: FAILED, STOPPED, FINISHED, or "" where the log breaks off: the job runs, was killed,
             or was of a version that wrote no last line.
-        error: the message of a job that failed; "" for the others.
+        error: the message of a job that failed; otherwise "".
     """
 
     kind: str

@@ -179,7 +179,7 @@ class Progress:
         total: maps there will be.
         name: begins each line.
         log: gets the lines: now and then (see `_due`), and one at the end.
-        heartbeat: told the same after each denoising step.
+        heartbeat: gets the same numbers after each denoising step.
     """
 
     def __init__(self, total: int, name: str, log: Log, heartbeat: Heartbeat | None = None):

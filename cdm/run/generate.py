@@ -48,7 +48,7 @@ def generate_chunk(
         chunk: one of the plan's.
         log: gets one line of text at a time.
         threads: CPU threads to use.
-        heartbeat: told how far the chunk is.
+        heartbeat: gets how far the chunk is.
         clock: holds the seconds of the phases that came before.
     Returns:
         The record, as written.
@@ -92,7 +92,7 @@ class ChunkMaps:
         plan: whose chunk it is.
         samples: the chunk's rows.
         statistics: mean and std, to compute distances.
-        log: told once of each sample that is skipped.
+        log: gets one line for each sample that is skipped.
     Attributes:
         arrays: shaped by `layout`; NaN where nothing was stored.
         reasons: row -> why the sample has no map.
@@ -228,7 +228,7 @@ def _sample_all(
 
     with torch.inference_mode(), ThreadPoolExecutor(1) as writer:
         work = prefetch(map(collate, batches(entries, maps.config.sampling.batch_size)))
-        # The first batch compiles and captures; its time is told apart.
+        # The first batch compiles and captures. Its time is measured apart from the others'.
         with clock("warm_up"):
             first = next(work, None)
             if first is not None:

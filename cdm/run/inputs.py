@@ -206,8 +206,8 @@ def read_inputs(
 ) -> dict[str, dict[str, dict[str, Any] | None]]:
     """The content of every file that decided a chunk's numbers, by group, as JSON values.
 
-    Items count as the reader read them. The shared files are hashed now; that they were not
-    replaced since the job loaded them is told by their state.
+    For items, this is the content that the reader read. The shared files are hashed now. Their
+    state shows that they were not replaced since the job loaded them.
 
     Args:
         before: `shared_states`, from before the job loaded them.

@@ -2,8 +2,8 @@
 
 A record says that its files are whole. Files can be lost afterwards: deleted by hand, truncated by
 a bad copy, or away with a disk. When the plan is made, names and sizes are compared with the
-records, and Snakemake is told to run what lost a file again. Nothing is removed for this: if a
-disk is away for a moment only, its chunks count as finished once it is back.
+records, and Snakemake runs again what lost a file. Nothing is removed for this. So if a disk is
+away for a moment only, its chunks count as finished once it is back.
 """
 
 from collections.abc import Iterator

@@ -108,7 +108,8 @@ class Plan:
         dropped: name -> reason of the dataset's clips that gave no sample.
         file_hashes: sha256 of files that were hashed for this plan. `save_plan` keeps them, so
             that the next plan need not hash the same files again. They change no plan.
-        motions: length and NaN of the dataset's motions, kept likewise.
+        motions: length and NaN of the dataset's motions, which `save_plan` keeps for the same
+            reason.
     """
 
     config: Config

@@ -184,7 +184,7 @@ def _is_text(pair: tuple) -> bool:
 
 
 def read_samples(plan: Plan, chunk: Chunk, dataset: Dataset) -> list[Sample]:
-    """The rows of one chunk, without reading the others.
+    """The rows of one chunk. The rows of other chunks are not read.
 
     Args:
         dataset: the plan's (`cdm.run.dataset.open_dataset`), which knows the files of a sample.

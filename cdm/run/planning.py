@@ -15,6 +15,7 @@ from cdm.model.architecture import Architecture
 from cdm.model.checkpoint import find_checkpoint, inspect_checkpoint, inspect_scene_model
 from cdm.model.point_features import check_configuration, check_dataset_columns
 from cdm.model.text_weights import find_text_weights
+from cdm.model.training_record import check_sampled_as_trained
 from cdm.run.dataset import open_dataset
 from cdm.run.inputs import InputResolver
 from cdm.run.plan import Chunk, Plan, PlannedFile, PlannedStatistics, base_fingerprint
@@ -40,6 +41,7 @@ def make_plan(config: Config) -> tuple[Plan, list[Sample]]:
     # Weights.
     check_configuration(config)
     checkpoint_path = _find_checkpoint(config)
+    check_sampled_as_trained(config, checkpoint_path.parents[1])
     checkpoint = inspect_checkpoint(checkpoint_path, config)
     point_feat_dim = checkpoint.architecture.point_feat_dim
     check_dataset_columns(config, point_feat_dim)

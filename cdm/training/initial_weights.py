@@ -1,4 +1,4 @@
-"""Weights before training, from a seed."""
+"""The weights before training, made from a seed."""
 
 import math
 from pathlib import Path
@@ -11,20 +11,21 @@ from cdm.noise import normal, stream_key, uniform
 
 
 def initial_state_dict(architecture: Architecture, seed: int = 0) -> dict[str, np.ndarray]:
-    """Untrained weights of any backbone: the reference's keys, the same on every machine.
+    """Untrained weights of any backbone, under afford-motion's keys; the same on every machine.
 
-    Linear layers and learned tokens have variance 1 / fan-in and norms are the identity, of
-    running mean 0 and variance 1; A, D and the bias of delta start as in Mamba (Gu and Dao 2023,
-    section 3.6: A_n = -n, delta in [0.001, 0.1]).
+    Linear layers and learned tokens are normal with variance 1 / fan-in. Norms start as the
+    identity, with running mean 0 and variance 1. A, D and the bias of delta start as in Mamba (Gu
+    and Dao 2023, section 3.6: A_n = -n, delta in [0.001, 0.1]).
 
     Returns:
-        float32 arrays; counts of batches int64.
+        key -> float32 array; counts of batches are int64.
     """
     shapes = expected_shapes(architecture)
     return {key: _initial(key, shape, seed) for key, shape in shapes.items()}
 
 
 def _initial(key: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """The initial value of one key, chosen by the last part of its name."""
     kind = key.rsplit(".", 1)[-1]
     stream = stream_key(seed, "weights", "", key)
     if kind == "pe":
@@ -57,7 +58,7 @@ def positional_encoding(steps: int, dim: int) -> np.ndarray:
 
 
 def write_checkpoint(path: Path, architecture: Architecture, seed: int = 0) -> None:
-    """Save untrained weights as the reference saves its checkpoints."""
+    """Save untrained weights in the form of afford-motion's checkpoints."""
     import torch
 
     path.parent.mkdir(parents=True, exist_ok=True)

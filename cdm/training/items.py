@@ -1,8 +1,8 @@
-"""The items a CDM is trained on, read once and held in memory.
+"""The items that a CDM is trained on: they are read once and held in memory.
 
-What the reference draws anew at every visit of an item, its caption and its rotation about the
-gravity axis, is drawn here too, as a pure function of the seed and the training step: a resumed
-training sees what an undisturbed one would have seen.
+As in afford-motion, each visit of an item draws one of its captions and a rotation about the
+gravity axis. Both are pure functions of the seed and of the training step, so a resumed training
+sees what an undisturbed one would have seen.
 """
 
 import math
@@ -19,11 +19,11 @@ from cdm.datasets.statistics import Moments, Statistics, checked_statistics
 from cdm.errors import BadItem, DataError
 from cdm.model.point_features import training_problem
 
-READ_AT_ONCE = 16  # items a worker hands over together
+READ_AT_ONCE = 16  # items that a worker hands over together
 
 
 class TrainingBatch(NamedTuple):
-    """What one training step sees, on the device."""
+    """The inputs of one training step, on the device."""
 
     x_start: torch.Tensor  # (batch, num_points, contact_dim), normalised contact
     c_text: torch.Tensor  # (batch, text_feat_dim)
@@ -37,7 +37,7 @@ class TrainingItems:
     Attributes:
         xyz: (num_items, num_points, 3) float32, metres.
         feat: (num_items, num_points, point_feat_dim) float32, or None.
-        contact: (num_items, num_points, contact_dim) float32; normalised by `normalise`.
+        contact: (num_items, num_points, contact_dim) float32; `normalise` normalises it in place.
         captions: the captions of each item.
     """
 
@@ -56,7 +56,7 @@ class TrainingItems:
         return sum(x.nbytes for x in (self.xyz, self.feat, self.contact) if x is not None)
 
     def statistics(self, source: str) -> Statistics:
-        """Mean and std of the contact over all points, in float64 (see `compute_statistics`)."""
+        """Mean and std of the contact over all points, summed in float64 (`compute_statistics`)."""
         moments = Moments()
         for contact in self.contact.numpy():
             moments.add(*Moments.of(contact))
@@ -65,12 +65,12 @@ class TrainingItems:
         )
 
     def normalise(self, statistics: Statistics) -> None:
-        """Turn contact into what the model sees, in place."""
+        """Normalise the contact in place: the model is trained on the result."""
         self.contact -= torch.from_numpy(statistics.mean)
         self.contact /= torch.from_numpy(statistics.std)
 
     def encode(self, encoder: Callable, device: str) -> None:
-        """Encode every distinct caption once; features stay on the device."""
+        """Encode every distinct caption once and keep the features on the device."""
         distinct = {text: i for i, text in enumerate(sorted({t for c in self.captions for t in c}))}
         self._caption_ids = [np.array([distinct[text] for text in c]) for c in self.captions]
         with torch.inference_mode():
@@ -83,8 +83,10 @@ class TrainingItems:
             setattr(self, name, array if array is None else array.to(device))
 
     def batch(self, step: int, batch_size: int, seed: int) -> TrainingBatch:
-        """The batch of a step: items without replacement within an epoch, the last one filled up
-        from the next epoch."""
+        """The batch of a step. Every epoch shows each item once, in a new order.
+
+        A batch at the end of an epoch is filled up from the next epoch.
+        """
         rng = np.random.default_rng([seed, step, 1])
         index = epoch_order(len(self), seed, step * batch_size, batch_size)
         device = self._text.device
@@ -117,7 +119,7 @@ def epoch_order(num_items: int, seed: int, start: int, count: int) -> np.ndarray
 
 
 def send(array, device) -> torch.Tensor:
-    """A host array or tensor on a device, without waiting for what the device is doing."""
+    """Copy an array or a tensor of the host to a device, without waiting for the device."""
     x = torch.as_tensor(array)
     if x.device == torch.device(device) or torch.device(device).type == "cpu":
         return x
@@ -135,14 +137,14 @@ def rotate_about(xyz: torch.Tensor, angle: torch.Tensor, gravity_dim: int) -> to
 
 
 def read_training_items(dataset: Dataset, point_feat_dim: int, threads: int, log) -> TrainingItems:
-    """Read every item of a dataset whose `captions` is "all".
+    """Read all items of a dataset whose option `captions` is "all".
 
     Args:
-        point_feat_dim: columns the model takes, 0 for none.
-        threads: worker processes that read.
+        point_feat_dim: columns of point features that the model takes; 0 for none.
+        threads: number of worker processes that read.
         log: gets one line of text at a time.
     Raises:
-        BadItem: an item cannot be used (left out where `dataset.on_bad_item` is skip).
+        BadItem: an item cannot be used. If `dataset.on_bad_item` is skip, it is left out instead.
         DataError: no item, no ground truth, or not enough memory for all of them.
     """
     captions: dict[tuple[str, str], list[str]] = {}
@@ -184,7 +186,11 @@ def read_training_items(dataset: Dataset, point_feat_dim: int, threads: int, log
 
 
 class _Reading(torch.utils.data.Dataset):
-    """One item at a time, for the workers of a DataLoader; a bad item is told, not raised."""
+    """Reads one item at a time in the workers of a DataLoader.
+
+    Each entry is (arrays, ""), or (None, what is wrong with the item): an exception would lose its
+    type on the way out of a worker.
+    """
 
     def __init__(self, dataset: Dataset, samples: list[Sample], point_feat_dim: int):
         self.dataset, self.samples, self.point_feat_dim = dataset, samples, point_feat_dim

@@ -1,8 +1,9 @@
-"""Trains a CDM; stopped anywhere, it goes on from what it saved last.
+"""Trains a CDM. A training that is stopped goes on from what it saved last.
 
-The reference's recipe is the default: AdamW, a constant learning rate of 1e-4, uniform timesteps,
+The default recipe is afford-motion's: AdamW, a constant learning rate of 1e-4, uniform timesteps,
 and the squared error of x_0 (Ho et al. 2020, eq. 14, with x_0 in place of the noise; Wang et al.
-2024). Everything random is a function of the seed and the step.
+2024). Every random number is a function of the seed and the step, so a stopped and resumed training
+gives the same weights as an undisturbed one.
 """
 
 import contextlib
@@ -16,8 +17,8 @@ from pathlib import Path
 import torch
 
 from cdm.config import Config
-from cdm.datasets.statistics import find_statistics, save_statistics
-from cdm.errors import CDMError, ConfigError
+from cdm.datasets.statistics import find_statistics, load_statistics, save_statistics
+from cdm.errors import CDMError, CheckpointError, ConfigError, DataError
 from cdm.files import replacing, write_bytes
 from cdm.jobs.device import choose_device, device_name
 from cdm.jobs.every import Every
@@ -29,50 +30,78 @@ from cdm.model.text import load_text_encoder
 from cdm.model.text_weights import HASHING_FEAT_DIM, TEXT_FEAT_DIMS
 from cdm.run.dataset import open_dataset
 from cdm.training.items import TrainingItems, read_training_items
+from cdm.training.record import (
+    check_may_go_on,
+    finished_path,
+    record_settings,
+    write_finished,
+)
 from cdm.training.trainer import Trainer
 
 LOG_EVERY_S = 10.0
-SAVE_EVERY_S = 120.0  # what SIGKILL or a power cut loses at most
-TIME_EMB_DIM = 128  # where the configuration has null
-RESIDENT = 0.5  # items stay on the GPU where they take less than this share of its free memory
+SAVE_EVERY_S = 120.0  # SIGKILL or a power cut loses at most so much
+TIME_EMB_DIM = 128  # if the configuration has null
+RESIDENT = 0.5  # items are kept on the GPU if they take less than this share of its free memory
 
 
 def train(config: Config, log: Log, threads: int = 1) -> Path:
     """Train until `training.steps`, from where an earlier call was stopped.
 
-    Writes, under the run's folder, `ckpt/model{step:06}.pt` in the reference's form (weights
-    averaged over the steps where `training.ema_decay` is set), `ckpt/training.pt` to go on from
-    (also every SAVE_EVERY_S seconds, and at a signal), `Mean_Std_*.npz`, the statistics that
-    sampling then finds by itself, and `training/loss.csv` and `loss.png`.
+    It writes into the run's folder:
+        ckpt/model{step:06}.pt: weights in afford-motion's form; averaged over the steps if
+            `training.ema_decay` is set.
+        ckpt/training.pt: what a stopped training goes on from. It is also written every
+            SAVE_EVERY_S seconds and at a signal.
+        Mean_Std_*.npz: the statistics. Sampling finds them there by itself.
+        training/settings.json: the settings, with which a plan compares its own.
+        training/loss.csv, training/loss.png: the loss curve.
+        training/finished-{key}.json: written last.
 
     Returns:
-        The last model's path.
+        Path of the last model.
     Raises:
-        CDMError: bad items, other settings than the checkpoint's, a loss that is not finite, too
-            little memory.
+        CDMError: bad items, other settings than those of the training to go on from, a loss that
+            is not finite, too little memory.
     """
+    # What is trained, and whether it may go on here; both are known before an item is read.
     torch.set_num_threads(threads)
     dataset = replace(config.dataset, phase="train", captions="all")
     config = replace(config, dataset=dataset)
     architecture = architecture_to_train(config)
+    check_may_go_on(config)
+    finished = finished_path(config)
+
+    # Items and their captions. The device comes after the workers that read, which are forked.
     items = _load_items(config, architecture, threads, log)
-    device = choose_device(config.gpu, log)  # only now: the workers that read were forked
+    device = choose_device(config.gpu, log)
     _encode(items, config, architecture, device)
     _place(items, device, log)
 
+    # The model, as it is after the last step that was saved.
     trainer = Trainer(config, architecture, device)
     resumed = trainer.resume(_state_path(config))
+    if trainer.step > config.training.steps:
+        raise CheckpointError(
+            f"{_state_path(config)}: is at step {trainer.step}, but training.steps is "
+            f"{config.training.steps}: set training.steps: {trainer.step} or more, or give a new "
+            "exp_name"
+        )
+    for change in record_settings(config, trainer.step):
+        log(f"from step {trainer.step} on: {change}")
     log(
         f"training {architecture.arch} ({trainer.num_parameters:,} parameters) on "
         f"{device_name(device)} in {trainer.model.precision}: {len(items)} items, steps "
         f"{trainer.step} to {config.training.steps}{' (resumed)' if resumed else ''}, batches of "
         f"{config.training.batch_size}"
     )
+
+    # The steps that are left.
     path = _model_path(config, trainer.step)
     with signals_wait() as let_signals_through:
         path = _run(trainer, items, config, log, let_signals_through) or path
-    if not path.exists():  # a finished training whose last model was taken away
+    if not path.exists():  # the training was finished, and its last model was removed later
         path = _save(trainer, config, log)
+    write_finished(finished, config, path)
     return path
 
 
@@ -122,10 +151,10 @@ def _run(trainer: Trainer, items, config: Config, log: Log, let_signals_through)
 
 
 def architecture_to_train(config: Config) -> Architecture:
-    """The architecture that section `model` describes, with the reference's sizes for null.
+    """The architecture that section `model` describes, with afford-motion's sizes for null.
 
     Raises:
-        ConfigError: a backbone that this version only samples.
+        ConfigError: this version samples the backbone, but does not train it.
     """
     check_configuration(config)
     model = config.model
@@ -151,7 +180,7 @@ def architecture_to_train(config: Config) -> Architecture:
 
 
 def _load_items(config: Config, architecture: Architecture, threads: int, log: Log):
-    """The items with their contact normalised; the statistics are written beside ckpt/."""
+    """Read the items and normalise their contact; the statistics are written beside ckpt/."""
     dataset = open_dataset(config, architecture.point_feat_dim)
     log(f"reading the items of phase train with {threads} process(es)")
     began = time.perf_counter()
@@ -167,6 +196,11 @@ def _load_items(config: Config, architecture: Architecture, threads: int, log: L
         statistics = items.statistics(f"{name} computed from {len(items)} items")
     if not written.exists():
         save_statistics(written, statistics)
+    elif load_statistics(written, config.dataset.contact_dim).numbers() != statistics.numbers():
+        raise DataError(
+            f"{written}: a training here began with these statistics, and {statistics.source} "
+            "holds other ones; set dataset.statistics: null, or give a new exp_name"
+        )
     items.normalise(statistics)
     if dataset.rotates:
         items.gravity_dim = dataset.gravity_dim
@@ -211,7 +245,7 @@ def _save_state(trainer: Trainer, config: Config) -> None:
 
 
 def _save(trainer: Trainer, config: Config, log: Log) -> Path:
-    """Checkpoint, model, and the loss curve; what is half-written never takes its name."""
+    """Write the state to go on from, the model, and the loss curve, each whole or not at all."""
     _save_state(trainer, config)
     path = _model_path(config, trainer.step)
     with replacing(path) as temporary:

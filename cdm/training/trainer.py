@@ -1,4 +1,4 @@
-"""Model, optimiser and averaged weights, and one step of them."""
+"""One step of training: model, optimiser, averaged weights, and the loss."""
 
 import math
 from collections.abc import Callable
@@ -18,9 +18,11 @@ from cdm.model.architecture import Architecture
 from cdm.model.backbones.base import map_tensors
 from cdm.model.cdm import CDM, resolve_precision
 from cdm.model.state_dict import is_frozen
+from cdm.model.training_record import differences, sampling_settings
 from cdm.sampling.diffusion import GaussianDiffusion, create_diffusion
 from cdm.training.initial_weights import initial_state_dict
 from cdm.training.items import TrainingBatch
+from cdm.training.record import training_settings
 
 CURVE_POINTS = 1000  # of the loss curve, at most twice as many
 
@@ -29,7 +31,13 @@ class Trainer:
     """Model, optimiser and averaged weights, at some step.
 
     Args:
+        config: sections `training`, `diffusion`, `dataset` and `model`, and the seed.
+        architecture: of the model.
         device: torch device name.
+    Attributes:
+        step: steps of the optimiser that are done.
+        curve: the loss curve, rows of (step, mean loss since the row before).
+        average: weights averaged over the steps, or None without `training.ema_decay`.
     """
 
     def __init__(self, config: Config, architecture: Architecture, device: str):
@@ -46,7 +54,7 @@ class Trainer:
             weight_decay=training.weight_decay,
             fused=device != "cpu",
         )
-        # torch's AveragedModel would wait for the device at every step
+        # torch's AveragedModel would wait for the device at every step.
         self.average: list[torch.Tensor] | None = None
         if training.ema_decay is not None:
             self.average = [p.detach().clone() for p in self.model.parameters()]
@@ -54,10 +62,11 @@ class Trainer:
         chain = create_diffusion(diffusion.steps, diffusion.noise_schedule)
         self.noising = noising_coefficients(chain, device)
         self.step = 0
-        self.curve: list[list[float]] = []  # step, mean loss since the row before
+        self.curve: list[list[float]] = []
         self._losses: list[torch.Tensor] = []
         self._recent = math.nan
-        self._gradients: Callable | None = None  # of a batch: loss, and .grad of the weights
+        # Computes the loss of a batch, and .grad of the weights.
+        self._gradients: Callable | None = None
 
     @property
     def num_parameters(self) -> int:
@@ -65,7 +74,8 @@ class Trainer:
         return sum(p.numel() for p in self.model.parameters())
 
     def train_step(self, batch: TrainingBatch) -> None:
-        """One step of the optimiser; does not wait for the device."""
+        """Take one step of the optimiser, without waiting for the device."""
+        # Learning rate, timesteps and noise of this step.
         training = self.config.training
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(training, self.step)
@@ -74,6 +84,8 @@ class Trainer:
         shape, num_steps = batch.x_start.shape, self.noising.shape[1]
         t = draw_timesteps(shape[0], num_steps, training.noisy_timestep_fraction, generator)
         noise = torch.randn(shape, generator=generator, device=self.device)
+
+        # Gradients, and the step.
         if self._gradients is None:
             self._gradients = self._eager
             if self.device != "cpu":
@@ -82,6 +94,8 @@ class Trainer:
         if training.grad_clip is not None:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), training.grad_clip)
         self.optimizer.step()
+
+        # Averaged weights, and a point of the curve now and then.
         if self.average is not None:
             weights = [p.detach() for p in self.model.parameters()]
             torch._foreach_lerp_(self.average, weights, 1 - training.ema_decay)
@@ -91,7 +105,7 @@ class Trainer:
             self.recent_loss()
 
     def loss(self, batch: TrainingBatch, t: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """`diffusion_loss` of the model as it is."""
+        """`diffusion_loss` of the model with its present weights."""
         return diffusion_loss(self.model, self.noising, batch, t, noise)
 
     def _eager(self, batch, t, noise) -> torch.Tensor:
@@ -101,7 +115,7 @@ class Trainer:
         return loss
 
     def recent_loss(self) -> float:
-        """Mean loss of the latest steps; a new point of the curve where there were any."""
+        """Mean loss of the steps since the last call; they become a point of the curve."""
         if self._losses:
             self._recent = float(torch.stack(self._losses).mean())
             self._losses.clear()
@@ -109,7 +123,7 @@ class Trainer:
         return self._recent
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """The weights to sample with, keys and types as the reference saves them."""
+        """The weights to sample with; keys and types are those of afford-motion's checkpoints."""
         state = self.model.state_dict()
         if self.average is not None:
             names = (name for name, _ in self.model.named_parameters())
@@ -117,7 +131,7 @@ class Trainer:
         return {key: value.float().cpu() for key, value in state.items() if not is_frozen(key)}
 
     def save(self, path: Path) -> None:
-        """Write all that is needed to go on."""
+        """Write everything that is needed to go on."""
         state = {
             "step": self.step,
             "curve": self.curve,
@@ -130,52 +144,51 @@ class Trainer:
             torch.save(state, temporary)
 
     def resume(self, path: Path) -> bool:
-        """Go on from what `save` wrote; False where there is nothing.
+        """Go on from what `save` wrote; False if there is nothing.
 
         Raises:
-            CheckpointError: it cannot be read, or is of another model or another set of items.
+            CheckpointError: it cannot be read, or it is of another training.
         """
         if not path.exists():
             return False
+        anew = f"remove {path.parent} to train from the start"
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)
-            found, expected = state["settings"], self._settings()
+            found = dict(state["settings"])
         except Exception as error:  # a damaged file raises anything: zip, pickle, torch
             raise CheckpointError(
-                f"{path}: cannot be read ({type(error).__name__}: {error}); remove it to train "
-                "from the start"
+                f"{path}: cannot be read ({type(error).__name__}: {error}); {anew}"
             ) from None
-        differing = [key for key in expected if found.get(key) != expected[key]]
+        # Older versions did not write every key; what they did not write is not compared.
+        expected = {key: value for key, value in self._settings().items() if key in found}
+        differing = differences({key: found[key] for key in expected}, expected)
         if differing:
-            listed = "".join(
-                f"\n  {key}: {found.get(key)} there, {expected[key]} configured"
-                for key in differing
-            )
+            listed = "".join(f"\n  {line}" for line in differing)
             raise CheckpointError(
                 f"{path}: is of another training:{listed}\nGive a new exp_name, restore the "
-                "settings, or remove the file to train from the start"
+                f"settings, or {anew}"
             )
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.average is not None:
-            self.average = state["average"]
-        self.step, self.curve = state["step"], state["curve"]
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.average is not None:
+                self.average = state["average"]
+            self.step, self.curve = state["step"], state["curve"]
+            self._recent = self.curve[-1][1] if self.curve else math.nan
+        except Exception as error:  # tensors or keys that are not those of this model
+            raise CheckpointError(
+                f"{path}: does not fit the model ({type(error).__name__}: {error}); {anew}"
+            ) from None
         return True
 
     def _settings(self) -> dict[str, Any]:
-        """What must not change under a training that goes on; the rest may."""
-        config = self.config
-        return {
-            "architecture": asdict(self.architecture),
-            "diffusion": [config.diffusion.steps, config.diffusion.noise_schedule],
-            "dataset": [config.dataset.data_repr, config.dataset.sigma, config.dataset.num_points],
-            "seed": config.seed,
-            "ema_decay": config.training.ema_decay,
-        }
+        """What must not change while a training goes on; anything else may."""
+        kept = sampling_settings(self.config) | training_settings(self.config)
+        return {"architecture": asdict(self.architecture)} | kept
 
 
 def noising_coefficients(diffusion: GaussianDiffusion, device: str) -> torch.Tensor:
-    """sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t): (2, steps) float32."""
+    """sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t) of every step: (2, steps) float32."""
     tables = diffusion.sqrt_alphas_cumprod, diffusion.sqrt_one_minus_alphas_cumprod
     return torch.tensor(np.stack(tables), dtype=torch.float32, device=device)
 
@@ -183,11 +196,16 @@ def noising_coefficients(diffusion: GaussianDiffusion, device: str) -> torch.Ten
 def draw_timesteps(
     count: int, num_steps: int, noisy_timestep_fraction: float, generator: torch.Generator
 ) -> torch.Tensor:
-    """(count,) int64 in [0, num_steps): a share from the noisiest tenth, the rest uniform.
+    """Draw timesteps: (count,) int64 in [0, num_steps).
 
-    A map has thousands of points, so that which object it is about can be seen through all but
-    the strongest noise: only the last tenth of the chain teaches a model to find it. Without the
-    rest of the chain, a model never learns to remove the last of the noise.
+    With thousands of points per map, the target object stays recognisable unless the noise is
+    very strong. So only the noisiest tenth of the steps trains the model to find it. The rest of
+    the steps trains the model to remove weak noise.
+
+    Args:
+        noisy_timestep_fraction: from 0 to 1, of timesteps drawn from the noisiest tenth of the
+            chain; the rest are uniform over the whole chain.
+        generator: on the device where the timesteps are wanted.
     """
     u, v = torch.rand(2, count, generator=generator, device=generator.device, dtype=torch.float64)
     u = torch.where(v < noisy_timestep_fraction, 1 - u / 10, u)
@@ -201,7 +219,7 @@ def diffusion_loss(
 
     Args:
         model: called as model(x_t, t, c_text, c_pc_xyz, c_pc_feat).
-        noising: `noising_coefficients`; x_t is as in `GaussianDiffusion.q_sample`.
+        noising: `noising_coefficients`. x_t is the same as in `GaussianDiffusion.q_sample`.
         t: (batch,) int64.
         noise: standard normal, shaped like batch.x_start.
     """
@@ -211,11 +229,12 @@ def diffusion_loss(
 
 
 class _GradientGraph:
-    """Loss and gradients of a step as a CUDA graph: without it, Python is what a step waits for.
+    """Loss and gradients of a step as a CUDA graph. Without it, a step waits for Python.
 
     Args:
-        gradients: of (batch, t, noise), with new .grad of the weights; later batches have the
-            shapes of this one.
+        gradients: called as gradients(batch, t, noise); returns the loss and sets .grad of the
+            weights anew.
+        inputs: of the first step; those of later steps have the same shapes.
     """
 
     def __init__(self, gradients: Callable, *inputs):
@@ -229,7 +248,7 @@ class _GradientGraph:
 
 
 def learning_rate(training, step: int) -> float:
-    """The learning rate of a step: warm-up, then constant or half a cosine down to zero."""
+    """The learning rate of a step: it rises, then is constant or falls to zero as half a cosine."""
     rate = training.lr * min(1.0, (step + 1) / max(1, training.warmup_steps))
     if training.lr_schedule == "cosine":
         rate *= (1 + math.cos(math.pi * min(1.0, step / training.steps))) / 2

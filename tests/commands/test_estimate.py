@@ -71,3 +71,9 @@ def test_bad_items_are_passed_over_and_none_left_is_told(planned, tmp_path):
         np.savez(path, points=np.zeros((1, 6)))
     with pytest.raises(DataError, match="none of 7 samples can be read; the last: "):
         estimate(*make_plan(config), minutes_per_chunk=10, log=quiet)
+
+
+@pytest.mark.parametrize("minutes", ["nan", "inf", "0", "-1"])
+def test_a_length_that_is_none_is_refused(planned, capsys, minutes):
+    assert main(["estimate", "outputs/run", f"--minutes-per-chunk={minutes}"]) == 2
+    assert "expected a number of minutes above 0" in capsys.readouterr().err

@@ -87,3 +87,18 @@ def test_the_demos_estimate_says_how_to_get_its_data(tmp_path, monkeypatch, caps
     monkeypatch.chdir(tmp_path)
     assert main(["estimate"]) == 2
     assert "snakemake --cores 1 demo_data" in capsys.readouterr().err
+
+
+def test_an_archive_that_names_its_device_as_earlier_versions_did_is_of_the_same_device(generated):
+    (ARCHIVE / "zarr.json").chmod(0o644)
+    group = zarr.open_group(ARCHIVE, mode="r+")
+    assert group.attrs["devices"][0]["kind"] == "cpu"
+    group.attrs["devices"] = ["CPU (64 thread(s))"]
+    assert module.resample(ARCHIVE, 1, lambda line: None).tolerance == 0
+    group.attrs["devices"] = ["NVIDIA H100 80GB HBM3"]
+    assert module.resample(ARCHIVE, 1, lambda line: None).tolerance == module.TOLERANCE["fp32"]
+
+
+def test_a_number_of_samples_below_one_is_refused(generated, capsys):
+    assert main(["verify", str(RUN), "--resample", "-3"]) == 2
+    assert "--resample is -3, expected a number of samples above 0" in capsys.readouterr().err

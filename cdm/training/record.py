@@ -1,0 +1,141 @@
+"""How a training is named by its settings, and what may change while it goes on (no torch).
+
+The file that `snakemake train` has to write is named by the settings. With other settings that
+file is not there, so the job starts, and either goes on or says why it does not.
+"""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from cdm.config import Config
+from cdm.errors import CheckpointError
+from cdm.files import digest, seal, unseal, write_bytes
+from cdm.model.training_record import (
+    SETTINGS,
+    TrainingRecord,
+    differences,
+    read_training_record,
+    sampling_settings,
+    write_training_record,
+)
+
+# A finished training may be given more steps; when models are written decides no number.
+MAY_CHANGE_AT_THE_END = {"training.steps"}
+DECIDES_NOTHING = {"checkpoint_every"}
+
+
+def training_settings(config: Config) -> dict[str, Any]:
+    """What must not change while a training goes on, beside `sampling_settings`: key -> value."""
+    dataset, model = config.dataset, asdict(config.model)
+    values = {
+        "seed": config.seed,
+        "dataset.name": dataset.name,
+        "dataset.sets": list(dataset.sets),
+        "dataset.num_points": dataset.num_points,
+        "model.arch": config.model.arch,
+        "model.time_emb_dim": config.model.time_emb_dim,
+        "model.scene_model.point_feat_dim": config.model.scene_model.point_feat_dim,
+        "training.ema_decay": config.training.ema_decay,
+    }
+    for section, sizes in model.items():
+        if section.startswith("arch_"):
+            values |= {f"model.{section}.{key}": value for key, value in sizes.items()}
+    return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
+
+
+def recipe(config: Config) -> dict[str, Any]:
+    """What may change while a training is not finished, such as the learning rate: key -> value."""
+    return {
+        f"training.{key}": value
+        for key, value in asdict(config.training).items()
+        if key not in DECIDES_NOTHING | {"ema_decay"}
+    }
+
+
+def finished_path(config: Config) -> Path:
+    """The record that a training with these settings writes when it is finished.
+
+    It has another name if the model that it tells of is no longer there: then the training writes
+    the model again.
+    """
+    folder = Path(config.run_dir, "training")
+    base = digest([sampling_settings(config), training_settings(config), recipe(config)])
+    stale = []
+    for path in sorted(folder.glob("finished-*.json")):
+        try:
+            content = unseal(path.read_bytes())
+            same, model = content["base"] == base, Path(config.run_dir, "ckpt", content["model"])
+        except (OSError, ValueError, KeyError, TypeError):
+            same, model = path.stem == f"finished-{base}", None
+        if same and model and model.exists():
+            return path
+        stale += [path.name] if same else []
+    return folder / f"finished-{digest([base, stale]) if stale else base}.json"
+
+
+def write_finished(path: Path, config: Config, model: Path) -> None:
+    """Write the record of a finished training in place of older ones.
+
+    Args:
+        path: `finished_path`, as it was when the training began.
+        model: the last model that it wrote.
+    """
+    base = digest([sampling_settings(config), training_settings(config), recipe(config)])
+    for old in path.parent.glob("finished-*.json"):
+        if old != path:
+            old.unlink()
+    write_bytes(path, seal({"base": base, "model": model.name}))
+
+
+def check_may_go_on(config: Config) -> None:
+    """Compare the settings with those of the training that lies in the run's folder, if any.
+
+    Raises:
+        CheckpointError: it is another training, or a finished one with another recipe; there are
+            models without the state to go on from; or more steps are done than configured.
+    """
+    folder = Path(config.run_dir)
+    record = read_training_record(folder)
+    state = folder / "ckpt" / "training.pt"
+    models = sorted(path.name for path in folder.glob("ckpt/model*.pt"))
+    anew = (
+        "Give a new exp_name to train another model; or, to train from the start here: rm -rf "
+        f"{folder}/ckpt {folder}/training {folder}/Mean_Std_*.npz"
+    )
+    if models and not state.exists():
+        raise CheckpointError(
+            f"{folder}/ckpt: holds {models[-1]} but no training.pt to go on from. {anew}"
+        )
+    if record is None or not state.exists():
+        return
+    found = differences(record.sampling, sampling_settings(config))
+    found += differences(record.training, training_settings(config))
+    finished = [*folder.glob("training/finished-*.json")]
+    if finished:
+        settled = {k: v for k, v in record.recipe.items() if k not in MAY_CHANGE_AT_THE_END}
+        found += differences(settled, recipe(config))
+    if found:
+        listed = "".join(f"\n  {line}" for line in found)
+        what = "a finished training" if finished else "another training"
+        raise CheckpointError(
+            f"{folder / SETTINGS}: {folder}/ckpt is of {what}:{listed}\nRestore these settings to "
+            f"go on. {anew}"
+        )
+
+
+def record_settings(config: Config, step: int) -> list[str]:
+    """Write down the settings with which a training begins or goes on, at a step.
+
+    Returns:
+        Lines that tell which part of the recipe is new since then.
+    """
+    folder, now = Path(config.run_dir), recipe(config)
+    record = TrainingRecord(sampling_settings(config), training_settings(config), [])
+    before = read_training_record(folder) if step else None
+    history = before.history if before else []
+    changes = differences(history[-1]["recipe"], now) if history else []
+    if changes or not history:
+        history = [*history, {"step": step, "recipe": now}]
+    write_training_record(folder, replace(record, history=history))
+    return changes

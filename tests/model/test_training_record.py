@@ -1,0 +1,129 @@
+"""What a training recorded, held against the configuration that samples its model."""
+
+import re
+from pathlib import Path
+
+import pytest
+from helpers import run_config
+
+from cdm.errors import CheckpointError, ConfigError
+from cdm.model.training_record import (
+    SETTINGS,
+    TrainingRecord,
+    check_sampled_as_trained,
+    differences,
+    read_training_record,
+    sampling_settings,
+    write_training_record,
+)
+
+RECIPE = [{"step": 0, "recipe": {"training.lr": 0.1}}]
+
+
+def write(folder, **changes):
+    """The record of a training with the configuration of the tests, changed."""
+    record = TrainingRecord(sampling_settings(run_config(**changes)), {}, RECIPE)
+    write_training_record(folder, record)
+    return record
+
+
+def test_a_record_reads_back_and_where_there_is_none_nothing_is_compared(tmp_path):
+    assert read_training_record(tmp_path) is None
+    check_sampled_as_trained(run_config(), tmp_path)
+    record = write(tmp_path)
+    assert read_training_record(tmp_path) == record
+    assert record.recipe == {"training.lr": 0.1}
+    check_sampled_as_trained(run_config(), tmp_path)
+
+
+def test_what_only_sampling_decides_may_differ(tmp_path):
+    write(tmp_path)
+    other = run_config(
+        sampling={"method": "ddim", "k_samples": 3},
+        diffusion={"timestep_respacing": 7},
+        dataset={"phase": "test", "captions": "first", "data_dir": "elsewhere"},
+        training={"lr": 1.0, "steps": 9},
+        seed=5,
+    )
+    check_sampled_as_trained(other, tmp_path)
+
+
+CLIP = {"text_model": {"version": "ViT-B/32", "max_length": 20}}
+
+
+@pytest.mark.parametrize(
+    ("trained", "sampled", "line"),
+    [
+        (
+            {"diffusion": {"steps": 500}},
+            {"diffusion": {"steps": 1000}},
+            "diffusion.steps: 500 there, 1000 configured",
+        ),
+        (
+            {"diffusion": {"noise_schedule": "linear"}},
+            {},
+            'diffusion.noise_schedule: "linear" there, "cosine" configured',
+        ),
+        ({"dataset": {"sigma": 0.5}}, {}, "dataset.sigma: 0.5 there, 0.8 configured"),
+        (
+            {"dataset": {"data_repr_joints": [0, 1, 2, 3, 4, 5]}},
+            {},
+            "dataset.data_repr_joints: [0, 1, 2, 3, 4, 5] there, [0, 10, 11, 12, 20, 21]",
+        ),
+        (
+            {"dataset": {"data_repr": "contact_pelvis"}, "model": {"data_repr": None}},
+            {"dataset": {"data_repr": "contact_one_joints"}, "model": {"data_repr": None}},
+            'dataset.data_repr: "contact_pelvis" there, "contact_one_joints" configured',
+        ),
+        ({"dataset": {"use_raw_dist": True}}, {}, "dataset.use_raw_dist: true there, false"),
+        (
+            {"model": CLIP},
+            {"model": {"text_model": CLIP["text_model"] | {"max_length": 74}}},
+            "model.text_model.max_length: 20 there, 74 configured",
+        ),
+        (
+            {"model": CLIP},
+            {},
+            'model.text_model.version: "ViT-B/32" there, "hashing" configured',
+        ),
+        (
+            {"model": {"scene_model": {"use_scene_model": False}}},
+            {},
+            "model.scene_model.use_scene_model: false there, true configured",
+        ),
+    ],
+)
+def test_a_setting_that_contradicts_the_training_is_named_with_both_values(
+    tmp_path, trained, sampled, line
+):
+    write(tmp_path, **trained)
+    with pytest.raises(ConfigError, match=f"{re.escape(SETTINGS)}: the model was.*") as error:
+        check_sampled_as_trained(run_config(**sampled), tmp_path)
+    assert f"\n  {line}" in str(error.value)
+    assert "Configure the values of the training" in str(error.value)
+    check_sampled_as_trained(run_config(**trained), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[:40],
+        lambda data: data.replace(b"0.8", b"0.9"),
+        lambda data: b"",
+        lambda data: b"[" * 100_000,
+        lambda data: b'{"sampling": NaN}',
+    ],
+)
+def test_a_damaged_record_is_told(tmp_path, damage):
+    write(tmp_path)
+    path = Path(tmp_path, SETTINGS)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(CheckpointError, match=r"settings\.json: not the record of a training"):
+        check_sampled_as_trained(run_config(), tmp_path)
+
+
+def test_differences_are_of_recorded_keys_only():
+    assert differences({"a": 1, "b": None}, {"a": 2, "b": None, "c": 3}) == [
+        "a: 1 there, 2 configured"
+    ]
+    assert differences({"a": [1]}, {}) == ["a: [1] there, null configured"]

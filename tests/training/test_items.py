@@ -1,0 +1,63 @@
+"""The items of a training: read once, shown in epochs, turned and captioned anew."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from trainings import tiny
+
+from cdm.datasets import FileReader
+from cdm.datasets.base import gravity_rotation
+from cdm.demo.scenes import DemoDataset
+from cdm.errors import DataError
+from cdm.training.items import TrainingItems, epoch_order, read_training_items, rotate_about
+
+
+def test_every_epoch_shows_every_item_once():
+    order = epoch_order(7, seed=1, start=0, count=21)
+    assert all(sorted(order[i : i + 7]) == list(range(7)) for i in (0, 7, 14))
+    assert list(order[5:12]) == list(epoch_order(7, seed=1, start=5, count=7))
+
+
+def test_batches_turn_items_and_pick_captions():
+    points = torch.randn(2, 4, 3)
+    items = TrainingItems(points, None, torch.zeros(2, 4, 1), [["a", "b"], ["c"]])
+    items.gravity_dim = 2
+    items.encode(lambda texts: torch.eye(len(texts)), "cpu")
+    batches = [items.batch(step, 2, seed=3) for step in range(20)]
+    assert {tuple(row) for b in batches for row in b.c_text.tolist()} == {
+        (1, 0, 0), (0, 1, 0), (0, 0, 1)
+    }  # fmt: skip
+    for batch in batches:
+        torch.testing.assert_close(batch.c_pc_xyz[..., 2].sum(), points[..., 2].sum())
+    angle = torch.tensor([0.3, -2.0], dtype=torch.float64)
+    for dim in range(3):
+        turned = rotate_about(points, angle, dim)
+        for i in range(2):
+            expected = points[i].double() @ torch.from_numpy(
+                gravity_rotation(float(angle[i]), dim)[:3, :3].T
+            )
+            torch.testing.assert_close(turned[i].double(), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_a_wrong_number_of_points_is_told(few_items):
+    config = replace(tiny().dataset, phase="train", num_points=7)
+    with pytest.raises(DataError, match=r"num_points is 7, but the demo's items have 1024"):
+        read_training_items(DemoDataset(config, "", 3, 0), 3, 0, print)
+
+
+def test_bad_items_are_left_out_or_end_the_training(few_items, monkeypatch):
+    def damaged(self, sample, reader: FileReader, whole=DemoDataset.read_item):
+        item = whole(self, sample, reader)
+        return item if sample.index != SECOND else replace(item, c_pc_feat=item.c_pc_feat[:, :1])
+
+    config = replace(tiny().dataset, phase="train", captions="all")
+    samples = DemoDataset(config, "", 3, 0).samples()
+    SECOND = list(dict.fromkeys(s.index for s in samples))[1]
+    monkeypatch.setattr(DemoDataset, "read_item", damaged)
+    with pytest.raises(DataError, match="has 1 point features, expected 3"):
+        read_training_items(DemoDataset(config, "", 3, 0), 3, 0, print)
+    lines = []
+    skipping = replace(config, on_bad_item="skip")
+    items = read_training_items(DemoDataset(skipping, "", 3, 0), 3, 0, lines.append)
+    assert len(lines) == 1 and len(items) == len(items.captions) == len(items.contact)

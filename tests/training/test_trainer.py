@@ -1,0 +1,134 @@
+"""One step of training: its loss, timesteps and learning rate, on a CPU and on a GPU."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from helpers import demo_config, relative_error
+from trainings import tiny
+
+from cdm.demo.scenes import DemoDataset
+from cdm.errors import CheckpointError
+from cdm.model.backbones.base import map_tensors
+from cdm.sampling.diffusion import create_diffusion
+from cdm.training.items import TrainingBatch, read_training_items
+from cdm.training.train import architecture_to_train
+from cdm.training.trainer import (
+    Trainer,
+    _GradientGraph,
+    diffusion_loss,
+    draw_timesteps,
+    learning_rate,
+    noising_coefficients,
+)
+
+
+def test_the_loss_falls(few_items):
+    trainer = Trainer(tiny(lr=3e-3), architecture_to_train(tiny()), "cpu")
+    dataset = DemoDataset(replace(tiny().dataset, phase="train"), "", 3, 0)
+    items = read_training_items(dataset, 3, 0, print)
+    items.normalise(items.statistics("test"))
+    items.encode(lambda texts: torch.zeros(len(texts), 128), "cpu")
+    losses = []
+    for _ in range(30):
+        trainer.train_step(items.batch(0, 4, seed=0))
+        losses.append(trainer.recent_loss())
+    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
+
+
+def test_loss_is_the_error_of_x_0_at_a_noised_map():
+    chain = create_diffusion(100)
+    batch = TrainingBatch(torch.randn(3, 5, 2), None, None, None)
+    noise, t, seen = torch.randn(3, 5, 2), torch.tensor([0, 50, 99]), {}
+
+    def model(x_t, t, *conditions):
+        seen["x_t"] = x_t
+        return batch.x_start + 2
+
+    loss = diffusion_loss(model, noising_coefficients(chain, "cpu"), batch, t, noise)
+    assert math.isclose(float(loss), 4, rel_tol=1e-6)
+    torch.testing.assert_close(seen["x_t"], chain.q_sample(batch.x_start, t, noise))
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.4, 1.0])
+def test_timesteps_are_uniform_or_as_noisy_as_asked(fraction):
+    t = draw_timesteps(100_000, 500, fraction, torch.Generator().manual_seed(0))
+    assert t.min() == (450 if fraction == 1 else 0) and t.max() == 499
+    for low in (450, 475):
+        expected = fraction * (500 - low) / 50 + (1 - fraction) * (500 - low) / 500
+        assert abs((t >= low).double().mean() - expected) < 0.005
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_gpu_trains_like_the_cpu(precision):
+    sizes = {"trans_dim": 32, "depth": 2, "last_dim": 8}
+    config = demo_config(
+        model={"time_emb_dim": 16, "arch_pointmamba": sizes},
+        training={"precision": precision, "batch_size": 4},
+    )
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"x_start": (4, 65, 6), "c_text": (4, 128), "c_pc_xyz": (4, 65, 3)}
+    batch = [torch.randn(shape, generator=generator) for shape in shapes.values()]
+    batch = TrainingBatch(*batch, torch.rand(4, 65, 3, generator=generator))
+    t, noise = torch.tensor([1, 500, 900, 999]), torch.randn(4, 65, 6, generator=generator)
+    inputs, results = (batch, t, noise), {}
+    for device in ("cpu", "cuda"):
+        cpu = device == "cpu"
+        chosen = replace(config, training=replace(config.training, precision="fp32"))
+        trainer = Trainer(chosen if cpu else config, architecture_to_train(config), device)
+        gradients = trainer._eager if cpu else _GradientGraph(
+            trainer._eager, *map_tensors(torch.Tensor.cuda, inputs)
+        )  # fmt: skip
+        for shift in (0.5, 0.0):  # a replay takes new inputs and old gradients do not stay
+            moved = map_tensors(
+                torch.clone, (batch._replace(x_start=batch.x_start + shift), t, noise)
+            )
+            loss = gradients(*(moved if cpu else map_tensors(torch.Tensor.cuda, moved)))
+        results[device] = [loss.detach(), *(p.grad for p in trainer.model.parameters())]
+    tolerance = 1e-5 if precision == "fp32" else 0.1
+    for a, b in zip(*results.values(), strict=True):
+        assert relative_error(b, a) < tolerance
+
+
+def test_the_learning_rate_warms_up_and_falls():
+    settings = tiny(lr=1.0, steps=100, warmup_steps=10, lr_schedule="cosine").training
+    rates = [learning_rate(settings, step) for step in range(100)]
+    assert rates[0] == 0.1 and max(rates) > 0.95 and rates[-1] < 1e-3
+    assert learning_rate(replace(settings, lr_schedule="constant"), 99) == 1.0
+
+
+def test_a_state_of_another_training_is_refused_and_an_older_one_is_not(tmp_path):
+    trainer = Trainer(tiny(), architecture_to_train(tiny()), "cpu")
+    path = tmp_path / "training.pt"
+    assert trainer.resume(path) is False
+    trainer.step = 3
+    trainer.save(path)
+    other = tiny(changes={"dataset": {"sigma": 0.5}})
+    with pytest.raises(CheckpointError, match=r"another training:\n  dataset\.sigma: 0\.8 th"):
+        Trainer(other, architecture_to_train(other), "cpu").resume(path)
+
+    # Earlier versions wrote fewer settings.
+    state = torch.load(path, weights_only=True)
+    state["settings"] = {"architecture": state["settings"]["architecture"], "seed": 2023}
+    torch.save(state, path)
+    resumed = Trainer(other, architecture_to_train(other), "cpu")
+    assert resumed.resume(path) and resumed.step == 3
+
+
+@pytest.mark.parametrize("damage", ["cut", "settings", "weights"])
+def test_a_damaged_state_is_told(tmp_path, damage):
+    trainer = Trainer(tiny(), architecture_to_train(tiny()), "cpu")
+    path = tmp_path / "training.pt"
+    trainer.save(path)
+    state = torch.load(path, weights_only=True)
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:1000])
+    elif damage == "settings":
+        torch.save(state | {"settings": [1]}, path)
+    else:
+        torch.save(state | {"model": {"x": torch.zeros(2)}}, path)
+    with pytest.raises(CheckpointError, match=r"training\.pt: (cannot be read|does not fit)"):
+        trainer.resume(path)
