@@ -10,7 +10,7 @@ import yaml
 from cdm.config import SCHEMA, Config, is_demo, load_config
 from cdm.config.text_yaml import read_text_yaml
 from cdm.errors import ConfigError
-from cdm.files import expand_path
+from cdm.files import expand_path, read_bytes
 
 DEFAULTS, DEMO_DEFAULTS = SCHEMA.with_name("config.yaml"), SCHEMA.with_name("demo.yaml")
 
@@ -103,7 +103,7 @@ def _flow(value: Any) -> str:
 def _read_file(path: Path) -> dict[str, Any]:
     """Keys and values of a file, scalars as typed; none for an empty file."""
     try:
-        text = path.read_text("utf-8-sig")
+        text = read_bytes(path).decode("utf-8-sig")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:

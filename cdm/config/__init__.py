@@ -2,6 +2,7 @@
 
 `config/config.yaml` holds every key with its default, `config/schema.yaml` every type, unit and
 permitted value. Nothing is filled in silently: a missing or unknown key is an error.
+It imports `cdm.errors` and `cdm.files` only.
 """
 
 import dataclasses

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import threading
 import zipfile
 from collections import OrderedDict
@@ -12,9 +13,10 @@ from typing import BinaryIO
 
 import numpy as np
 
-from cdm.errors import BadItem, DataError
+from cdm.errors import BadItem, DataError, listed
 from cdm.files import FileContent, FileState, read_with_state, safe_name
 
+LARGEST = 2**33  # bytes of a file; the features of a whole scene have a tenth of it
 REBUILD = "rebuild the file, or set dataset.on_bad_item to skip"
 
 
@@ -80,9 +82,11 @@ def read_regular(path: Path) -> tuple[bytes, FileState]:
     """The bytes of a plain file and its state at that time.
 
     Raises:
-        BadItem: not there, not readable, not a plain file, or changed while it was read.
+        BadItem: not there, not readable, not a plain file, too large, or changed while it was read.
     """
     try:
+        if (size := os.stat(path).st_size) > LARGEST:
+            raise BadItem(f"{path}: has {size} bytes, expected at most {LARGEST}; {REBUILD}")
         data, state = read_with_state(path)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or error
@@ -136,7 +140,7 @@ def decode_npz(
         raise BadItem(f"{place}: {_damaged(error)}, {len(data)} bytes; {REBUILD}") from error
     absent = [name for name in shapes if name not in found]
     if absent:
-        names, there = ", ".join(map(repr, absent)), ", ".join(found) or "nothing"
+        names, there = ", ".join(map(repr, absent)), listed(found, 8, ", ") or "nothing"
         raise BadItem(f"{place}: {names} not in the file, found {there}; {missing}")
     twice = [name for name in shapes if found.count(name) > 1]
     if twice:

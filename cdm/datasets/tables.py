@@ -14,6 +14,7 @@ from cdm.files import safe_name
 
 COLUMNS = ("scene_id", "scene_trans_x", "scene_trans_y", "scene_trans_z", "utterance")
 FARTHEST_M = 1e7  # the largest offset; even map projections of the earth stay below
+LONGEST = 300  # characters of a row that a message shows
 NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 
 
@@ -121,7 +122,7 @@ def read_table(data_dir: Path, relpath: str) -> list[AnnoRow]:
         if len(fields) != len(header):
             raise DataError(
                 f"{place} has {len(fields)} fields, expected {len(header)} as in the header: "
-                f"{fields}; put a caption that holds a comma in double quotes"
+                f"{_shown(fields)}; put a caption that holds a comma in double quotes"
             )
         if any("\n" in field for field in fields):
             inner = text.split("\n")[line : line + sum(field.count("\n") for field in fields)]
@@ -142,6 +143,12 @@ def _check_header(path: Path, header: list[str]) -> None:
         raise DataError(f"{path}: column {twice[0]} comes twice, expected once in the first line")
 
 
+def _shown(fields: list[str]) -> str:
+    """The fields of a row, cut where a message would fill the screen."""
+    text = str(fields)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+
 def _refuse_swallowed_rows(place: str, lines: list[str], columns: list[int]) -> None:
     """Refuse a row that runs on over lines that look like rows of their own.
 
@@ -151,8 +158,8 @@ def _refuse_swallowed_rows(place: str, lines: list[str], columns: list[int]) -> 
         words = line.split(",")
         if len(words) > max(columns) and all(NUMBER.fullmatch(words[i]) for i in columns):
             raise DataError(
-                f"{place} runs on over {line!r}, which looks like a row of its own; close the "
-                "quote that is open before it"
+                f"{place} runs on over {line[:LONGEST]!r}, which looks like a row of its own; "
+                "close the quote that is open before it"
             )
 
 
@@ -162,8 +169,8 @@ def _parse_row(place: str, fields: list[str], columns: list[int]) -> AnnoRow:
     offset = [float(word) if NUMBER.fullmatch(word) else math.nan for word in words]
     if not all(abs(value) <= FARTHEST_M for value in offset):
         raise DataError(
-            f"{place} is {fields}, expected finite numbers of metres, at most {FARTHEST_M:g}, in "
-            "scene_trans_x, scene_trans_y and scene_trans_z"
+            f"{place} is {_shown(fields)}, expected finite numbers of metres, at most "
+            f"{FARTHEST_M:g}, in scene_trans_x, scene_trans_y and scene_trans_z"
         )
     if scene:
         safe_name(scene, f"{place}: scene_id", DataError)

@@ -13,19 +13,20 @@ from cdm.commands.config_files import as_typed, config_arguments, read_config
 from cdm.config import Config
 from cdm.errors import ConfigError
 
-FILE = {"exp_name": "mine", "exp_dir": "demo", "sampling": {"batch_size": 7}}
+FILE = {"exp_dir": "demo", "sampling": {"batch_size": 7}}
 ARGUMENTS = ["dataset={data_dir: data, sets: [HUMANISE], num_points: 64}", "seed=5", "gpu=null"]
 
 
 def test_the_configuration_is_the_one_snakemake_plans_with(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_dataset(tmp_path / "data", 3)
-    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(FILE | {"model": DEMO_MODEL}))
+    content = "exp_name: 007\n" + yaml.safe_dump(FILE | {"model": DEMO_MODEL})
+    (tmp_path / "mine.yaml").write_text(content)
     command = ["snakemake", "-s", REPO / "Snakefile", "--configfile", "mine.yaml", "--cores", "1"]
     command += ["--config", *ARGUMENTS, "--until", "demo_data"]  # plans, and runs nothing
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "outputs/mine/plan/plan.json").read_bytes())["config"]
+    found = json.loads((tmp_path / "outputs/007/plan/plan.json").read_bytes())["config"]
     assert found == read_config(["mine.yaml"], ARGUMENTS).as_dict()
 
 

@@ -189,6 +189,13 @@ def test_a_name_that_cannot_be_is_a_bad_item_and_counts_as_missing(data_dir, nam
     }
 
 
+def test_a_file_of_terabytes_is_not_read(item):
+    path, problem = item
+    with open(path, "r+b") as file:
+        file.truncate(2**40)  # sparse: it takes no space
+    assert "has 1099511627776 bytes, expected at most" in problem()
+
+
 def write_member(path, shape, num_bytes, dtype="<f4", name="points.npy", times=1):
     """An .npz whose array claims a shape, with so many zero bytes behind it."""
     header = io.BytesIO()
