@@ -16,7 +16,7 @@ import numpy as np
 from cdm.archive.layout import OK
 from cdm.archive.reader import ContactMaps
 from cdm.archive.records import read_record
-from cdm.datasets import Dataset, FileReader, Sample
+from cdm.datasets import FileReader, Sample
 from cdm.datasets.actions import action_of
 from cdm.datasets.statistics import checked_statistics
 from cdm.errors import ArchiveError, DataError
@@ -125,6 +125,7 @@ def measure_archive(plan: Plan, log: Log, threads: int = 1) -> Measured:
     reader = FileReader(plan.config.data_dir)
     measures = MapMeasures(plan.config, archived_statistics(maps, plan))
     measured, began = Measured(), time.perf_counter()
+    read: set[str] = set()
 
     def work(row: int, sample: Sample) -> tuple[GroundTruth, dict[str, float]]:
         truth = read_truth(dataset, sample, reader)
@@ -141,7 +142,10 @@ def measure_archive(plan: Plan, log: Log, threads: int = 1) -> Measured:
                 measured.add(sample, truth, values, measures.pelvis is not None)
             measured.skipped.update(s.set for s in samples)
             measured.skipped.subtract(s.set for s in chosen)
-            _check_unedited(plan, chunk, dataset, chosen, reader)
+            masks = {dataset.target_mask_file(sample) for sample in chosen} - {None}
+            files = {name for sample in chosen for name in dataset.files(sample)}
+            covered = _check_unedited(plan, chunk, files, reader)
+            read |= masks - files if covered else masks | files
             log(f"{chunk.stop}/{plan.num_samples} samples, {time.perf_counter() - began:.0f} s")
 
     # What was read beside the files that the plan knows.
@@ -150,9 +154,7 @@ def measure_archive(plan: Plan, log: Log, threads: int = 1) -> Measured:
             f"{plan.archive}: all of its {plan.num_samples} samples were skipped, so there is "
             f"nothing to evaluate; cdm status {plan.config.run_dir} lists the reasons"
         )
-    names = {dataset.target_mask_file(sample) for sample in measured.samples} - {None}
-    known = {name for sample in measured.samples for name in dataset.files(sample)}
-    measured.inputs = inputs_read(reader, names - known)
+    measured.inputs = inputs_read(reader, read)
     return measured
 
 
@@ -168,22 +170,27 @@ def archived_statistics(maps: ContactMaps, plan: Plan) -> dict[str, list]:
     return checked_statistics(mean, std, source, plan.config.dataset.contact_dim).numbers()
 
 
-def _check_unedited(
-    plan: Plan, chunk: Chunk, dataset: Dataset, samples: list[Sample], reader: FileReader
-) -> None:
+def _check_unedited(plan: Plan, chunk: Chunk, files: set[str], reader: FileReader) -> bool:
     """Compare the files of a chunk's samples with what its record says they held.
 
+    Returns:
+        Whether there is a record. Without one (chunks may be removed after the merge), the plan
+        cannot see edits of these files.
     Raises:
         DataError: a file was edited after the maps were sampled, so both do not belong together.
     """
-    recorded = read_record(Path(plan.chunk_record(chunk))).contents[ITEMS]
-    for name in {name for sample in samples for name in dataset.files(sample)}:
+    path = Path(plan.chunk_record(chunk))
+    if not path.exists():
+        return False
+    recorded = read_record(path).contents[ITEMS]
+    for name in sorted(files):
         now, then = reader.contents.get(name), recorded.get(name)
         if now and then and now.sha256 != then["sha256"]:
             raise DataError(
                 f"{reader.path(name)}: was edited after the maps of chunk {chunk.name} were "
                 "sampled. Run the same command again: it samples this chunk anew and then measures"
             )
+    return True
 
 
 def summarise(measured: Measured, plan: Plan) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 from collections import Counter
 from dataclasses import replace
 
@@ -157,6 +158,16 @@ def test_an_item_edited_after_its_maps_were_sampled_is_not_measured(tmp_path, mo
     with pytest.raises(DataError, match=r"00004\.npz: was edited after the maps of chunk 00001-"):
         measure_archive(plan, quiet)
     assert list(tmp_path.glob("outputs/run/report/*")) == []
+
+
+def test_items_are_watched_where_their_chunks_were_removed_after_the_merge(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plan = make_archive(tmp_path)
+    shutil.rmtree(tmp_path / "outputs/run/chunks")
+    _, record = run_evaluate(plan)
+    assert evaluation_record(plan) == record
+    write_contacts(tmp_path / "data/HUMANISE/contact_motion/contacts/00004.npz", NUM_POINTS, 99)
+    assert not evaluation_record(plan).exists()
 
 
 def test_a_lost_shard_ends_the_evaluation_and_is_named(tmp_path, monkeypatch):
