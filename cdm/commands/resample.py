@@ -7,7 +7,6 @@ import numpy as np
 import torch
 
 from cdm.archive import ContactMaps
-from cdm.archive.layout import OK
 from cdm.datasets import Dataset, FileReader, Sample
 from cdm.datasets.base import evenly_spread
 from cdm.errors import ArchiveError, ConfigError
@@ -109,7 +108,7 @@ def resample(archive: Path, num_samples: int, log: Log) -> Resampled:
 
 def _compare(found: Resampled, maps: ContactMaps, row: int, k: int, x_0: np.ndarray) -> None:
     """Note how a map differs from the one in the archive."""
-    stored = maps.group["sample"][row, k]
+    stored = maps.read("sample", row)[k]
     found.num_maps += 1
     if np.array_equal(stored, x_0.astype(stored.dtype)):
         found.num_equal += 1
@@ -125,10 +124,10 @@ def _compare(found: Resampled, maps: ContactMaps, row: int, k: int, x_0: np.ndar
 
 def _pick(maps: ContactMaps, num_samples: int) -> list[int]:
     """Rows that have a map, spread evenly over the archive."""
-    rows = np.flatnonzero(maps.group["status"][:] == OK)
-    if not len(rows):
+    rows = maps.rows_with_maps()
+    if not rows:
         raise ArchiveError(f"{maps.path}: every sample was skipped, there is none to generate")
-    return evenly_spread(rows.tolist(), num_samples)
+    return evenly_spread(rows, num_samples)
 
 
 def _samples(plan: Plan, rows: list[int], dataset: Dataset) -> list[Sample]:

@@ -96,7 +96,7 @@ def _rename(temporary: Path, path: Path) -> None:
                 os.rename(temporary, path)
     else:
         os.replace(temporary, path)
-    _fsync(path.parent)
+    _fsync(path.parent, os.O_DIRECTORY)  # a run's folder may well be a link to another disk
 
 
 RENAME_EXCHANGE, AT_FDCWD = 2, -100  # of linux/fs.h and fcntl.h
@@ -222,8 +222,8 @@ def sync(path: Path) -> None:
         _fsync(path)
 
 
-def _fsync(path: str | Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+def _fsync(path: str | Path, flags: int = os.O_NOFOLLOW | os.O_NONBLOCK) -> None:
+    descriptor = os.open(path, os.O_RDONLY | flags)
     try:
         os.fsync(descriptor)
     finally:

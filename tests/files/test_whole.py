@@ -130,6 +130,18 @@ def test_a_link_is_replaced_and_what_it_points_to_stays(tmp_path, folder, dangli
     assert dangling or (elsewhere / "kept").read_text() == "kept"
 
 
+def test_the_folder_that_is_written_to_may_be_a_link(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "outputs").symlink_to(tmp_path / "disk")
+    for text in ("old", "new"):
+        write_folder(tmp_path / "outputs/store", text)
+        with replacing(tmp_path / "outputs/file") as temporary:
+            temporary.write_text(text)
+    assert (tmp_path / "disk/store/a").read_text() == "new"
+    assert (tmp_path / "disk/file").read_text() == "new"
+    assert sorted(os.listdir(tmp_path / "disk")) == ["file", "store"]
+
+
 def test_removing_and_flushing_do_not_follow_links(tmp_path):
     elsewhere, folder = tmp_path / "elsewhere", tmp_path / "folder"
     elsewhere.mkdir()

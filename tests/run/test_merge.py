@@ -134,6 +134,16 @@ def test_xarray_labels_each_row_uniquely_and_knows_the_other_columns(plan):
     assert (halves[0].distance - halves[1].distance).sizes["index"] == 0  # no row of one is other's
 
 
+@pytest.mark.parametrize("place", ["outputs", "outputs/run", "outputs/run/chunks"])
+def test_folders_of_a_run_may_be_links_to_another_disk(plan, tmp_path, place):
+    Path(place).rename(tmp_path / "disk")
+    Path(place).symlink_to(tmp_path / "disk")
+    merge(plan, quiet)
+    np.testing.assert_array_equal(
+        ContactMaps(plan.archive).distance("HUMANISE", 3), whole_arrays()["distance"][3]
+    )
+
+
 def damage_missing_store(record, store):
     shutil.rmtree(store)
 
