@@ -16,7 +16,17 @@ from typing import Any
 from cdm.archive.checks import verify_file
 from cdm.datasets import FileReader
 from cdm.errors import ArchiveError
-from cdm.files import FileState, checksum, digest, hash_file, seal, typed, unseal, write_bytes
+from cdm.files import (
+    FileState,
+    checksum,
+    digest,
+    hash_file,
+    read_bytes,
+    seal,
+    typed,
+    unseal,
+    write_bytes,
+)
 from cdm.run.plan import Plan
 
 Inputs = Mapping[str, Mapping[str, Any] | None]
@@ -126,7 +136,7 @@ def read_record(path: Path) -> EvaluationRecord:
         ArchiveError: missing, damaged, or not such a record.
     """
     try:
-        return typed(EvaluationRecord, unseal(path.read_bytes()))
+        return typed(EvaluationRecord, unseal(read_bytes(path)))
     except (OSError, ValueError) as error:
         raise ArchiveError(
             f"{path}: not the record of an evaluation ({error}); to have it made again: "

@@ -22,7 +22,7 @@ from cdm.evaluation.measure_table import measure_of, sort_names
 from cdm.evaluation.metrics import energy_distance
 from cdm.evaluation.records import record_key
 from cdm.evaluation.summary import by_item, describe_measure, intervals
-from cdm.files import digest, seal, unseal, write_bytes
+from cdm.files import digest, read_bytes, seal, unseal, write_bytes
 from cdm.run.plan import Plan
 
 KIND = "summary"  # the study's records are summary-{key}.json
@@ -125,7 +125,7 @@ def read_result(path: Path) -> SettingResult | None:
         ArchiveError: the file is damaged, or not what its name says.
     """
     try:
-        content = unseal(path.read_bytes())
+        content = unseal(read_bytes(path))
         result = SettingResult(
             setting=Setting(**content["setting"]),
             items=[tuple(item) for item in content["items"]],

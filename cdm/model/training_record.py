@@ -13,7 +13,7 @@ from typing import Any
 
 from cdm.config import Config
 from cdm.errors import CheckpointError, ConfigError
-from cdm.files import seal, typed, unseal, write_bytes
+from cdm.files import read_bytes, seal, typed, unseal, write_bytes
 from cdm.model.point_features import DATASET, PointFeatures
 
 SETTINGS = "training/settings.json"  # in the folder that also holds ckpt/
@@ -70,7 +70,7 @@ def read_training_record(folder: Path) -> TrainingRecord | None:
     """
     path = folder / SETTINGS
     try:
-        record = typed(TrainingRecord, unseal(path.read_bytes()))
+        record = typed(TrainingRecord, unseal(read_bytes(path)))
         if not record.history or not isinstance(record.recipe, dict):
             raise ValueError("it tells no recipe")
         return record

@@ -10,7 +10,7 @@ from typing import Any
 
 from cdm.config import Config
 from cdm.errors import CheckpointError
-from cdm.files import digest, seal, unseal, write_bytes
+from cdm.files import digest, read_bytes, seal, unseal, write_bytes
 from cdm.model.training_record import (
     SETTINGS,
     TrainingRecord,
@@ -64,7 +64,7 @@ def finished_path(config: Config) -> Path:
     stale = []
     for path in sorted(folder.glob("finished-*.json")):
         try:
-            content = unseal(path.read_bytes())
+            content = unseal(read_bytes(path))
             same, model = content["base"] == base, Path(config.run_dir, "ckpt", content["model"])
         except (OSError, ValueError, KeyError, TypeError):
             same, model = path.stem == f"finished-{base}", None

@@ -1,5 +1,7 @@
 """Records whose names tell whether the files behind them are as they were."""
 
+import os
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -96,6 +98,15 @@ def test_a_damaged_record_is_written_anew(plan, tmp_path):
         read_record(path)
     again = record_key(folder, "evaluation", "base", plan)
     assert again != key and write(plan, folder) == again
+
+
+def test_a_pipe_or_a_folder_in_place_of_a_record_makes_nobody_wait(plan, tmp_path):
+    folder = tmp_path / "report"
+    for make in (os.mkfifo, os.mkdir):
+        folder.mkdir()
+        make(folder / "evaluation-base.json")
+        assert record_key(folder, "evaluation", "base", plan) != "base"
+        shutil.rmtree(folder)
 
 
 def test_looking_for_the_key_changes_no_file(plan, tmp_path):
