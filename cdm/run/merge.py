@@ -21,7 +21,7 @@ from cdm.archive.store import create_arrays, create_column, verify_chunk
 from cdm.errors import ArchiveError, listed
 from cdm.files import list_names, remove, replacing_all, seal
 from cdm.jobs.machine import device_text, read_device
-from cdm.run.plan import Chunk, Plan
+from cdm.run.plan import Chunk, Plan, describe_dropped
 
 LARGE_CHUNK = 4_000_000  # bytes; for smaller ones, threads cost more than they gain
 LISTED = 10  # damaged chunks that a message names
@@ -63,7 +63,7 @@ def merge(plan: Plan, log: Callable[[str], None], threads: int = 1) -> ArchiveRe
         temporary_record,
     ):
         target = _join(plan, paths, temporary, threads)
-        record = target.finish(archive.name, plan.fingerprint, [path.stem for path in paths])
+        record = target.finish(archive.name, plan)
         temporary_record.write_bytes(seal(asdict(record)))
     for line in target.lines():
         log(line)
@@ -72,6 +72,8 @@ def merge(plan: Plan, log: Callable[[str], None], threads: int = 1) -> ArchiveRe
         f"{record.num_samples} samples ({record.num_skipped} skipped) from {len(paths)} chunks, "
         f"{size / 1e6:.1f} MB"
     )
+    if plan.dropped:
+        log(describe_dropped(plan).rstrip())
     return record
 
 
@@ -187,7 +189,7 @@ class _Target:
         keys = ("set", "index", "caption_idx", "reason")
         self.skipped += [{key: row[key] for key in keys} for row in record.skipped]
 
-    def finish(self, archive: str, plan: str, chunks: list[str]) -> ArchiveRecord:
+    def finish(self, archive: str, plan: Plan) -> ArchiveRecord:
         """Write the columns and attributes that are left; returns the archive's record."""
         self.columns.write()
         self.group.attrs["devices"] = [self.devices[name] for name in sorted(self.devices)]
@@ -196,17 +198,18 @@ class _Target:
         }
         # By this convention (CF), xarray takes these columns for labels and not for data.
         self.group.attrs["coordinates"] = " ".join((*TEXT_COLUMNS, *INT_COLUMNS))
-        self.group.attrs["plan"] = plan
+        self.group.attrs["plan"] = plan.fingerprint
         return ArchiveRecord(
             archive=archive,
-            plan=plan,
+            plan=plan.fingerprint,
             layout=self.layout,
             num_samples=self.layout.num_samples,
             num_skipped=len(self.skipped),
             skipped=self.skipped,
-            chunks=chunks,
+            chunks=[chunk.name for chunk in plan.chunks],
             files=self.shards | checksum_files(self.folder, leaving_out=self.shards),
             versions={library: dict(counts) for library, counts in self.versions.items()},
+            dropped=plan.dropped,
         )
 
     def lines(self) -> Iterator[str]:

@@ -485,15 +485,6 @@ def test_point_features_count_only_where_the_model_sees_them():
         names(False)
 
 
-def test_statistics_are_computed_apart_for_each_split():
-    shutil.copy("data/HUMANISE/train.txt", "data/HUMANISE/all.txt")
-    next(Path("data").glob("Mean_Std*")).unlink()
-    paths = {
-        make_plan(configure(dataset={"phase": p}))[0].statistics.path for p in ("train", "all")
-    }
-    assert len(paths) == 2
-
-
 def test_a_chunk_of_another_run_is_refused_by_name():
     plan, _ = make_plan(configure())
     with pytest.raises(CDMError, match="Start snakemake again"):

@@ -21,6 +21,7 @@ from cdm.run.inputs import (
     read_file_hashes,
     read_inputs,
     shared_states,
+    statistics_name,
 )
 from cdm.run.plan import PlannedStatistics
 
@@ -83,7 +84,7 @@ def test_computed_statistics_are_recorded_and_may_not_change_meanwhile(plan, tmp
     plan = computing(plan, path)
     states = shared_states(plan)
     found, _ = read(plan, states)
-    assert found[STATISTICS][path.name]["sha256"] == hash_file(path)
+    assert found[STATISTICS][statistics_name(path)]["sha256"] == hash_file(path)
     other = tmp_path / "other"
     other.write_bytes(b"two")
     os.utime(other, ns=(path.stat().st_mtime_ns,) * 2)  # same size and mtime
@@ -96,7 +97,7 @@ def test_a_file_that_was_not_there_before_is_no_input(plan, tmp_path):
     path = tmp_path / "Mean_Std.npz"
     plan = computing(plan, path)
     states = shared_states(plan)
-    assert read(plan, states)[0][STATISTICS] == {path.name: None}
+    assert read(plan, states)[0][STATISTICS] == {statistics_name(path): None}
     path.write_bytes(b"one")
     with pytest.raises(ArchiveError, match="was replaced while"):
         read(plan, states)
