@@ -31,6 +31,7 @@ from cdm.archive.store import verify_chunk
 from cdm.contact import denormalise
 from cdm.errors import ArchiveError
 from cdm.run.merge import describe_versions
+from cdm.run.plan import ARCHIVE
 from cdm.run.plan_files import read_plan
 
 LISTED = 10  # problems of a kind before "and N more"
@@ -94,8 +95,8 @@ def verify(path: str | Path, deep: bool = False, log: Log = lambda line: None) -
     """
     # What is to be checked.
     path = Path(path)
-    if not (path / "zarr.json").exists() and (path / "contact_maps.zarr").exists():
-        path = path / "contact_maps.zarr"
+    if not (path / "zarr.json").exists() and (path / ARCHIVE).exists():
+        path = path / ARCHIVE
     if path.is_symlink():
         path = path.resolve()  # its record lies beside the archive, not beside the link
     report = Report(path)
@@ -135,7 +136,7 @@ def verify(path: str | Path, deep: bool = False, log: Log = lambda line: None) -
 def _no_archive(path: Path, problem: str) -> ArchiveError:
     """The error where no archive can be opened; a record beside the path says there was one."""
     records = _records_beside(path)
-    advice = "expected outputs/EXP_NAME/contact_maps.zarr, or the folder it lies in"
+    advice = f"expected outputs/EXP_NAME/{ARCHIVE}, or the folder it lies in"
     return ArchiveError(
         f"{path}: no archive here ({problem}); {merge_again(records[0]) if records else advice}"
     )

@@ -42,6 +42,12 @@ def test_a_cpu_is_described_in_parts():
     assert device_text(described) == f"CPU ({torch.get_num_threads()} thread(s))"
 
 
+def test_a_gpu_is_described_by_its_vendors_name(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", {"cuda:0": "NVIDIA H200"}.get)
+    assert describe_device("cuda:0") == {"kind": "cuda", "name": "NVIDIA H200", "threads": None}
+    assert device_text(describe_device("cuda:0")) == "NVIDIA H200"
+
+
 @pytest.mark.parametrize(
     ("old", "parts"),
     [
