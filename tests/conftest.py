@@ -11,6 +11,7 @@ import pytest
 
 REPO = Path(__file__).resolve().parent.parent
 MOST_WORKERS = 8  # each may hold a model, and start a Snakemake with two jobs
+GPU = "/dev/nvidiactl"  # stands where NVIDIA's driver is
 # Tests that take long come first, so that no process is left alone with one at the end.
 SLOW_FIRST = ("tests/faults", "tests/workflow", "tests/demo", "tests/training", "tests/commands")
 
@@ -24,7 +25,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: one thread 
 
 
 def pytest_xdist_auto_num_workers(config):
-    """What `-n auto` means: the cores this process may use, but not more than memory is for."""
+    """What `-n auto` means: the cores this process may use, but not more than memory is for.
+
+    Where a GPU is, no other process (0): one that leased the GPU keeps it until it ends, and the
+    others would wait for it.
+    """
+    if os.path.exists(GPU):
+        return 0
     return min(len(os.sched_getaffinity(0)), MOST_WORKERS)
 
 
