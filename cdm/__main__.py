@@ -258,22 +258,33 @@ def in_working_directory(args: argparse.Namespace):
     if args.configfile or args.config:
         raise ConfigError("give either the folder of a run or --configfile/--config, not both")
     config = read_plan(args.run).config
-    home = args.run.resolve().parents[1]
-    if (home / config.run_dir).resolve() != args.run.resolve():
-        raise ConfigError(
-            f"{args.run}: its plan is of {config.run_dir}; the run's folder was renamed. Name it "
-            "as before, or give its --configfile with the new exp_name"
-        )
-    with contextlib.chdir(home):
+    with contextlib.chdir(started_in(args.run, config)):
         yield config
+
+
+def started_in(run: Path, config: Config) -> Path:
+    """The folder that a run was started in: the one that holds outputs/EXP_NAME.
+
+    Raises:
+        ConfigError: the run's folder does not lie where its plan says.
+    """
+    # outputs/ may be a link to another disk: first the path as it was typed.
+    for path in (Path(os.path.abspath(run)), run.resolve()):
+        folder = path.parent.parent
+        if (folder / config.run_dir).resolve() == run.resolve():
+            return folder
+    raise ConfigError(
+        f"{run}: its plan is of {config.run_dir}; the run's folder was renamed. Name it as before, "
+        "or give its --configfile with the new exp_name"
+    )
 
 
 def snakemake_command(args: argparse.Namespace, config: Config) -> str:
     """What to type to run this configuration."""
     words = ["snakemake", "--cores", "1", "--resources", "gpu=1"]
     if args.run is not None:
-        home = args.run.resolve().parents[1]
-        there = "" if home == Path.cwd() else f"cd {shlex.quote(str(home))} && "
+        folder = started_in(args.run, config)
+        there = "" if folder == Path.cwd() else f"cd {shlex.quote(str(folder))} && "
         return f"{there}{shlex.join(words)} {config_arguments(config)}".rstrip()
     if args.configfile:
         words += ["--configfile", *args.configfile]

@@ -81,6 +81,24 @@ def test_relative_paths_are_those_of_the_folder_the_run_was_started_in(folder, c
     assert Path.cwd() == before and "Traceback" not in capsys.readouterr().err
 
 
+def test_outputs_may_be_a_link_to_another_disk(folder, tmp_path, monkeypatch, capsys):
+    copy = tmp_path / "copy"
+    subprocess.run(["cp", "-a", folder, copy], check=True)
+    (copy / "outputs").rename(tmp_path / "disk")
+    (copy / "outputs").symlink_to(tmp_path / "disk")
+    for place in (copy, tmp_path):
+        monkeypatch.chdir(place)
+        run = os.path.relpath(copy / "outputs/run")
+        assert [main([command, run]) for command in ("why", "clean", "verify", "status")] == [0] * 4
+    assert "error" not in capsys.readouterr().err
+
+
+def test_a_run_that_was_renamed_is_told(folder, tmp_path, capsys):
+    subprocess.run(["cp", "-a", folder / "outputs/run", tmp_path / "other"], check=True)
+    assert main(["clean", str(tmp_path / "other")]) == 2
+    assert "the run's folder was renamed" in capsys.readouterr().err
+
+
 def test_output_that_nobody_reads_ends_quietly(folder):
     command = f"{sys.executable} -m cdm status outputs/run --json | head -c 1"
     environment = os.environ | {"PYTHONPATH": str(REPO)}

@@ -31,6 +31,11 @@ class ContactMaps:
     reads as NaN. Once a merge has replaced the archive, every read raises: rows of two archives
     never mix. Objects may be used by several threads.
 
+    Attributes:
+        path: of the archive.
+        attributes: configuration, checkpoint, statistics, versions, devices, plan.
+        group: the Zarr group. Reading its arrays directly has none of these checks.
+
     Args:
         path: `contact_maps.zarr`, a folder of this machine.
         checksums: hold each shard against the sha256 in the archive's record before its first row

@@ -16,8 +16,8 @@ from cdm.archive.checks import list_files
 from cdm.archive.records import record_path, store_path
 from cdm.errors import ArchiveError
 from cdm.files import is_folder, is_locked, list_names, lock_path, remove_if_unused, target_of
-from cdm.jobs.progress import JobState, duration, read_job_states
-from cdm.run.plan import ARCHIVE, CHUNKS, LOGS, Plan
+from cdm.jobs.progress import JobState, duration, heartbeat_path, read_job_states
+from cdm.run.plan import ARCHIVE, CHUNKS, LOGS, Plan, plan_folder
 
 MERGE = "merge"  # name of the merging job
 QUIET_S = 600.0  # temporary files older than this are treated as abandoned
@@ -34,7 +34,7 @@ _WRITTEN = {
     "": rf"{re.escape(ARCHIVE)}|contact_maps-[0-9a-f]{{16}}\.json|checkpoint_info\.txt"
     r"|generated_contact_maps\.npz|pred_contact\.json",
     CHUNKS: rf"{_CHUNK}\.(zarr|json)",
-    "plan": r"plan\.json|samples\.tsv|contents\.json|h3d_clips\.json",
+    plan_folder("").name: r"plan\.json|samples\.tsv|contents\.json|h3d_clips\.json",
     "statistics/*": r"Mean_Std_.*\.npz",
     "*": r"pred_contact",
 }
@@ -93,11 +93,12 @@ def _candidates(users: "_Users", run: Path) -> Iterator[tuple[Path, str, str]]:
                     yield path, "a temporary", target.stem if is_chunk else MERGE
 
     # Jobs that ended without a word.
-    for path in _named(run / "running", rf"({_CHUNK}|{MERGE})\.json"):
+    running = heartbeat_path(run, MERGE).parent
+    for path in _named(running, rf"({_CHUNK}|{MERGE})\.json"):
         if path.stem in users.states and path.stem not in users.alive:
             host = users.states[path.stem].host
             yield path, f"heartbeat of a job cut off on {host}", path.stem
-    for path in _named(run / "running", rf"\.({_CHUNK}|{MERGE})\.json\.[0-9]+\.tmp"):
+    for path in _named(running, rf"\.({_CHUNK}|{MERGE})\.json\.[0-9]+\.tmp"):
         yield path, "a temporary", path.name[1:].rsplit(".", 3)[0]
 
 

@@ -280,7 +280,7 @@ def _verify_columns(path: Path, group: zarr.Group, layout: Layout, record, repor
 
 def _verify_plan(path: Path, group: zarr.Group, record, report: Report) -> None:
     """The archive's rows against those of the run's plan."""
-    folder = path.parent / "plan"
+    folder = plan_folder(path.parent)
     if not (folder / "plan.json").exists():
         report.notes.append(f"no plan in {folder}: rows were not held against it")
         return
