@@ -215,7 +215,14 @@ class ContactMaps:
     @cached_property
     def _files(self) -> Mapping[str, list]:
         """File -> [size in bytes, sha256], by the archive's record; empty where it has none."""
-        return read_archive_record(self._record).files if self._record.exists() else {}
+        try:
+            return read_archive_record(self._record).files
+        except ArchiveError:
+            # A merge removes the record before it replaces the archive.
+            if not os.path.lexists(self._record):
+                return {}
+            self._raise_if_replaced()
+            raise
 
     def _advice(self) -> str:
         return merge_again(self._record)

@@ -31,7 +31,7 @@ from cdm.archive.store import verify_chunk
 from cdm.contact import denormalise
 from cdm.errors import ArchiveError
 from cdm.run.merge import describe_versions
-from cdm.run.plan import ARCHIVE
+from cdm.run.plan import ARCHIVE, plan_folder
 from cdm.run.plan_files import read_plan
 
 LISTED = 10  # problems of a kind before "and N more"
