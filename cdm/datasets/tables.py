@@ -98,9 +98,10 @@ def read_table(data_dir: Path, relpath: str) -> list[AnnoRow]:
         DataError: a column is missing, or a row has not the header's number of fields, an unclosed
             quote, or an offset that is no number of metres.
     """
+    # The fields of each row, with the line in which the row begins.
     path, text = data_dir / relpath, read_index(data_dir, relpath)
     reader = csv.reader(io.StringIO(text), strict=True)
-    numbered: list[tuple[int, list[str]]] = []  # line a row begins in, fields
+    numbered: list[tuple[int, list[str]]] = []
     try:
         begin = 1
         for fields in reader:
@@ -113,6 +114,7 @@ def read_table(data_dir: Path, relpath: str) -> list[AnnoRow]:
             f"({error}); a caption with a comma or a quote stands in double quotes, in which a "
             "quote is doubled, and every quote is closed"
         ) from error
+    # What the fields mean, by the header.
     header = numbered[0][1] if numbered else []
     _check_header(path, header)
     columns = [header.index(name) for name in COLUMNS]
