@@ -1,4 +1,4 @@
-"""The whole chain against a run of the reference's map generation script, with its own noise."""
+"""The whole chain against a run of afford-motion's map generation script, with its own noise."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def recorded(parity, parity_index):
     return meta, np.load(parity / CASE / "run.npz")
 
 
-def test_maps_are_those_of_the_references_script(parity, parity_index, recorded):
+def test_maps_are_those_of_afford_motions_script(parity, parity_index, recorded):
     meta, run = recorded
     dataset = make_dataset(
         dataset_config(
