@@ -24,6 +24,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: one thread 
         os.environ.setdefault(name, "1")
 
 
+@pytest.hookimpl(optionalhook=True)  # only where pytest-xdist is installed and used
 def pytest_xdist_auto_num_workers(config):
     """What `-n auto` means: the cores this process may use, but not more than memory is for.
 

@@ -1,7 +1,7 @@
 """One bar for the whole run on a terminal, plain lines if there is no terminal (no torch).
 
 The bar keeps the last line of the terminal to itself, and all other text scrolls above it, as apt
-does. It is drawn from the same files that `python -m cdm status` reads. So it also shows jobs that
+does. It is drawn from the same files that `cdm status` reads. So it also shows jobs that
 run on a cluster.
 """
 

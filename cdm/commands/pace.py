@@ -72,7 +72,7 @@ def describe_pace(plan: Plan) -> str:
     """One line for people: expected minutes per chunk, or that none is known yet."""
     pace = measure_pace(plan, plan.config.run_dir)
     if pace is None:
-        return "pace            not known before a chunk is finished (see python -m cdm estimate)\n"
+        return "pace            not known before a chunk is finished (see cdm estimate)\n"
     k, names = plan.config.sampling.k_samples, list_names(Path(plan.config.run_dir, CHUNKS))
     left = [
         pace.seconds(chunk.num_samples * k)

@@ -293,7 +293,7 @@ def _verify_plan(path: Path, group: zarr.Group, record, report: Report) -> None:
         report.problems.append(
             f"{path}: of plan {group.attrs.get('plan')}, but the last plan made here is "
             f"{plan.fingerprint} ({plan.num_samples} samples); finish that run, or see "
-            "`python -m cdm why`"
+            "`cdm why`"
         )
         return
     if record and record.chunks != [chunk.name for chunk in plan.chunks]:

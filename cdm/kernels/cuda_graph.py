@@ -31,7 +31,9 @@ def capture(
         here.wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         # "thread_local", because another thread prefetches items meanwhile: with the default
-        # mode its calls to CUDA would end the capture with an error.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        # mode its calls to CUDA would end the capture with an error. A stream of its own, because
+        # torch's usual one belongs to the device of the process's first capture.
+        stream = torch.cuda.Stream()
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             result = work()
     return graph, result
