@@ -23,6 +23,7 @@ PROFILE = (
 )
 
 
+@pytest.mark.long
 def test_a_job_killed_under_any_scheduler_is_submitted_again(tmp_path, slow_run):
     run, jobs = Run(tmp_path / "run", **SLOW), tmp_path / "jobs"
     jobs.mkdir()

@@ -103,7 +103,7 @@ def critical(calls):
     return {number + step for number in names for step in (0, 1)}
 
 
-@pytest.mark.parametrize("every", [40, pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.parametrize("every", [200, pytest.param(1, marks=pytest.mark.long)])
 @pytest.mark.parametrize("case", CASES)
 def test_killed_before_a_call_that_changes_the_disk(plan, tmp_path, monkeypatch, case, every):
     before, function = CASES[case]
@@ -179,7 +179,7 @@ def stop_job(folder, wait, number):
     return process.returncode, time.monotonic() - started, errors
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(12, marks=pytest.mark.long)])
+@pytest.mark.parametrize("kills", [1, pytest.param(12, marks=pytest.mark.long)])
 def test_random_kills_of_jobs_snakemake_and_the_group_end_in_the_same_archive(tmp_path, kills):
     counts = kill_run(tmp_path, kills=kills, seed=7)
     assert counts["archives"] >= 1 and sum(counts.values()) - counts["archives"] == kills

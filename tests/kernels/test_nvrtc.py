@@ -15,7 +15,8 @@ from cdm.kernels import nvrtc as nvrtc_module
 from cdm.kernels.nvrtc import Kernel, compile_source, read_source
 
 KERNELS = Path(__file__).resolve().parents[2] / "cdm" / "kernels"
-ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
+OTHERS = ("sm_86", "sm_89", "sm_100", "sm_120")
+ARCHITECTURES = ("sm_80", "sm_90", *(pytest.param(arch, marks=pytest.mark.long) for arch in OTHERS))
 NOTHING = 'extern "C" __global__ void nothing() {}'
 SCAN = {"DT_RANK": 16, "POLY_MASK": 0x8888}
 VARIANTS = {

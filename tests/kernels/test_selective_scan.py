@@ -193,6 +193,7 @@ def test_wrong_backends_say_so():
         selective_scan(*[x.double() for x in inputs], backend="numba")
 
 
+@pytest.mark.long  # compiles with numba twice
 def test_compiled_kernel_is_cached_and_works_without_a_cache(tmp_path):
     """A second process reads the kernel of the first; nowhere to write it is no error."""
     code = (

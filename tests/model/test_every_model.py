@@ -105,6 +105,7 @@ def test_a_number_of_heads_is_part_of_every_chunks_name(rooms, tmp_path, monkeyp
     assert not names[0] & names[1]
 
 
+@pytest.mark.long  # in process: test_every_backbone_runs_from_plan_to_archive
 def test_snakemake_runs_a_perceiver(rooms, tmp_path):
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(settings("Perceiver", rooms)))
     command = ["snakemake", "-s", str(REPO / "Snakefile"), "--configfile", "mine.yaml"]
