@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from cdm.contact import contact_from_distance
+from cdm.datasets.experiment_log import trained_split
 from cdm.datasets.files import FileReader, load_npy
 from cdm.errors import DataError, listed
 from cdm.files import FileState
@@ -74,6 +75,9 @@ class Dataset(ABC):
         data_dir: folder that holds the sets.
         point_feat_dim: width of the model's point features; 1 selects affordance files.
         seed: of caption picks and rotations.
+    Attributes:
+        exp_dir: the experiment whose log tells the split that the model was trained on; None if
+            there is none.
     """
 
     gravity_dim = 2  # axis that points up
@@ -88,6 +92,7 @@ class Dataset(ABC):
         self.data_dir = Path(data_dir)
         self.point_feat_dim = point_feat_dim
         self.seed = seed
+        self.exp_dir: str | None = None
         self.dropped: dict[str, str] = {}  # what `samples` left out -> why
         self.motions: dict[str, list] = {}  # what the next plan need not read again (H3D)
 
@@ -126,9 +131,16 @@ class Dataset(ABC):
     def statistics_phase(self) -> str:
         """Split that statistics are computed from.
 
-        Maps are normalised as the model's training maps were, whatever split is sampled.
+        Maps are normalised as the model's training maps were, whatever split is sampled. Of H3D,
+        afford-motion computes them from all clips, whatever split it trains on.
+
+        Raises:
+            DataError: the log of the experiment does not tell the split.
         """
-        return self.config.statistics_phase or self.statistics_split
+        chosen = self.config.statistics_phase
+        if chosen is None and self.statistics_split == "train" and self.exp_dir is not None:
+            chosen = trained_split(self.exp_dir)
+        return chosen or self.statistics_split
 
     def statistics_samples(self) -> list[Sample]:
         """One sample for each item the statistics are computed from."""

@@ -12,6 +12,7 @@ from helpers import plan_run, run_config, write_dataset, write_dummy_chunk, writ
 from cdm.archive.records import archive_record_path, read_archive_record
 from cdm.datasets.statistics import Statistics, save_statistics
 from cdm.errors import DataError
+from cdm.run.dataset import open_dataset
 from cdm.run.inputs import STATISTICS, InputResolver, statistics_name
 from cdm.run.merge import merge
 from cdm.run.plan import describe_plan
@@ -46,6 +47,16 @@ def test_the_sampled_split_changes_neither_the_statistics_nor_their_place():
     chosen = planned(phase="test", statistics_phase="test")
     assert chosen.identity["statistics"] == "computed"
     assert chosen.statistics.path != test.statistics.path
+
+
+def test_the_log_of_the_experiment_tells_the_split_unless_the_user_does(data, monkeypatch):
+    monkeypatch.setattr("cdm.datasets.base.trained_split", lambda exp_dir: f"{exp_dir}"[-3:])
+    (data / "HUMANISE/all.txt").write_text("".join(f"{i:06}\n" for i in range(7)))
+    dataset = open_dataset(run_config(dataset={"sigma": 0.7}, exp_dir="outputs/for_all"), 3)
+    assert dataset.statistics_phase == "all" and len(dataset.statistics_samples()) == 7
+    chosen = run_config(dataset={"statistics_phase": "test"}, exp_dir="outputs/for_all")
+    assert open_dataset(chosen, 3).statistics_phase == "test"
+    assert open_dataset(run_config(exp_dir="demo"), 3).statistics_phase == "train"
 
 
 def test_other_data_under_the_same_run_name_has_statistics_of_its_own(data):
