@@ -103,7 +103,14 @@ def critical(calls):
     return {number + step for number in names for step in (0, 1)}
 
 
-@pytest.mark.parametrize("every", [200, pytest.param(1, marks=pytest.mark.long)])
+EVERY = [
+    200,
+    pytest.param(20, marks=pytest.mark.long),
+    pytest.param(1, marks=pytest.mark.exhaustive),
+]
+
+
+@pytest.mark.parametrize("every", EVERY)
 @pytest.mark.parametrize("case", CASES)
 def test_killed_before_a_call_that_changes_the_disk(plan, tmp_path, monkeypatch, case, every):
     before, function = CASES[case]
