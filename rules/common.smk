@@ -107,3 +107,9 @@ def makes_maps():
     return PLAN and not {"train", "compare_samplers"} & set(
         workflow.dag_settings.targets
     )
+
+
+def study_to_show(wildcards):
+    """The page shows what compare_samplers found, if it has run for this plan or runs now."""
+    asked = "compare_samplers" in workflow.dag_settings.targets
+    return [STUDY] if asked or Path(STUDY).exists() else []

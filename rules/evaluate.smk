@@ -20,12 +20,6 @@ rule evaluate:
         "../scripts/evaluate.py"
 
 
-def study_to_show(wildcards):
-    """The page shows what compare_samplers found, if it has run for this plan or runs now."""
-    asked = "compare_samplers" in workflow.dag_settings.targets
-    return [STUDY] if asked or Path(STUDY).exists() else []
-
-
 rule report:
     input:
         evaluation=EVALUATION,
