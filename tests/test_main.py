@@ -7,10 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import REPO, plan_run, write_dummy_chunk
+from helpers import REPO, merged_run
 
 from cdm.__main__ import main
-from cdm.run.merge import merge
 
 
 @pytest.fixture(scope="module")
@@ -19,10 +18,7 @@ def folder(tmp_path_factory):
     folder, before = tmp_path_factory.mktemp("run"), os.getcwd()
     os.chdir(folder)
     try:
-        plan = plan_run(folder)[0]
-        for chunk in plan.chunks:
-            write_dummy_chunk(plan, chunk, {0: "é \x1b[31m red"} if chunk.number == 1 else None)
-        merge(plan, lambda line: None)
+        merged_run(folder, {1: {0: "é \x1b[31m red"}})
     finally:
         os.chdir(before)
     return folder

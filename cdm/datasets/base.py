@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 
@@ -127,7 +128,7 @@ class Dataset(ABC):
             return None
         return load_npy(reader, name, (self.config.num_points,)).astype(bool)
 
-    @property
+    @cached_property  # the log of an experiment is read once
     def statistics_phase(self) -> str:
         """Split that statistics are computed from.
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from helpers import plan_run, write_dummy_chunk
+from helpers import merged_run, plan_run
 
 from cdm.__main__ import main
 from cdm.archive import ContactMaps
@@ -35,10 +35,7 @@ def merged(tmp_path_factory):
     before = os.getcwd()
     os.chdir(folder)
     try:
-        plan, _ = plan_run(folder)
-        for chunk in plan.chunks:
-            write_dummy_chunk(plan, chunk, {1: "NaN"} if chunk.number == 1 else None)
-        merge(plan, lambda line: None)
+        merged_run(folder, {1: {1: "NaN"}})
     finally:
         os.chdir(before)
     return folder

@@ -4,12 +4,11 @@ import json
 import shutil
 
 import pytest
-from helpers import plan_run, run_config, write_contacts, write_dummy_chunk, write_split
+from helpers import merged_run, plan_run, run_config, write_contacts, write_split
 
 from cdm.__main__ import main
 from cdm.commands.why import explain
 from cdm.jobs.progress import Heartbeat
-from cdm.run.merge import merge
 from cdm.run.planning import make_plan
 
 RUN = "outputs/run"
@@ -19,11 +18,7 @@ RUN = "outputs/run"
 def plan(tmp_path, monkeypatch):
     """A finished run of three chunks, with its archive."""
     monkeypatch.chdir(tmp_path)
-    plan = plan_run(tmp_path)[0]
-    for chunk in plan.chunks:
-        write_dummy_chunk(plan, chunk)
-    merge(plan, lambda line: None)
-    return plan
+    return merged_run(tmp_path)
 
 
 def why(**changes):

@@ -5,12 +5,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from helpers import plan_run, run_config, write_dummy_chunk
+from helpers import merged_run, run_config
 
 from cdm.archive.records import store_path
 from cdm.commands.why import explain
 from cdm.run.losses import find_losses
-from cdm.run.merge import merge
 from cdm.run.planning import make_plan
 
 RUN = Path("outputs/run")
@@ -20,11 +19,7 @@ RUN = Path("outputs/run")
 def plan(tmp_path, monkeypatch):
     """A finished run of three chunks, with its archive."""
     monkeypatch.chdir(tmp_path)
-    plan = plan_run(tmp_path)[0]
-    for chunk in plan.chunks:
-        write_dummy_chunk(plan, chunk)
-    merge(plan, lambda line: None)
-    return plan
+    return merged_run(tmp_path)
 
 
 def everything():

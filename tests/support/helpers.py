@@ -18,6 +18,7 @@ from cdm.datasets import FileReader, Sample
 from cdm.model.architecture import Architecture
 from cdm.model.backbones import load_backbone
 from cdm.run.dataset import open_dataset
+from cdm.run.merge import merge
 from cdm.run.plan import Chunk, Plan
 from cdm.run.plan_files import read_samples, save_plan
 from cdm.run.planning import make_plan
@@ -230,6 +231,19 @@ def write_dummy_chunk(plan: Plan, chunk: Chunk, skipped: dict[int, str] | None =
     store = Path(plan.config.run_dir, "chunks", f"{chunk.name}.zarr")
     write_chunk(store, arrays, record)
     return record_path(store)
+
+
+def merged_run(folder: Path, skipped: dict[int, dict[int, str]] | None = None) -> Plan:
+    """A finished run of three dummy chunks with its archive; `folder` is the working directory.
+
+    Args:
+        skipped: chunk number -> row in it -> why this sample has no map.
+    """
+    plan = plan_run(folder)[0]
+    for chunk in plan.chunks:
+        write_dummy_chunk(plan, chunk, (skipped or {}).get(chunk.number))
+    merge(plan, lambda line: None)
+    return plan
 
 
 def relative_error(out, reference) -> float:
