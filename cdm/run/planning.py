@@ -21,7 +21,7 @@ from cdm.run.inputs import InputResolver
 from cdm.run.plan import Chunk, Plan, PlannedFile, PlannedStatistics, base_fingerprint
 from cdm.run.plan_files import read_plan_for
 from cdm.run.table import table_header, table_rows
-from cdm.sampling.diffusion import space_timesteps
+from cdm.sampling.diffusion import create_diffusion
 
 # Raised whenever the numbers a given configuration produces change.
 NUMERICS_VERSION = 2
@@ -154,7 +154,9 @@ def make_identity(
     """
     dataset, sampling, diffusion = config.dataset, config.sampling, config.diffusion
     point_feat_dim = architecture.point_feat_dim
-    timesteps = sorted(space_timesteps(diffusion.steps, diffusion.timestep_respacing))
+    timesteps = create_diffusion(
+        diffusion.steps, diffusion.noise_schedule, diffusion.timestep_respacing
+    ).timestep_map
     identity = {
         "numerics_version": NUMERICS_VERSION,
         "seed": config.seed,
@@ -173,7 +175,7 @@ def make_identity(
         },
         "text_model": [config.model.text_model.version, config.model.text_model.max_length],
         "point_feat": point_feat_dim and [point_feat_dim, dataset.use_color, dataset.use_openscene],
-        "diffusion": [diffusion.steps, diffusion.noise_schedule, timesteps],
+        "diffusion": [diffusion.steps, diffusion.noise_schedule, timesteps.tolist()],
         "sampling": {
             "method": sampling.method,
             "eta": sampling.eta,

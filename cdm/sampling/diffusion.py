@@ -1,14 +1,16 @@
-"""Gaussian diffusion of contact maps: schedules, respacing, and the tables of one chain.
+"""Gaussian diffusion of contact maps: schedules, and the tables of one chain.
 
 Names and formulas are those of the literature (Ho et al. 2020; Nichol and Dhariwal 2021) and of
-guided-diffusion's `gaussian_diffusion.py` and `respace.py`. The model predicts x_0, and the
-variance is the fixed small one (that of q(x_{t-1} | x_t, x_0)). Tables are float64. A value is
-rounded to float32 when it is combined with a tensor, as in afford-motion.
+guided-diffusion's `gaussian_diffusion.py`. The model predicts x_0, and the variance is the fixed
+small one (that of q(x_{t-1} | x_t, x_0)). Tables are float64. A value is rounded to float32 when
+it is combined with a tensor, as in afford-motion. `cdm.sampling.grids` chooses the steps of a
+shorter chain.
 """
 
 import numpy as np
 
 from cdm.errors import ConfigError
+from cdm.sampling.grids import choose_timesteps
 
 SCHEDULES = ("cosine", "linear")
 
@@ -37,68 +39,6 @@ def get_named_beta_schedule(name: str, steps: int) -> np.ndarray:
         return np.linspace(1000 / steps * 1e-4, 1000 / steps * 0.02, steps)
     raise ConfigError(
         f"diffusion.noise_schedule is {name!r}, expected one of {', '.join(SCHEDULES)}"
-    )
-
-
-def space_timesteps(num_timesteps: int, section_counts) -> list[int]:
-    """Original step numbers that a respaced chain keeps, ascending (guided-diffusion `respace`).
-
-    Args:
-        num_timesteps: length of the full chain.
-        section_counts: None or "" keeps every step. An int or "n" keeps n evenly spaced steps.
-            "a,b,c" or a list splits the chain into equal sections and keeps a steps of the
-            first, b of the second and c of the third. "ddimN" keeps N steps with one integer
-            stride, starting at step 0 (Song et al. 2021).
-    Raises:
-        ConfigError: the chain has not that many steps, or the value has another form.
-    """
-    if section_counts is None or section_counts == "":
-        return list(range(num_timesteps))
-    # Read the counts.
-    spec = str(section_counts).strip().strip("[]").replace(" ", "")
-    try:
-        counts = [int(part) for part in spec.removeprefix("ddim").split(",")]
-    except ValueError:
-        counts = []
-    if not counts or min(counts) < 1 or (spec.startswith("ddim") and len(counts) > 1):
-        raise ConfigError(
-            f"diffusion.timestep_respacing is {section_counts!r}, expected nothing (all "
-            f'{num_timesteps} steps), a count such as 50, sections such as "10,15,20", or "ddim50"'
-        )
-    if spec.startswith("ddim"):
-        return _ddim_timesteps(num_timesteps, counts[0])
-
-    # Keep so many steps of each section; the first `longer` sections have one step more.
-    size, longer = divmod(num_timesteps, len(counts))
-    steps, start = [], 0
-    for i, count in enumerate(counts):
-        section = size + (i < longer)
-        if count > section:
-            raise ConfigError(
-                f"diffusion.timestep_respacing {section_counts!r} keeps {count} steps of a section "
-                f"of {section} (diffusion.steps is {num_timesteps}); ask for {section} at most"
-            )
-        stride = (section - 1) / (count - 1) if count > 1 else 1
-        position = 0.0
-        for _ in range(count):
-            steps.append(start + round(position))
-            # Accumulated, not i * stride: afford-motion rounds ties the same way.
-            position += stride
-        start += section
-    return steps
-
-
-def _ddim_timesteps(num_timesteps: int, count: int) -> list[int]:
-    """`count` steps with one integer stride, starting at step 0."""
-    for stride in range(1, num_timesteps + 1):
-        steps = range(0, num_timesteps, stride)
-        if len(steps) == count:
-            return list(steps)
-    possible = sorted({-(-num_timesteps // stride) for stride in range(1, num_timesteps + 1)})
-    near = sorted(possible, key=lambda n: abs(n - count))[:2]
-    raise ConfigError(
-        f'diffusion.timestep_respacing "ddim{count}": no integer stride takes {count} of '
-        f"{num_timesteps} steps; the nearest counts are {' and '.join(map(str, sorted(near)))}"
     )
 
 
@@ -200,7 +140,7 @@ def create_diffusion(
     Args:
         steps: length of the chain that the model was trained on.
         noise_schedule: a name of `SCHEDULES`.
-        timestep_respacing: see `space_timesteps`.
+        timestep_respacing: see `cdm.sampling.grids.choose_timesteps`.
     """
     betas = get_named_beta_schedule(noise_schedule, steps)
-    return GaussianDiffusion(betas, space_timesteps(steps, timestep_respacing))
+    return GaussianDiffusion(betas, choose_timesteps(betas, timestep_respacing))

@@ -13,7 +13,6 @@ from cdm.sampling.diffusion import (
     create_diffusion,
     extract,
     get_named_beta_schedule,
-    space_timesteps,
 )
 
 
@@ -90,14 +89,6 @@ def test_one_step_matches_afford_motion(parity, parity_index):
         check(x0[i : i + 1], xt[i : i + 1], noise[i : i + 1], int(t[i]), slice(i, i + 1))
 
 
-def test_space_timesteps_reads_what_yaml_gives():
-    assert space_timesteps(50, None) == space_timesteps(50, "") == list(range(50))
-    assert space_timesteps(50, 5) == space_timesteps(50, "5") == [0, 12, 24, 37, 49]
-    assert space_timesteps(50, [2, 3]) == space_timesteps(50, "2, 3") == [0, 24, 25, 37, 49]
-    assert space_timesteps(50, "ddim5") == [0, 10, 20, 30, 40]
-    assert space_timesteps(50, 50) == list(range(50))
-
-
 @pytest.mark.parametrize("spec", ["1", 1, "ddim1"])
 def test_one_respaced_step_is_a_chain(spec):
     diffusion = create_diffusion(100, "cosine", spec)
@@ -105,27 +96,6 @@ def test_one_respaced_step_is_a_chain(spec):
     assert diffusion.posterior_variance.tolist() == [0]
     assert np.isfinite(diffusion.posterior_log_variance_clipped).all()
     assert diffusion.posterior_mean_coef1[0] == pytest.approx(1)
-
-
-@pytest.mark.parametrize(
-    ("spec", "message"),
-    [
-        ("fast", "expected nothing"),
-        ("ddim", "expected nothing"),
-        ("10,,10", "expected nothing"),
-        ("5.5", "expected nothing"),
-        (True, "expected nothing"),
-        (0, "expected nothing"),
-        ("-3", "expected nothing"),
-        ("ddim5,5", "expected nothing"),
-        (51, "ask for 50 at most"),
-        ("20,26", "ask for 25 at most"),
-        ("ddim30", "nearest counts are 17 and 25"),
-    ],
-)
-def test_impossible_respacing_says_what_is_possible(spec, message):
-    with pytest.raises(ConfigError, match=message):
-        space_timesteps(50, spec)
 
 
 def test_unknown_schedule_lists_the_known_ones():

@@ -1,15 +1,17 @@
 """The samplers against the papers in float64, laws, stored numbers, and afford-motion."""
 
 import json
+import math
 
 import numpy as np
 import pytest
 import torch
+from diffusers.schedulers import DDPMScheduler, DPMSolverMultistepScheduler, scheduling_ddpm
 from golden import load_case
 
 from cdm.kernels import philox
 from cdm.noise import stream_key
-from cdm.sampling.diffusion import create_diffusion
+from cdm.sampling.diffusion import create_diffusion, get_named_beta_schedule
 from cdm.sampling.samplers import UPDATES, sample_loop, sampler_updates
 
 SHAPE = (2, 5, 6)
@@ -76,7 +78,10 @@ def naive(name, eta, diffusion):
     return x
 
 
-@pytest.mark.parametrize("respacing", [None, "10", "ddim20", "3,1,4", "1"])
+GRIDS = ["snr18", "karras12", "steps=0,5,17,99"]
+
+
+@pytest.mark.parametrize("respacing", [None, "10", "ddim20", "3,1,4", "1", *GRIDS])
 @pytest.mark.parametrize(("name", "eta"), CASES)
 def test_loops_match_the_papers_in_float64(name, eta, respacing):
     diffusion = create_diffusion(100, "cosine", respacing)
@@ -214,15 +219,46 @@ def test_two_steps_of_dpm_solver_are_ddim(name):
     torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("respacing", ["3", "10", "20", "50", None])
+def sde_coefficients(levels):
+    """SDE-DPM-Solver++ 2M in plain float64, from lambda = log(alpha / sigma) before each step.
+
+    x <- alpha_s [(G + e) D - e D'] + (sigma_s / sigma_t) exp(-h) x + sigma_s sqrt(G) noise with
+    G = 1 - exp(-2 h) and e = G h / (2 h'); the first step has e = 0, the last is x <- D.
+    """
+    rows = []
+    for i, level in enumerate(levels[:-1]):
+        alpha = math.sqrt(1 / (1 + math.exp(-2 * levels[i + 1])))
+        sigma, sigma_before = (math.sqrt(1 / (1 + math.exp(2 * v))) for v in (levels[i + 1], level))
+        h = levels[i + 1] - level
+        gain = 1 - math.exp(-2 * h)
+        extra = gain * h / (2 * (level - levels[i - 1])) if i else 0.0
+        shrink, noise_coef = sigma / sigma_before * math.exp(-h), sigma * math.sqrt(gain)
+        rows.append((alpha * (gain + extra), shrink, noise_coef, -alpha * extra))
+    return [*rows, (1.0, 0.0, 0.0, 0.0)]
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+@pytest.mark.parametrize("steps", [100, 500, 1000])
+@pytest.mark.parametrize("grid", ["snr18", "karras18", "steps=0,3,50,99", "20"])
+def test_sde_coefficients_on_a_grid_match_the_formula(grid, steps, schedule):
+    diffusion = create_diffusion(steps, schedule, grid.replace("99", str(steps - 1)))
+    full = np.cumprod(1 - get_named_beta_schedule(schedule, steps))
+    updates = sampler_updates("dpmpp_2m_sde", diffusion)
+    levels = [0.5 * math.log(full[u.t] / (1 - full[u.t])) for u in updates]
+    assert updates[0].t == steps - 1 and updates[-1].t == 0
+    np.testing.assert_allclose(
+        [update[1:] for update in updates], sde_coefficients(levels), rtol=2e-6, atol=2e-7
+    )
+
+
+@pytest.mark.parametrize("respacing", ["3", "10", "20", "50", None, *GRIDS])
 @pytest.mark.parametrize(
     ("name", "algorithm"), [("dpmpp_2m", "dpmsolver++"), ("dpmpp_2m_sde", "sde-dpmsolver++")]
 )
 def test_dpm_solver_agrees_with_diffusers(name, algorithm, respacing):
-    schedulers = pytest.importorskip("diffusers.schedulers", reason="diffusers is not installed")
     diffusion = create_diffusion(100, "cosine", respacing)
     full = create_diffusion(100, "cosine")
-    scheduler = schedulers.DPMSolverMultistepScheduler(
+    scheduler = DPMSolverMultistepScheduler(
         num_train_timesteps=100,
         trained_betas=full.betas,
         algorithm_type=algorithm,
@@ -238,6 +274,27 @@ def test_dpm_solver_agrees_with_diffusers(name, algorithm, respacing):
         x = scheduler.step(toy(x, t), t, x, variance_noise=noise(t)).prev_sample
     out = sample(name, toy, diffusion, noise)
     torch.testing.assert_close(out, x, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("respacing", ["10", *GRIDS])
+def test_ddpm_agrees_with_diffusers(respacing, monkeypatch):
+    diffusion = create_diffusion(100, "cosine", respacing)
+    scheduler = DDPMScheduler(
+        num_train_timesteps=100,
+        trained_betas=create_diffusion(100).betas,
+        prediction_type="sample",
+        variance_type="fixed_small",
+        clip_sample=False,
+    )
+    scheduler.alphas_cumprod = torch.from_numpy(np.cumprod(1 - create_diffusion(100).betas))
+    scheduler.set_timesteps(timesteps=diffusion.timestep_map[::-1].tolist())
+    x = noise(100)
+    for t in scheduler.timesteps.tolist():
+        monkeypatch.setattr(scheduling_ddpm, "randn_tensor", lambda *_, t=t, **__: noise(t))
+        x = scheduler.step(toy(x, t), t, x).prev_sample
+    torch.testing.assert_close(
+        sample("ddpm", toy, diffusion, noise), x.float(), rtol=1e-5, atol=1e-5
+    )
 
 
 # ---- afford-motion's trajectories, with its model ----
