@@ -16,8 +16,8 @@ import torch
 
 from cdm.commands.config_files import DEMO_DEFAULTS, read_config
 from cdm.model.mamba import Mamba
+from cdm.training.beginning import find_beginning
 from cdm.training.items import TrainingBatch
-from cdm.training.train import architecture_to_train
 from cdm.training.trainer import Trainer
 
 DEMO = [DEMO_DEFAULTS, DEMO_DEFAULTS.with_name("demo_training.yaml")]
@@ -87,7 +87,7 @@ def main():
     parser.add_argument("--profile", action="store_true", help="the kernels of one step in bf16")
     options = parser.parse_args()
     config = read_config(options.configfile, options.config)
-    architecture = architecture_to_train(config)
+    architecture = find_beginning(config).architecture
     batch = random_batch(config, architecture)
     print(
         f"{torch.cuda.get_device_name()}, torch {torch.__version__}; {len(batch.x_start)} items of "

@@ -168,10 +168,12 @@ class TrainingConfig:
     warmup_steps: int
     weight_decay: float
     grad_clip: float | None
+    dropout: float | None
     ema_decay: float | None
     noisy_timestep_fraction: float
     precision: str
     checkpoint_every: int
+    init_from: str | None
 
 
 @dataclass(frozen=True)

@@ -166,19 +166,28 @@ def _contradictions(config: Config) -> Iterator[str]:
         )
 
 
+def check_trainable(config: Config) -> None:
+    """Refuse to train with point features that the scene model would make.
+
+    Raises:
+        ConfigError: it would make them.
+    """
+    if PointFeatures.of(config).source == SCENE_MODEL:
+        raise ConfigError(
+            "model.scene_model has the frozen scene model make the point features, with which this "
+            "version samples but does not train: set use_openscene: true to train on the dataset's "
+            "features as they are, or use_scene_model: false"
+        )
+
+
 def dim_to_train(config: Config) -> int:
     """Columns of point features of a model that is trained from scratch.
 
     Raises:
         ConfigError: the scene model would make them, or the configuration leaves their number open.
     """
+    check_trainable(config)
     features = PointFeatures.of(config)
-    if features.source == SCENE_MODEL:
-        raise ConfigError(
-            "model.scene_model has the frozen scene model make the point features, with which this "
-            "version samples but does not train: set use_openscene: true to train on the dataset's "
-            "features as they are, or use_scene_model: false"
-        )
     if features.dim is None:
         raise ConfigError(
             "model.scene_model.point_feat_dim is null, but there are no weights to read it "

@@ -27,11 +27,14 @@ class TrainingRecord:
         sampling: key -> value of what sampling must have in common with the training.
         training: key -> value of what a training that goes on must keep beside it.
         history: since which step which recipe held: {"step": int, "recipe": key -> value}.
+        started_from: path, sha256 and architecture of the checkpoint that it began with
+            (`training.init_from`); None if it began with random weights.
     """
 
     sampling: dict[str, Any]
     training: dict[str, Any]
     history: list[dict[str, Any]]
+    started_from: dict[str, Any] | None = None
 
     @property
     def recipe(self) -> dict[str, Any]:

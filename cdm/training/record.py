@@ -23,6 +23,9 @@ from cdm.model.training_record import (
 # A finished training may be given more steps; when models are written decides no number.
 MAY_CHANGE_AT_THE_END = {"training.steps"}
 DECIDES_NOTHING = {"checkpoint_every"}
+# Keys that earlier versions did not record, with the value that says what they did. With this value
+# a key changes neither the name of a finished training's record nor what may go on.
+ADDED_LATER = {"training.init_from": None, "training.dropout": None}
 
 
 def training_settings(config: Config) -> dict[str, Any]:
@@ -37,6 +40,7 @@ def training_settings(config: Config) -> dict[str, Any]:
         "model.time_emb_dim": config.model.time_emb_dim,
         "model.scene_model.point_feat_dim": config.model.scene_model.point_feat_dim,
         "training.ema_decay": config.training.ema_decay,
+        "training.init_from": config.training.init_from,
     }
     for section, sizes in model.items():
         if section.startswith("arch_"):
@@ -49,8 +53,24 @@ def recipe(config: Config) -> dict[str, Any]:
     return {
         f"training.{key}": value
         for key, value in asdict(config.training).items()
-        if key not in DECIDES_NOTHING | {"ema_decay"}
+        if key not in DECIDES_NOTHING | {"ema_decay", "init_from"}
     }
+
+
+def changes_since(recorded: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """`differences`, also from a record of an earlier version, which lacks some keys."""
+    added = {key: value for key, value in ADDED_LATER.items() if key in now}
+    return differences(added | recorded, now)
+
+
+def _base(config: Config) -> str:
+    """A key of everything that decides the weights of a finished training."""
+    parts = [sampling_settings(config), training_settings(config), recipe(config)]
+    kept = [
+        {k: v for k, v in part.items() if k not in ADDED_LATER or ADDED_LATER[k] != v}
+        for part in parts
+    ]
+    return digest(kept)
 
 
 def finished_path(config: Config) -> Path:
@@ -60,7 +80,7 @@ def finished_path(config: Config) -> Path:
     the model again.
     """
     folder = Path(config.run_dir, "training")
-    base = digest([sampling_settings(config), training_settings(config), recipe(config)])
+    base = _base(config)
     stale = []
     for path in sorted(folder.glob("finished-*.json")):
         try:
@@ -81,7 +101,7 @@ def write_finished(path: Path, config: Config, model: Path) -> None:
         path: `finished_path`, as it was when the training began.
         model: the last model that it wrote.
     """
-    base = digest([sampling_settings(config), training_settings(config), recipe(config)])
+    base = _base(config)
     for old in path.parent.glob("finished-*.json"):
         if old != path:
             old.unlink()
@@ -110,11 +130,11 @@ def check_may_go_on(config: Config) -> None:
     if record is None or not state.exists():
         return
     found = differences(record.sampling, sampling_settings(config))
-    found += differences(record.training, training_settings(config))
+    found += changes_since(record.training, training_settings(config))
     finished = [*folder.glob("training/finished-*.json")]
     if finished:
         settled = {k: v for k, v in record.recipe.items() if k not in MAY_CHANGE_AT_THE_END}
-        found += differences(settled, recipe(config))
+        found += changes_since(settled, recipe(config))
     if found:
         listed = "".join(f"\n  {line}" for line in found)
         what = "a finished training" if finished else "another training"
@@ -124,17 +144,21 @@ def check_may_go_on(config: Config) -> None:
         )
 
 
-def record_settings(config: Config, step: int) -> list[str]:
+def record_settings(
+    config: Config, step: int, started_from: dict[str, Any] | None = None
+) -> list[str]:
     """Write down the settings with which a training begins or goes on, at a step.
 
+    Args:
+        started_from: as in `TrainingRecord`.
     Returns:
         Lines that tell which part of the recipe is new since then.
     """
     folder, now = Path(config.run_dir), recipe(config)
-    record = TrainingRecord(sampling_settings(config), training_settings(config), [])
+    record = TrainingRecord(sampling_settings(config), training_settings(config), [], started_from)
     before = read_training_record(folder) if step else None
     history = before.history if before else []
-    changes = differences(history[-1]["recipe"], now) if history else []
+    changes = changes_since(history[-1]["recipe"], now) if history else []
     if changes or not history:
         history = [*history, {"step": step, "recipe": now}]
     write_training_record(folder, replace(record, history=history))

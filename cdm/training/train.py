@@ -24,11 +24,15 @@ from cdm.jobs.device import choose_device, device_name
 from cdm.jobs.every import Every
 from cdm.jobs.log import Log, signals_wait
 from cdm.model.architecture import Architecture
-from cdm.model.backbones import BACKBONES, load_backbone
-from cdm.model.point_features import check_configuration, dim_to_train
 from cdm.model.text import load_text_encoder
-from cdm.model.text_weights import HASHING_FEAT_DIM, TEXT_FEAT_DIMS
 from cdm.run.dataset import open_dataset
+from cdm.training.beginning import (
+    Beginning,
+    describe_beginning,
+    dropout_to_train,
+    find_beginning,
+    initial_weights,
+)
 from cdm.training.items import TrainingItems, read_training_items
 from cdm.training.record import (
     check_may_go_on,
@@ -40,7 +44,6 @@ from cdm.training.trainer import Trainer
 
 LOG_EVERY_S = 10.0
 SAVE_EVERY_S = 120.0  # SIGKILL or a power cut loses at most so much
-TIME_EMB_DIM = 128  # if the configuration has null
 RESIDENT = 0.5  # items are kept on the GPU if they take less than this share of its free memory
 
 
@@ -67,8 +70,10 @@ def train(config: Config, log: Log, threads: int = 1) -> Path:
     torch.set_num_threads(threads)
     dataset = replace(config.dataset, phase="train", captions="all")
     config = replace(config, dataset=dataset)
-    architecture = architecture_to_train(config)
     check_may_go_on(config)
+    beginning = find_beginning(config)
+    architecture = beginning.architecture
+    dropout = dropout_to_train(config, architecture.arch)
     finished = finished_path(config)
 
     # Items and their captions. The device comes after the workers that read, which are forked.
@@ -78,21 +83,20 @@ def train(config: Config, log: Log, threads: int = 1) -> Path:
     _place(items, device, log)
 
     # The model, as it is after the last step that was saved.
-    trainer = Trainer(config, architecture, device)
-    resumed = trainer.resume(_state_path(config))
+    trainer, resumed = _make_trainer(beginning, dropout, config, device, log)
     if trainer.step > config.training.steps:
         raise CheckpointError(
             f"{_state_path(config)}: is at step {trainer.step}, but training.steps is "
             f"{config.training.steps}: set training.steps: {trainer.step} or more, or give a new "
             "exp_name"
         )
-    for change in record_settings(config, trainer.step):
+    for change in record_settings(config, trainer.step, beginning.record()):
         log(f"from step {trainer.step} on: {change}")
     log(
         f"training {architecture.arch} ({trainer.num_parameters:,} parameters) on "
         f"{device_name(device)} in {trainer.model.precision}: {len(items)} items, steps "
         f"{trainer.step} to {config.training.steps}{' (resumed)' if resumed else ''}, batches of "
-        f"{config.training.batch_size}"
+        f"{config.training.batch_size}{f', dropout {dropout}' if dropout else ''}"
     )
 
     # The steps that are left.
@@ -150,33 +154,21 @@ def _run(trainer: Trainer, items, config: Config, log: Log, let_signals_through)
     return path
 
 
-def architecture_to_train(config: Config) -> Architecture:
-    """The architecture that section `model` describes, with afford-motion's sizes for null.
+def _make_trainer(
+    beginning: Beginning, dropout: float, config: Config, device: str, log: Log
+) -> tuple[Trainer, bool]:
+    """The trainer as the training left it, or with the weights that it begins with.
 
-    Raises:
-        ConfigError: this version samples the backbone, but does not train it.
+    Returns:
+        The trainer, and whether it goes on.
     """
-    check_configuration(config)
-    model = config.model
-    arch = model.arch or "PointMamba"
-    chosen = load_backbone(arch).sizes_to_train(model)
-    if chosen is None:
-        able = [name for name in BACKBONES if load_backbone(name).sizes_to_train(model)]
-        raise ConfigError(
-            f"model.arch {arch} is sampled but not trained by this version, expected one of "
-            f"{', '.join(able)}"
-        )
-    sizes, last_dim = chosen
-    version = model.text_model.version
-    return Architecture(
-        arch=arch,
-        contact_dim=config.dataset.contact_dim,
-        time_emb_dim=model.time_emb_dim or TIME_EMB_DIM,
-        text_feat_dim=TEXT_FEAT_DIMS.get(version, HASHING_FEAT_DIM),
-        point_feat_dim=dim_to_train(config),
-        last_dim=last_dim,
-        sizes=sizes,
-    )
+    path, weights = _state_path(config), None
+    if beginning.path is not None and not path.exists():
+        for line in describe_beginning(beginning, config):
+            log(line)
+        weights = initial_weights(beginning, config)
+    trainer = Trainer(config, beginning.architecture, device, weights, dropout)
+    return trainer, trainer.resume(path)
 
 
 def _load_items(config: Config, architecture: Architecture, threads: int, log: Log):

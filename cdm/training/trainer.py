@@ -34,20 +34,34 @@ class Trainer:
         config: sections `training`, `diffusion`, `dataset` and `model`, and the seed.
         architecture: of the model.
         device: torch device name.
+        weights: that it begins with, a whole state dict; random ones by default.
+        dropout: share of the attention weights that is dropped; 0 for none.
     Attributes:
         step: steps of the optimiser that are done.
         curve: the loss curve, rows of (step, mean loss since the row before).
         average: weights averaged over the steps, or None without `training.ema_decay`.
     """
 
-    def __init__(self, config: Config, architecture: Architecture, device: str):
+    def __init__(
+        self,
+        config: Config,
+        architecture: Architecture,
+        device: str,
+        weights: dict[str, torch.Tensor] | None = None,
+        dropout: float = 0.0,
+    ):
         self.config, self.architecture, self.device = config, architecture, device
         training = config.training
         precision = resolve_precision(training.precision, device)
         self.model = CDM(architecture, precision=precision)
-        state = initial_state_dict(architecture, config.seed)
-        self.model.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in state.items()})
+        if weights is None:
+            state = initial_state_dict(architecture, config.seed)
+            weights = {key: torch.from_numpy(value.copy()) for key, value in state.items()}
+        self.model.load_state_dict(weights)
         self.model.to(device).train()
+        self.dropout = dropout
+        if dropout:
+            self.model.contact_model.set_dropout(dropout)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(),
             lr=training.lr,
@@ -79,8 +93,13 @@ class Trainer:
         training = self.config.training
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(training, self.step)
+        seed = (self.config.seed * 1_000_003 + self.step) % 2**64
         generator = torch.Generator(self.device)
-        generator.manual_seed(self.config.seed * 1_000_003 + self.step)
+        generator.manual_seed(seed)
+        if self.dropout:
+            # Its masks come from torch's default generator, other numbers than those above. A CUDA
+            # graph reads the seed of that generator at each replay.
+            torch.manual_seed(seed ^ 2**63)
         shape, num_steps = batch.x_start.shape, self.noising.shape[1]
         t = draw_timesteps(shape[0], num_steps, training.noisy_timestep_fraction, generator)
         noise = torch.randn(shape, generator=generator, device=self.device)

@@ -2,12 +2,27 @@
 
 from helpers import demo_config, overlay
 
+# A tiny model of every backbone that is trained: its section of the configuration.
+TINY = {
+    "PointMamba": {"arch_pointmamba": {"trans_dim": 16, "depth": 1, "last_dim": 8}},
+    "Perceiver": {
+        "arch_perceiver": {
+            "encoder_q_input_channels": 16,
+            "encoder_kv_input_channels": 12,
+            "encoder_self_attn_num_layers": 1,
+            "decoder_q_input_channels": 8,
+        }
+    },
+    "MLP": {"arch_mlp": {"point_mlp_dims": [12, 10]}},
+}
 
-def tiny(changes=None, **training):
+
+def tiny(changes=None, arch="PointMamba", **training):
     """A configuration that trains a tiny model for four steps on the demo's items.
 
     Args:
         changes: of any section, by section.
+        arch: a key of `TINY`.
         training: of section `training`.
     """
     recipe = {
@@ -18,11 +33,10 @@ def tiny(changes=None, **training):
         "ema_decay": None,
         "warmup_steps": 0,
     }
-    sizes = {"trans_dim": 16, "depth": 1, "last_dim": 8}
     settings = {
         "exp_name": "mine",
         "gpu": None,
-        "model": {"time_emb_dim": 16, "arch_pointmamba": sizes},
+        "model": {"arch": arch, "time_emb_dim": 16} | TINY[arch],
         "training": recipe | training,
     }
     return demo_config(**overlay(settings, changes or {}))

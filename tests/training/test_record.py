@@ -4,7 +4,11 @@ import pytest
 from trainings import tiny
 
 from cdm.errors import CheckpointError
-from cdm.model.training_record import SETTINGS, read_training_record
+from cdm.model.training_record import (
+    SETTINGS,
+    read_training_record,
+    write_training_record,
+)
 from cdm.training.record import (
     check_may_go_on,
     finished_path,
@@ -91,6 +95,10 @@ def test_a_finished_training_takes_more_steps_and_no_other_recipe(folder):
             "model.arch_pointmamba.depth: 1 there, 2 configured",
         ),
         ({"training": {"ema_decay": 0.5}}, "training.ema_decay: null there, 0.5 configured"),
+        (
+            {"training": {"init_from": "demo"}},
+            'training.init_from: null there, "demo" configured',
+        ),
     ],
 )
 def test_another_training_does_not_go_on_and_says_what_to_type(folder, changes, line):
@@ -115,3 +123,17 @@ def test_a_training_of_an_earlier_version_goes_on(folder):
     check_may_go_on(tiny())
     assert record_settings(tiny(), 3) == []
     assert read_training_record(folder).history[0]["step"] == 3
+
+
+def test_a_record_of_an_earlier_version_lacks_keys_that_said_what_is_the_default(folder):
+    """A finished training stays finished, and another value is noticed."""
+    path = finish(folder, tiny())
+    assert path.name == "finished-28472bd5c50a1c44.json"
+    record = read_training_record(folder)
+    del record.training["training.init_from"], record.recipe["training.dropout"]
+    write_training_record(folder, record)
+    check_may_go_on(tiny(steps=8))
+    with pytest.raises(CheckpointError) as error:
+        check_may_go_on(tiny(steps=8, init_from="demo", dropout=0.5))
+    assert 'training.init_from: null there, "demo" configured' in str(error.value)
+    assert "training.dropout: null there, 0.5 configured" in str(error.value)

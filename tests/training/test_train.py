@@ -7,22 +7,32 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from trainings import tiny
+import zarr
+from trainings import TINY, tiny
 
 from cdm.datasets.statistics import load_statistics
+from cdm.demo.scenes import write_demo
 from cdm.errors import CDMError, CheckpointError, ConfigError, DataError, NotTrained
 from cdm.model.checkpoint import find_checkpoint, inspect_checkpoint
 from cdm.model.state_dict import load_state_dict
 from cdm.model.training_record import read_training_record
+from cdm.run.generate import generate_chunk
+from cdm.run.plan_files import save_plan
 from cdm.run.planning import make_plan
+from cdm.training.beginning import architecture_to_train
 from cdm.training.record import finished_path
-from cdm.training.train import architecture_to_train, train
+from cdm.training.train import train
 from cdm.training.trainer import Trainer
 
 
-def test_a_stopped_training_goes_on_as_if_nothing_had_happened(few_items, tmp_path, monkeypatch):
-    lines = []
-    straight = load_state_dict(train(replace(tiny(ema_decay=0.5), exp_name="a"), lines.append))
+@pytest.mark.parametrize("arch", TINY)  # a Perceiver's dropout has random masks
+def test_a_stopped_training_goes_on_as_if_nothing_had_happened(
+    few_items, tmp_path, monkeypatch, arch
+):
+    lines, config = [], tiny(arch=arch, ema_decay=0.5)
+    straight = load_state_dict(train(replace(config, exp_name="a"), lines.append))
+    assert any("dropout 0.1" in line for line in lines) == (arch == "Perceiver")
+    torch.manual_seed(1)  # whatever else drew random numbers in between
 
     class PowerCut(Exception):
         pass
@@ -32,7 +42,7 @@ def test_a_stopped_training_goes_on_as_if_nothing_had_happened(few_items, tmp_pa
             raise PowerCut
         whole(self, batch)
 
-    stopped = replace(tiny(ema_decay=0.5), exp_name="b")
+    stopped = replace(config, exp_name="b")
     with monkeypatch.context() as patch, pytest.raises(PowerCut):
         patch.setattr(Trainer, "train_step", cut)
         train(stopped, lines.append)
@@ -186,8 +196,18 @@ def test_without_a_checkpoint_a_run_says_how_to_get_one(few_items):
     assert plan.statistics.path.startswith("outputs/mine/Mean_Std_")
 
 
-def test_backbones_that_cannot_be_trained_say_so():
-    config = tiny()
-    other = replace(config, model=replace(config.model, arch="MLP"))
-    with pytest.raises(ConfigError, match="expected one of PointMamba"):
-        architecture_to_train(other)
+@pytest.mark.parametrize("arch", ["Perceiver", "MLP"])
+def test_what_was_trained_is_sampled_with_no_further_setting(few_items, arch):
+    """The command without `train`: plan, and one chunk."""
+    config = replace(
+        tiny({"diffusion": {"timestep_respacing": 2}}, arch=arch, steps=1), exp_dir=None
+    )
+    write_demo(config.data_dir, "val", num_train=0)
+    train(config, lambda line: None)
+    plan, samples = make_plan(config)
+    assert plan.architecture == architecture_to_train(config)
+    save_plan(plan, samples)
+    generate_chunk(plan, plan.chunks[0], lambda line: None)
+    store = Path(f"outputs/mine/chunks/{plan.chunks[0].name}.zarr")
+    maps = zarr.open_group(store, mode="r")["sample"][:]
+    assert maps.shape == (3, 1, 1024, 6) and np.isfinite(maps).all() and maps.std() > 0.1

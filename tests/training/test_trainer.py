@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 import torch
 from helpers import demo_config, relative_error
-from trainings import tiny
+from small_models import make_inputs, small_model
+from trainings import TINY, tiny
 
 from cdm.demo.scenes import DemoDataset
 from cdm.errors import CheckpointError
 from cdm.model.backbones.base import map_tensors
 from cdm.sampling.diffusion import create_diffusion
+from cdm.training.beginning import architecture_to_train
 from cdm.training.items import TrainingBatch, read_training_items
-from cdm.training.train import architecture_to_train
 from cdm.training.trainer import (
     Trainer,
     _GradientGraph,
@@ -25,9 +26,11 @@ from cdm.training.trainer import (
 )
 
 
-def test_the_loss_falls(few_items):
-    trainer = Trainer(tiny(lr=3e-3), architecture_to_train(tiny()), "cpu")
-    dataset = DemoDataset(replace(tiny().dataset, phase="train"), "", 3, 0)
+@pytest.mark.parametrize("arch", TINY)
+def test_the_loss_falls(few_items, arch):
+    config = tiny(arch=arch, lr=1e-2)
+    trainer = Trainer(config, architecture_to_train(config), "cpu")
+    dataset = DemoDataset(replace(config.dataset, phase="train"), "", 3, 0)
     items = read_training_items(dataset, 3, 0, print)
     items.normalise(items.statistics("test"))
     items.encode(lambda texts: torch.zeros(len(texts), 128), "cpu")
@@ -36,6 +39,53 @@ def test_the_loss_falls(few_items):
         trainer.train_step(items.batch(0, 4, seed=0))
         losses.append(trainer.recent_loss())
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
+
+
+@pytest.mark.parametrize("arch", TINY)
+def test_gradients_are_the_slopes_of_the_loss(arch):
+    """Of every weight along a random direction, against finite differences in float64."""
+    model = small_model(arch, 3, dtype=torch.float64).train()
+    x, t, c_text, xyz, feat = make_inputs(2, 12, 3, torch.float64)
+    generator = torch.Generator().manual_seed(2)
+    noise = torch.randn(x.shape, generator=generator, dtype=torch.float64)
+    noising = noising_coefficients(create_diffusion(1000), "cpu").double()
+    batch = TrainingBatch(x, c_text, xyz, feat)
+
+    def loss():
+        return diffusion_loss(model, noising, batch, t, noise)
+
+    loss().backward()
+    for name, weight in model.named_parameters():
+        direction = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
+        values = []
+        for step in (1e-5, -1e-5):
+            with torch.no_grad():
+                weight.add_(direction, alpha=step)
+            values.append(float(loss().detach()))
+            with torch.no_grad():
+                weight.sub_(direction, alpha=step)
+        slope = (values[0] - values[1]) / 2e-5
+        expected = float((weight.grad * direction).sum())
+        assert math.isclose(slope, expected, rel_tol=1e-5, abs_tol=1e-8), name
+
+
+def test_dropout_is_a_function_of_seed_and_step():
+    """So a training that goes on drops what an undisturbed one drops."""
+    batch = TrainingBatch(
+        torch.randn(2, 9, 6), torch.randn(2, 128), torch.randn(2, 9, 3), torch.randn(2, 9, 3)
+    )
+
+    def weights(dropout, first=0):
+        config = tiny(arch="Perceiver")
+        trainer = Trainer(config, architecture_to_train(config), "cpu", dropout=dropout)
+        trainer.step = first
+        torch.rand(3)  # another state of torch's own generator
+        trainer.train_step(batch)
+        return torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
+
+    assert torch.equal(weights(0.5), weights(0.5))
+    assert not torch.equal(weights(0.5), weights(0.0))
+    assert not torch.equal(weights(0.5), weights(0.5, first=1))
 
 
 def test_loss_is_the_error_of_x_0_at_a_noised_map():

@@ -6,6 +6,7 @@ every sample and step.
 """
 
 from abc import ABC, abstractmethod
+from dataclasses import asdict
 from typing import Any, ClassVar
 
 import torch
@@ -37,7 +38,11 @@ class Backbone(nn.Module, ABC):
         section: section of the configuration, below `model`, that holds its sizes; None if it has
             none.
         scans: whether it runs selective scans.
+        trained: whether `snakemake train` trains it. Its `training_forward` then has the gradients
+            of all weights, and runs inside a CUDA graph.
         defaults: last_dim and sizes of afford-motion's default model.
+        dropout: share of the attention weights that afford-motion's training drops; None for a
+            backbone without such a dropout.
         kernels: class of the fused form, None without one. Its `unavailable(backbone)` is None
             or says why the kernels cannot run. `kernels(backbone, dtype)` is called like
             `forward_head`.
@@ -46,7 +51,9 @@ class Backbone(nn.Module, ABC):
     signature: ClassVar[str]
     section: ClassVar[str | None] = None
     scans: ClassVar[bool] = False
+    trained: ClassVar[bool] = False
     defaults: ClassVar[dict[str, Any]]
+    dropout: ClassVar[float | None] = None
     kernels: ClassVar[type | None] = None
 
     @classmethod
@@ -72,14 +79,27 @@ class Backbone(nn.Module, ABC):
         """
 
     @classmethod
-    def sizes_to_train(cls, model) -> tuple[dict[str, Any], int] | None:
+    def sizes_to_train(cls, model) -> tuple[dict[str, Any], int]:
         """Sizes for training a new model from section `model` of the configuration.
 
-        A size that is null there takes afford-motion's value.
+        A size that is null there takes its value in `defaults`.
 
         Returns:
-            `Architecture.sizes` and last_dim; None where this version does not train the backbone.
+            `Architecture.sizes` and last_dim.
+        Raises:
+            ConfigError: of these sizes no model can be made.
         """
+        told = asdict(getattr(model, cls.section))
+        told = {key: list(x) if isinstance(x, tuple) else x for key, x in told.items()}
+        sizes = cls.defaults | {key: value for key, value in told.items() if value is not None}
+        return sizes, sizes.pop("last_dim")
+
+    def set_dropout(self, share: float) -> None:
+        """Drop this share of the attention weights in training. A backbone with `dropout` has it.
+
+        The masks must come from torch's default generator: a training seeds it at every step.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no dropout")
 
     # ---- the formula, and gradients ----
 

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from cdm.errors import ConfigError
 from cdm.model.architecture import FeatureWidths
 from cdm.model.backbones.base import Backbone, float32, join_columns
 
@@ -38,6 +39,7 @@ class MLP(Backbone):
 
     signature = r"contact_model\.point_mlp\."
     section = "arch_mlp"
+    trained = True
     defaults: ClassVar = {
         "last_dim": 512, "point_mlp_dims": [512, 512], "point_mlp_widening_factor": 1,
         "point_mlp_bias": True,
@@ -58,6 +60,17 @@ class MLP(Backbone):
         where = "point_mlp.0.mlp_pre.1.weight"
         both = weights.dim(where, 1) - weights.contact_dim - weights.time_emb_dim
         return FeatureWidths(None, None, both, where)
+
+    @classmethod
+    def sizes_to_train(cls, model):
+        sizes, _ = super().sizes_to_train(model)
+        told, dims = model.arch_mlp.last_dim, sizes["point_mlp_dims"]
+        if not dims or told not in (None, dims[-1]):
+            raise ConfigError(
+                f"model.arch_mlp.last_dim is {told} and point_mlp_dims is {dims}: the last of the "
+                "stages gives the output; set last_dim: null, and one stage or more"
+            )
+        return sizes, dims[-1]
 
     def __init__(self, architecture, scan_backend="auto"):
         super().__init__()

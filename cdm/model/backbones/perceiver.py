@@ -34,10 +34,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cdm.errors import CheckpointError
+from cdm.errors import CheckpointError, ConfigError
 from cdm.model.architecture import FeatureWidths
 from cdm.model.backbones.base import Backbone, float32, head_product, join_columns
 from cdm.model.backbones.perceiver_layers import (
+    Attention,
     CrossAttention,
     Residual,
     SelfAttention,
@@ -83,6 +84,7 @@ class Perceiver(Backbone):
 
     signature = r"contact_model\.encoder_adapter\."
     section = "arch_perceiver"
+    trained, dropout = True, 0.1
     defaults: ClassVar = {
         "last_dim": 256,
         "point_pos_emb": True,
@@ -133,6 +135,33 @@ class Perceiver(Backbone):
         point_feat = weights.dim(where, 1) - weights.contact_dim - 3 * sizes["point_pos_emb"]
         return FeatureWidths(text, point_feat, text + point_feat, where)
 
+    @classmethod
+    def sizes_to_train(cls, model):
+        sizes, _ = super().sizes_to_train(model)
+        # The output has the decoder's width, and the decoder's keys are the latent tokens.
+        followed = {
+            "last_dim": sizes["decoder_q_input_channels"],
+            "decoder_kv_input_channels": sizes["encoder_q_input_channels"],
+        }
+        for key, width in followed.items():
+            told = getattr(model.arch_perceiver, key)
+            if told not in (None, width):
+                raise ConfigError(
+                    f"model.arch_perceiver.{key} is {told}, but the other sizes make it {width}: "
+                    f"set {key}: null"
+                )
+        sizes["decoder_kv_input_channels"] = followed["decoder_kv_input_channels"]
+
+        # Each head has the same share of the channels.
+        for part in ("encoder", "decoder"):
+            channels, heads = sizes[f"{part}_q_input_channels"], sizes[f"{part}_num_heads"]
+            if channels % heads:
+                raise ConfigError(
+                    f"model.arch_perceiver.{part}_num_heads is {heads}, which does not divide "
+                    f"{part}_q_input_channels ({channels}): set one of them so that it does"
+                )
+        return sizes, followed["last_dim"]
+
     def __init__(self, architecture, scan_backend="auto"):
         super().__init__()
         a, s = architecture, architecture.sizes
@@ -160,6 +189,11 @@ class Perceiver(Backbone):
             Residual(CrossAttention(queries, latent, s["decoder_num_heads"])),
             residual_mlp(queries, s["decoder_widening_factor"]),
         )
+
+    def set_dropout(self, share):
+        for module in self.modules():
+            if isinstance(module, Attention):
+                module.dropout = share
 
     def naive_forward(self, x_t, time_emb, c_text, c_pc_xyz, c_pc_feat=None):
         xyz = c_pc_xyz if self.point_pos_emb else None

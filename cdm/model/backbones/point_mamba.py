@@ -5,7 +5,6 @@ so that each group is multiplied only as often as it changes (docs/exact-short-r
 runs each block's projections once for both directions (eq. 20).
 """
 
-from dataclasses import asdict
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -33,7 +32,7 @@ class PointMamba(Backbone):
 
     signature = r"contact_model\.layers\.\d+\.mamba\."
     section = "arch_pointmamba"
-    scans = True
+    scans = trained = True
     kernels = CudaPointMamba
     defaults: ClassVar = {
         "last_dim": 256, "trans_dim": 256, "depth": 8, "hidden_dim": 128,
@@ -57,9 +56,8 @@ class PointMamba(Backbone):
 
     @classmethod
     def sizes_to_train(cls, model):
-        chosen = {key: n for key, n in asdict(model.arch_pointmamba).items() if n is not None}
-        sizes = cls.defaults | chosen
-        trans_dim, last_dim = sizes["trans_dim"], sizes.pop("last_dim")
+        sizes, last_dim = super().sizes_to_train(model)
+        trans_dim = sizes["trans_dim"]
         return sizes | {"d_inner": 2 * trans_dim, "dt_rank": -(-trans_dim // 16)}, last_dim
 
     def __init__(self, architecture, scan_backend="auto"):

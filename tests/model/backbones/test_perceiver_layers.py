@@ -17,7 +17,25 @@ def test_attention_is_torchs_with_wider_queries_than_keys():
     theirs.out_proj.load_state_dict(ours.o_proj.state_dict())
     q, kv = torch.randn(2, 7, 24), torch.randn(2, 9, 10)
     expected, _ = theirs(q.transpose(0, 1), *[kv.transpose(0, 1)] * 2, need_weights=False)
-    assert_close("attention", expected.transpose(0, 1), ours(q, kv), 1e-5, 1e-6)
+    for training in (True, False):  # the formula itself, and torch's fused attention
+        out = ours.train(training)(q, kv)
+        assert_close("attention", expected.transpose(0, 1), out, 1e-5, 1e-6)
+
+
+@torch.no_grad()
+def test_dropout_takes_attention_weights_in_training_alone():
+    """Of values that are all 1, what is left of the weights shows; they are scaled to mean 1."""
+    torch.manual_seed(0)
+    layer = Attention(8, 8, 2)
+    for name in ("v_proj", "o_proj"):
+        getattr(layer, name).weight.copy_(torch.eye(8))
+        getattr(layer, name).bias.zero_()
+    layer.k_proj.weight.zero_()  # all weights alike, 1 / 1000
+    q, kv = torch.randn(50, 1, 8), torch.ones(50, 1000, 8)
+    layer.dropout = 0.25
+    dropped = layer(q, kv)
+    assert 0.005 < dropped.std() < 0.05 and abs(dropped.mean() - 1) < 0.01
+    torch.testing.assert_close(layer.eval()(q, kv), torch.ones(50, 1, 8))
 
 
 @torch.no_grad()
