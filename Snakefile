@@ -38,7 +38,10 @@ onstart:
     if PLAN:
         save_plan(PLAN, SAMPLES)
     if makes_maps():
-        print(describe_plan(PLAN) + describe_pace(PLAN), file=sys.stderr)
+        print(
+            describe_plan(PLAN) + describe_pace(PLAN) + describe_choice(PLAN),
+            file=sys.stderr,
+        )
         LIVE.start()
 
 

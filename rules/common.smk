@@ -17,7 +17,7 @@ from snakemake.exceptions import WorkflowError
 from cdm.commands.config_files import as_typed
 from cdm.commands.hints import advice, farewell
 from cdm.commands.live import LiveProgress
-from cdm.commands.pace import describe_pace
+from cdm.commands.pace import describe_choice, describe_pace
 from cdm.config import is_demo, load_config
 from cdm.errors import CDMError, NotTrained, printable
 from cdm.evaluation.evaluate import evaluation_key

@@ -13,6 +13,7 @@ from cdm.errors import ConfigError
 from cdm.files import expand_path, read_bytes
 
 DEFAULTS, DEMO_DEFAULTS = SCHEMA.with_name("config.yaml"), SCHEMA.with_name("demo.yaml")
+FAST = SCHEMA.with_name("fast.yaml")
 
 
 def read_config(configfiles: Iterable[str | Path], assignments: Iterable[str]) -> Config:
@@ -57,6 +58,11 @@ def _read_user(configfiles: Iterable[str | Path], assignments: Iterable[str]) ->
             raise ConfigError(f"--config {assignment}: expected key=value, such as exp_name=mine")
         user = overlay(user, {key: read_text_yaml(text, f"--config {assignment}")})
     return user
+
+
+def fast_config(config: Config) -> Config:
+    """The configuration with config/fast.yaml laid over it."""
+    return load_config(overlay(config.as_dict(), _read_file(FAST)))
 
 
 def config_arguments(config: Config) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from cdm.archive.layout import Layout
+from cdm.commands.pace import fast_steps
 from cdm.config import Config
 from cdm.datasets import FileReader, Item, Sample
 from cdm.errors import BadItem, ConfigError, DataError
@@ -34,6 +35,8 @@ class Estimate:
         start_s: seconds before the first batch: items, texts, model.
         first_batch_s, second_batch_s: seconds; the first also warms up.
         device_hours: of the whole run with the present chunk_size.
+        fast_steps, fast_device_hours: the same with config/fast.yaml; None if the trained chain is
+            too short for it.
         archive_bytes: of the archive's arrays.
         chunk_size, minutes_per_chunk: as configured, and what it takes.
         suggested_chunk_size, suggested_minutes: for the wanted length of a job.
@@ -48,6 +51,8 @@ class Estimate:
     first_batch_s: float
     second_batch_s: float
     device_hours: float
+    fast_steps: int | None
+    fast_device_hours: float | None
     archive_bytes: int
     chunk_size: int
     minutes_per_chunk: float
@@ -84,13 +89,15 @@ def estimate(plan: Plan, samples: list[Sample], minutes_per_chunk: float, log: L
     first_s, second_s = _time_two_batches(sampler, items, k, size, log)
 
     # The whole run from these.
-    def chunk_s(chunk_size: int) -> float:
-        return before_maps_s + math.ceil(chunk_size * k / size) * second_s
+    def chunk_s(chunk_size: int, batch_s: float = second_s) -> float:
+        return before_maps_s + math.ceil(chunk_size * k / size) * batch_s
 
     before_maps_s = start_s + max(0.0, first_s - second_s)  # with warming up
     chunk_size = min(config.workflow.chunk_size, plan.num_samples)
     suggested = _suggest(config, before_maps_s, second_s, minutes_per_chunk)
     suggested = min(suggested, plan.num_samples)
+    fast = fast_steps(plan)
+    fast_s = fast and chunk_s(chunk_size, second_s * fast / plan.num_steps)
     return Estimate(
         device=device_name(device),
         num_samples=plan.num_samples,
@@ -101,6 +108,8 @@ def estimate(plan: Plan, samples: list[Sample], minutes_per_chunk: float, log: L
         first_batch_s=first_s,
         second_batch_s=second_s,
         device_hours=len(plan.chunks) * chunk_s(chunk_size) / 3600,
+        fast_steps=fast,
+        fast_device_hours=fast and len(plan.chunks) * fast_s / 3600,
         archive_bytes=archive_bytes(plan),
         chunk_size=config.workflow.chunk_size,
         minutes_per_chunk=chunk_s(chunk_size) / 60,
@@ -172,7 +181,13 @@ def _items(plan: Plan, samples: list[Sample], wanted: int) -> list[tuple[Sample,
 
 def describe_estimate(found: Estimate) -> str:
     """The estimate as text."""
-    each_s = found.second_batch_s / found.batch_size
+    each_s, fast = found.second_batch_s / found.batch_size, ""
+    if found.fast_steps:
+        fast = (
+            f"fast.yaml     {found.fast_steps} steps in place of {found.num_steps}, with "
+            f"config/fast.yaml: {found.fast_device_hours:.3g} device-hours "
+            f"({duration(3600 * found.fast_device_hours)} on one)\n"
+        )
     return (
         f"device        {found.device}\n"
         f"two batches   {found.first_batch_s:.1f} s and {found.second_batch_s:.1f} s for "
@@ -181,7 +196,7 @@ def describe_estimate(found: Estimate) -> str:
         f"{found.start_s:.1f} s to start\n"
         f"whole run     {found.num_maps} maps: {found.device_hours:.3g} device-hours "
         f"({duration(3600 * found.device_hours)} on one, "
-        f"{duration(900 * found.device_hours)} on four)\n"
+        f"{duration(900 * found.device_hours)} on four)\n{fast}"
         f"archive       {_bytes(found.archive_bytes)}\n"
         f"chunk_size    {found.chunk_size} takes {found.minutes_per_chunk:.3g} minutes a chunk\n"
         f"suggestion    --config 'workflow={{chunk_size: {found.suggested_chunk_size}}}' takes "

@@ -23,8 +23,8 @@ from cdm.errors import BadItem
 from cdm.files import write_bytes
 
 NUM_POINTS, SEED = 1024, 0
-# Rows of anno.csv; those between val and test are of no phase.
-VAL, TEST, TRAIN = range(0, 12), range(24, 344), range(344, 20344)
+# Rows of anno.csv.
+VAL, TEST, TRAIN = range(0, 24), range(24, 344), range(344, 20344)
 NUM_WRITTEN = 64  # items of train that are written; computed statistics are of these
 BACKGROUND, TARGET = 0, 1  # labels of points: floor and walls, the target; piece i has i + 1
 BACKGROUND_SHARE = 0.4  # of the points; the others go to furniture by the root of its area

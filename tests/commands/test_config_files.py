@@ -9,25 +9,48 @@ import yaml
 from helpers import DEMO_MODEL, REPO, run_config, write_dataset
 
 from cdm.__main__ import main
-from cdm.commands.config_files import as_typed, config_arguments, read_config
+from cdm.commands.config_files import as_typed, config_arguments, fast_config, overlay, read_config
 from cdm.config import Config
 from cdm.errors import ConfigError
 
 FILE = {"exp_dir": "demo", "sampling": {"batch_size": 7}}
+FAST = {
+    "diffusion": {"timestep_respacing": "snr18"},
+    "sampling": {"method": "dpmpp_2m_sde", "eta": 0.0},
+}
 ARGUMENTS = ["dataset={data_dir: data, sets: [HUMANISE], num_points: 64}", "seed=5", "gpu=null"]
 
 
 def test_the_configuration_is_the_one_snakemake_plans_with(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_dataset(tmp_path / "data", 3)
-    content = "exp_name: 007\n" + yaml.safe_dump(FILE | {"model": DEMO_MODEL})
+    slow = {"diffusion": {"steps": 400, "timestep_respacing": 250}, "sampling": {"method": "ddpm"}}
+    content = "exp_name: 007\n" + yaml.safe_dump(overlay(FILE, slow) | {"model": DEMO_MODEL})
     (tmp_path / "mine.yaml").write_text(content)
-    command = ["snakemake", "-s", REPO / "Snakefile", "--configfile", "mine.yaml", "--cores", "1"]
+    files = ["mine.yaml", REPO / "config/fast.yaml"]
+    command = ["snakemake", "-s", REPO / "Snakefile", "--cores", "1", "--configfile", *files]
     command += ["--config", *ARGUMENTS, "--until", "demo_data"]  # plans, and runs nothing
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "outputs/007/plan/plan.json").read_bytes())["config"]
-    assert found == read_config(["mine.yaml"], ARGUMENTS).as_dict()
+    plan = json.loads((tmp_path / "outputs/007/plan/plan.json").read_bytes())
+    assert plan["config"] == read_config(files, ARGUMENTS).as_dict()
+    # config/fast.yaml wins over the user's own steps and sampler, and changes nothing else.
+    own = read_config(["mine.yaml"], ARGUMENTS)
+    assert plan["config"] == overlay(own.as_dict(), FAST)
+    steps = plan["identity"]["diffusion"][2]
+    assert len(steps) == 18 and steps[0] == 0 and steps[-1] == 399
+    assert fast_config(own).as_dict() == plan["config"]
+
+
+def test_fast_yaml_wins_over_the_noise_of_ddim(tmp_path):
+    (tmp_path / "mine.yaml").write_text("sampling: {method: ddim, eta: 0.5}\n")
+    config = read_config([tmp_path / "mine.yaml", REPO / "config/fast.yaml"], [])
+    assert (config.sampling.method, config.sampling.eta) == ("dpmpp_2m_sde", 0.0)
+
+
+def test_the_demo_runs_with_the_settings_of_fast_yaml():
+    demo = read_config([], [])
+    assert fast_config(demo) == demo
 
 
 def test_nothing_configured_is_the_demo():

@@ -33,6 +33,10 @@ def test_two_batches_are_timed_and_the_run_is_extrapolated(planned, monkeypatch)
     # 6 s to start, 6 s to warm up, and two batches of two maps for a chunk of three
     assert found.minutes_per_chunk == pytest.approx((6 + 6 + 2 * 4) / 60)
     assert found.device_hours == pytest.approx(3 * (6 + 6 + 2 * 4) / 3600)
+    # 18 steps in place of 2: batches of 36 s
+    assert found.fast_steps == 18
+    assert found.fast_device_hours == pytest.approx(3 * (6 + 6 + 2 * 36) / 3600)
+    assert "18 steps in place of 2, with config/fast.yaml: 0.07 device" in describe_estimate(found)
     # one minute has room for twelve batches, more than the seven samples need
     assert found.suggested_chunk_size == 7
     assert found.suggested_minutes == pytest.approx((6 + 6 + 4 * 4) / 60)

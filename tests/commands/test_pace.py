@@ -1,8 +1,9 @@
 """Minutes per chunk, once a rate is known."""
 
-from helpers import plan_run, write_dummy_chunk
+from helpers import plan_run, run_config, write_dummy_chunk
 
-from cdm.commands.pace import describe_pace, measure_pace
+from cdm.commands.pace import describe_choice, describe_pace, measure_pace
+from cdm.run.planning import make_plan
 
 RUN = "outputs/run"  # dummy chunks: 2 s to start, 6 s to sample 3 maps
 
@@ -33,6 +34,30 @@ def test_chunks_that_cost_something_else_do_not_count(tmp_path, monkeypatch):
     write_dummy_chunk(plan, plan.chunks[0])
     dearer, _ = plan_run(tmp_path, diffusion={"timestep_respacing": 4})
     assert measure_pace(dearer, RUN) is None
+
+
+def test_the_full_chain_and_the_fast_one_are_told_once_a_rate_is_known(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plan, _ = plan_run(tmp_path, num_items=12)
+    assert describe_choice(plan) == ""
+    write_dummy_chunk(plan, plan.chunks[0])  # 2 steps a map: 1 s a step
+    told = describe_choice(plan)
+    # 4 chunks start for 2 s each; 12 maps of 500 or of 18 steps
+    assert "about 1:40:08 with the full chain (500 steps), 0:03:44 with config/fast.yaml" in told
+    assert "(18 steps), of one device, at 0.5 maps/s of 2 steps measured on dummy" in told
+
+
+def test_a_rate_of_another_run_and_sampler_serves_if_the_model_is_the_same(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plan, _ = plan_run(tmp_path, num_items=12)
+    write_dummy_chunk(plan, plan.chunks[0])
+    (tmp_path / "outputs/not a run").write_text("")
+    other = make_plan(run_config(exp_name="other", sampling={"method": "ddim", "k_samples": 2}))[0]
+    assert "about 3:20:08 with the full chain" in describe_choice(other)  # 24 maps
+    in_bf16 = make_plan(run_config(exp_name="other", sampling={"precision": "bf16"}))[0]
+    assert describe_choice(in_bf16) == ""
+    short = make_plan(run_config(diffusion={"steps": 17}))[0]
+    assert describe_choice(short) == ""  # config/fast.yaml is not possible there
 
 
 def test_a_damaged_record_has_no_say(tmp_path, monkeypatch):

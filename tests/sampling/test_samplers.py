@@ -267,7 +267,7 @@ def test_dpm_solver_agrees_with_diffusers(name, algorithm, respacing):
         final_sigmas_type="zero",
     )
     # In float32, as it keeps them, 1 - alpha_bar of the first steps has three digits.
-    scheduler.alphas_cumprod = torch.from_numpy(full.alphas_cumprod)
+    scheduler.alphas_cumprod = full.alphas_cumprod
     scheduler.set_timesteps(timesteps=diffusion.timestep_map[::-1].tolist())
     x = noise(100)
     for t in scheduler.timesteps.tolist():
@@ -286,7 +286,7 @@ def test_ddpm_agrees_with_diffusers(respacing, monkeypatch):
         variance_type="fixed_small",
         clip_sample=False,
     )
-    scheduler.alphas_cumprod = torch.from_numpy(np.cumprod(1 - create_diffusion(100).betas))
+    scheduler.alphas_cumprod = torch.from_numpy(create_diffusion(100).alphas_cumprod)
     scheduler.set_timesteps(timesteps=diffusion.timestep_map[::-1].tolist())
     x = noise(100)
     for t in scheduler.timesteps.tolist():
