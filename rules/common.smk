@@ -57,7 +57,7 @@ LIVE = PLAN and LiveProgress(PLAN, sys.stderr)
 # No --cores is given for a cluster, and its jobs must not take all cores of their node.
 ON_CLUSTER = workflow.remote_exec or not workflow.resource_settings.cores
 CLUSTER_THREADS = 4
-DEMO_DATA = f"{RUN}/data/demo_{CONFIG.dataset.phase}.json"
+DEMO_DATA = f"{CONFIG.demo_folder}_{CONFIG.dataset.phase}.json"
 
 
 wildcard_constraints:
@@ -98,7 +98,7 @@ def job_threads(wildcards):
 
 
 def merge_threads(wildcards):
-    """Threads that verify chunks while merging."""
+    """Threads that verify chunks while merging; processes that write the built-in rooms."""
     return CLUSTER_THREADS if ON_CLUSTER else min(8, workflow.cores)
 
 

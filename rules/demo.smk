@@ -8,5 +8,6 @@ rule demo_data:
         f"{RUN}/logs/demo_data.log",
     conda:
         "../envs/archive.yaml"
+    threads: merge_threads
     script:
         "../scripts/demo_data.py"

@@ -15,6 +15,7 @@ import yaml
 from cdm.config.contradictions import contradictions
 from cdm.config.sections import (
     DEMO,
+    DEMO_POINTS,
     Config,
     DatasetConfig,
     EvaluationConfig,
@@ -25,6 +26,7 @@ from cdm.errors import ConfigError
 
 __all__ = [
     "DEMO",
+    "DEMO_POINTS",
     "SCHEMA",
     "Config",
     "DatasetConfig",

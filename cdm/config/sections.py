@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 DEMO = "demo"
+DEMO_POINTS = 1024  # points of the built-in rooms, as the built-in weights were trained on
 
 
 @dataclass(frozen=True)
@@ -248,9 +249,16 @@ class Config:
         return self.dataset.data_dir == DEMO
 
     @property
+    def demo_folder(self) -> str:
+        """Folder of the built-in dataset; rooms of another number of points have their own."""
+        points = self.dataset.num_points
+        name = DEMO if points == DEMO_POINTS else f"{DEMO}-{points}"
+        return f"{self.run_dir}/data/{name}"
+
+    @property
     def data_dir(self) -> str:
         """The dataset's folder."""
-        return f"{self.run_dir}/data/demo" if self.is_demo_data else self.dataset.data_dir
+        return self.demo_folder if self.is_demo_data else self.dataset.data_dir
 
     def as_dict(self) -> dict[str, Any]:
         """Nested mapping of JSON types, as records and plans store it."""

@@ -2,31 +2,36 @@
 
 Every item is a room with furniture and one short motion that uses one piece. Item i is row i of
 anno.csv. Its random generators are seeded with [seed, i], so it does not depend on the number of
-items. The rows of val and test come first, then those of train. In code, train has 20,000 items; on
-disk are the first NUM_WRITTEN of them.
+items. Rooms, furniture, words and motion do not depend on the number of points either. The rows of
+val and test come first, then those of train. In code, train has 20,000 items; on disk are the first
+NUM_WRITTEN of them.
 """
 
 import csv
 import io
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from cdm.config import DEMO_POINTS
 from cdm.datasets.base import Sample
 from cdm.datasets.contact_map import ContactMapDataset
 from cdm.datasets.tables import COLUMNS, AnnoRow
 from cdm.demo.furniture import COLORS
 from cdm.demo.motion import make_motion
 from cdm.demo.rooms import Room, Task, make_room, make_task
-from cdm.errors import BadItem
 from cdm.files import write_bytes
 
-NUM_POINTS, SEED = 1024, 0
+NUM_POINTS, SEED = DEMO_POINTS, 0
 # Rows of anno.csv.
 VAL, TEST, TRAIN = range(0, 24), range(24, 344), range(344, 20344)
 NUM_WRITTEN = 64  # items of train that are written; computed statistics are of these
 BACKGROUND, TARGET = 0, 1  # labels of points: floor and walls, the target; piece i has i + 1
+BLOCK = 1024  # points whose distances are computed together: what the cache holds
 BACKGROUND_SHARE = 0.4  # of the points; the others go to furniture by the root of its area
 FLOORS = ((0.25, 0.12, -0.05), (0.1, 0.1, 0.12), (0.45, 0.35, 0.2), (-0.15, -0.15, -0.1))
 WALLS = ((0.7, 0.68, 0.58), (0.6, 0.66, 0.72), (0.72, 0.72, 0.7), (0.62, 0.7, 0.6))
@@ -37,8 +42,8 @@ class Scene(NamedTuple):
 
     Args:
         task, room: what is to be done, and where.
-        points: (NUM_POINTS, 6) float32, xyz in metres and rgb in [-1, 1].
-        labels: (NUM_POINTS,) int, BACKGROUND, or i + 1 for the points of piece i.
+        points: (num_points, 6) float32, xyz in metres and rgb in [-1, 1].
+        labels: (num_points,) int, BACKGROUND, or i + 1 for the points of piece i.
         joints: (frames, 22, 3) float64, metres.
     """
 
@@ -49,13 +54,18 @@ class Scene(NamedTuple):
     joints: np.ndarray
 
 
-def make_scene(item: int, seed: int = SEED) -> Scene:
+def make_scene(item: int, seed: int = SEED, num_points: int = NUM_POINTS) -> Scene:
     """Build one item."""
     task = make_task(item, np.random.default_rng([seed, item]))
     rng = np.random.default_rng([seed, item, 1])  # make_row needs the first one alone
     room = make_room(task, rng)
-    points, labels = make_points(room, rng)
+    surfaces = _surfaces(room, rng)
+    points, labels = make_points(surfaces, NUM_POINTS, rng)
     scale = rng.uniform(0.93, 1.05)  # 1.63 m to 1.84 m
+    if num_points != NUM_POINTS:
+        # From a generator of their own: the height of the person comes out of `rng` after the
+        # usual points, and must not depend on how many are asked for.
+        points, labels = make_points(surfaces, num_points, np.random.default_rng([seed, item, 2]))
     joints = make_motion(task.action, room.pieces[0], room.side, room.path, scale)
     return Scene(task, room, points, labels, joints)
 
@@ -69,19 +79,19 @@ def make_row(item: int, seed: int = SEED) -> tuple[AnnoRow, str]:
     return row, f"action={task.action};target={task.kind};told_by={task.told_by}"
 
 
-def make_points(room: Room, rng) -> tuple[np.ndarray, np.ndarray]:
-    """Sample points on the surfaces of a room: points and labels, as in Scene."""
-    corners, edges, colors, labels = _surfaces(room, rng)
+def make_points(surfaces, num_points: int, rng) -> tuple[np.ndarray, np.ndarray]:
+    """Sample points on the surfaces of a room (`_surfaces`): points and labels, as in Scene."""
+    corners, edges, colors, labels = surfaces
     # By area alone, walls and floor would take nearly all points and a chair almost none.
     area = np.linalg.norm(np.cross(edges[:, 0], edges[:, 1]), axis=1)
     of_thing = np.bincount(labels, area)
     weight = np.sqrt(of_thing)
     weight[BACKGROUND] = weight[TARGET:].sum() * BACKGROUND_SHARE / (1 - BACKGROUND_SHARE)
     chance = area * (weight / of_thing)[labels]
-    face = rng.choice(len(area), NUM_POINTS, p=chance / chance.sum())
-    share = rng.random((NUM_POINTS, 2, 1))
-    xyz = corners[face] + (share * edges[face]).sum(1) + rng.normal(0, 0.006, (NUM_POINTS, 3))
-    rgb = np.clip(colors[face] + rng.normal(0, 0.08, (NUM_POINTS, 3)), -1, 1)
+    face = rng.choice(len(area), num_points, p=chance / chance.sum())
+    share = rng.random((num_points, 2, 1))
+    xyz = corners[face] + (share * edges[face]).sum(1) + rng.normal(0, 0.006, (num_points, 3))
+    rgb = np.clip(colors[face] + rng.normal(0, 0.08, (num_points, 3)), -1, 1)
     return np.concatenate([xyz, rgb], axis=1).astype(np.float32), labels[face]
 
 
@@ -150,14 +160,20 @@ def distances(points: np.ndarray, joints: np.ndarray) -> np.ndarray:
     ahead = np.concatenate([points, np.ones((len(points), 1))], axis=1).T  # (4, num_points)
     squares = (joints**2).sum(-1, keepdims=True)
     path = np.concatenate([-2 * joints, squares], axis=-1).transpose(1, 0, 2)  # (22, frames, 4)
-    nearest = np.stack([(frames @ ahead).min(0) for frames in path], axis=1)
+    nearest = np.empty((len(points), len(path)))
+    for start in range(0, len(points), BLOCK):
+        block = slice(start, start + BLOCK)
+        for joint, frames in enumerate(path):
+            nearest[block, joint] = (frames @ ahead[:, block]).min(0)
     nearest += (points**2).sum(1, keepdims=True)
     return np.sqrt(np.maximum(nearest, 0)).astype(np.float32)
 
 
-def make_item(item: int, seed: int = SEED) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """points (NUM_POINTS, 6) and dist (NUM_POINTS, 22), float32; the target's mask, bool."""
-    scene = make_scene(item, seed)
+def make_item(
+    item: int, seed: int = SEED, num_points: int = NUM_POINTS
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """points (num_points, 6) and dist (num_points, 22), float32; the target's mask, bool."""
+    scene = make_scene(item, seed, num_points)
     dist = distances(scene.points[:, :3], scene.joints)
     return scene.points, dist, scene.labels == TARGET
 
@@ -168,10 +184,17 @@ def splits(num_train: int = NUM_WRITTEN) -> dict[str, range]:
     return {"val": VAL, "test": TEST, "train": train, "all": range(train.stop)}
 
 
-def write_demo(data_dir, phase: str = "all", num_train: int = NUM_WRITTEN, seed: int = SEED):
+def write_demo(
+    data_dir,
+    phase: str = "all",
+    num_train: int = NUM_WRITTEN,
+    seed: int = SEED,
+    num_points: int = NUM_POINTS,
+    processes: int = 1,
+):
     """Write the index files, and the arrays of a phase and of train.
 
-    The bytes are the same every time.
+    The bytes are the same every time, with any number of processes.
     """
     folder, split = Path(data_dir) / "HUMANISE", splits(num_train)
     for name, ids in split.items():
@@ -183,14 +206,24 @@ def write_demo(data_dir, phase: str = "all", num_train: int = NUM_WRITTEN, seed:
         row, others = make_row(item, seed)
         writer.writerow([row.scene_id, *row.scene_trans, row.utterance, others])
     write_bytes(folder / "contact_motion/anno.csv", table.getvalue().encode())
-    for item in sorted({*split[phase], *split["train"]}):
-        points, dist, target = make_item(item, seed)
+    items = sorted({*split[phase], *split["train"]})
+    write = partial(_write_items, folder / "contact_motion", seed, num_points)
+    if processes == 1:
+        write(items)
+    else:
+        with ProcessPoolExecutor(processes) as pool:
+            list(pool.map(write, [items[i::processes] for i in range(processes)]))
+
+
+def _write_items(folder: Path, seed: int, num_points: int, items: Iterable[int]) -> None:
+    """Write the arrays of some items."""
+    for item in items:
+        points, dist, target = make_item(item, seed, num_points)
         contacts, mask = io.BytesIO(), io.BytesIO()
         np.savez(contacts, points=points, mask=np.arange(len(points)), dist=dist)
         np.save(mask, target)
-        name = f"{item:05d}"
-        write_bytes(folder / f"contact_motion/contacts/{name}.npz", contacts.getvalue())
-        write_bytes(folder / f"contact_motion/target_mask/{name}.npy", mask.getvalue())
+        write_bytes(folder / f"contacts/{item:05d}.npz", contacts.getvalue())
+        write_bytes(folder / f"target_mask/{item:05d}.npy", mask.getvalue())
 
 
 class DemoDataset(ContactMapDataset):
@@ -219,10 +252,5 @@ class DemoDataset(ContactMapDataset):
     def read_arrays(self, sample, reader, shapes):
         if self.config.phase != "train":
             return super().read_arrays(sample, reader, shapes)
-        if self.config.num_points != NUM_POINTS:
-            raise BadItem(
-                f"dataset.num_points is {self.config.num_points}, but the demo's items have "
-                f"{NUM_POINTS} points: set dataset.num_points: {NUM_POINTS}"
-            )
-        points, dist, _ = make_item(int(sample.index))
+        points, dist, _ = make_item(int(sample.index), num_points=self.config.num_points)
         return {"points": points, "dist": dist}

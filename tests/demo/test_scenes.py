@@ -6,7 +6,9 @@ import hashlib
 import numpy as np
 import pytest
 from example_datasets import dataset_config
+from helpers import raw_config
 
+from cdm.config import load_config
 from cdm.datasets import FileReader, stat_files
 from cdm.datasets.actions import ACTIONS, action_of
 from cdm.datasets.contact_map import ContactMapDataset
@@ -23,6 +25,7 @@ from cdm.demo.scenes import (
     distances,
     make_item,
     make_row,
+    make_scene,
     splits,
     write_demo,
 )
@@ -102,6 +105,44 @@ def test_an_item_does_not_depend_on_the_others_and_files_repeat(demo_dir, tmp_pa
     assert make_row(5, seed=1) != make_row(5)
 
 
+@pytest.mark.parametrize("num_points", [300, 2500])
+def test_rooms_of_any_number_of_points_are_the_same_rooms(scenes, num_points):
+    """Task, furniture, motion and surfaces do not depend on it; shares of points nearly do not."""
+    for item, usual in zip(TEST[:5], scenes, strict=False):
+        scene = make_scene(item, num_points=num_points)
+        assert scene.points.shape == (num_points, 6) and scene.labels.shape == (num_points,)
+        assert scene.task == usual.task and repr(scene.room) == repr(usual.room)
+        np.testing.assert_array_equal(scene.joints, usual.joints)
+        shares = [(s.labels == TARGET).mean() for s in (scene, usual)]
+        assert abs(shares[0] - shares[1]) < 0.08
+        low, high = ([f(s.points, axis=0) for s in (scene, usual)] for f in (np.min, np.max))
+        assert np.abs(low[0] - low[1])[:3].max() < 0.4 and np.abs(high[0] - high[1])[:3].max() < 0.4
+
+
+def test_rooms_of_another_number_of_points_have_a_folder_of_their_own(tmp_path):
+    usual, dense = (
+        load_config(raw_config(exp_name="x", dataset={"data_dir": "demo", "num_points": n}))
+        for n in (NUM_POINTS, 1100)
+    )
+    assert usual.data_dir == "outputs/x/data/demo" and dense.data_dir == "outputs/x/data/demo-1100"
+    write_demo(tmp_path / "1", "train", num_train=2, num_points=1100)
+    write_demo(tmp_path / "2", "train", num_train=2, num_points=1100, processes=2)
+    written = sorted((tmp_path / "1").rglob("*.*"))
+    assert len(written) == 4 + 1 + 2 * 2  # splits, table, items
+    for path in written:
+        same = tmp_path / "2" / path.relative_to(tmp_path / "1")
+        assert path.read_bytes() == same.read_bytes()
+
+    # From memory and from disk, as training and sampling read them.
+    config = demo_config(phase="train", num_points=1100)
+    sample = DemoDataset(config, "nowhere").samples()[1]
+    code = DemoDataset(config, "nowhere").load(sample, FileReader("nowhere"))
+    disk = ContactMapDataset(config, tmp_path / "1").load(sample, FileReader(tmp_path / "1"))
+    assert code.distance.shape == (1100, 6)
+    for name in ("c_pc_xyz", "c_pc_feat", "distance"):
+        np.testing.assert_array_equal(getattr(disk, name), getattr(code, name), err_msg=name)
+
+
 def test_the_test_split_never_changes():
     rows = repr([make_row(item) for item in TEST]).encode()
     assert hashlib.sha256(rows).hexdigest()[:16] == "ff7b770c3ae8a40f"
@@ -148,3 +189,10 @@ def test_distances_match_the_naive_ones(scenes):
     offsets = scene.points[::50, None, None, :3].astype(np.float64) - scene.joints
     naive = np.linalg.norm(offsets, axis=-1).min(1)
     np.testing.assert_allclose(dist[::50], naive, atol=1e-6)
+
+    # In blocks of points, each the same as alone.
+    again = distances(
+        np.concatenate([scene.points[:, :3]] * 2 + [scene.points[:7, :3]]), scene.joints
+    )
+    np.testing.assert_array_equal(again[NUM_POINTS : 2 * NUM_POINTS], dist)
+    np.testing.assert_allclose(again[2 * NUM_POINTS :], dist[:7], atol=1e-6)
