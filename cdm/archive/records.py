@@ -26,8 +26,9 @@ class ChunkRecord:
         name: `{number:05}-{fingerprint}`.
         base: fingerprint of settings and sample rows, without the items' content.
         layout: shape of the chunk's arrays.
-        samples: one mapping per row: set, index, caption_idx, text, scene_id, status, and the
-            reason where it was skipped.
+        samples: one mapping per row: set, index, caption_idx, text, scene_id, status, the reason
+            where it was skipped, and caption_cut (true) where the text model does not read the
+            caption to its end.
         contents: group -> file -> state and sha256 of the file when it was read; None where it
             was missing.
         files: file in the store -> [size in bytes, sha256].
@@ -55,6 +56,11 @@ class ChunkRecord:
     def skipped(self) -> list[dict[str, Any]]:
         """Rows without a map."""
         return [row for row in self.samples if row["status"] != OK]
+
+    @property
+    def cut(self) -> list[dict[str, Any]]:
+        """Rows whose caption the text model does not read to its end."""
+        return [row for row in self.samples if row.get("caption_cut")]
 
 
 @dataclass(frozen=True)

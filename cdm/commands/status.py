@@ -19,7 +19,8 @@ from cdm.run.losses import find_losses
 from cdm.run.plan import CHUNKS, LOGS, Plan
 
 LISTED = 10  # lines of a kind before "... and N more"
-REASON = b'"reason":'  # as a key: quotes inside a JSON string are escaped
+# Keys of rows that status tells of; quotes inside a JSON string are escaped.
+REASON, CUT = b'"reason":', b'"caption_cut":'
 
 
 @dataclass
@@ -61,6 +62,8 @@ class Status:
         failed: chunk, error, log of each failed chunk.
         waiting: number of chunks that wait.
         skipped: set, index, caption_idx, reason and chunk of every sample without a map.
+        cut: set, index, caption_idx and chunk of every sample of a finished chunk whose caption is
+            longer than the text model reads.
         dropped: name -> reason of the clips that the dataset left out when the plan was made.
         damaged: records that cannot be read, and finished chunks that lost a file.
         maps_per_second: of the running jobs together; None while none runs.
@@ -79,6 +82,7 @@ class Status:
     failed: list[dict[str, str]] = field(default_factory=list)
     waiting: int = 0
     skipped: list[dict[str, Any]] = field(default_factory=list)
+    cut: list[dict[str, Any]] = field(default_factory=list)
     dropped: dict[str, str] = field(default_factory=dict)
     damaged: list[str] = field(default_factory=list)
     maps_per_second: float | None = None
@@ -115,6 +119,7 @@ class Status:
             "cut_off": [job(state) for state in counts.cut_off],
             "failed": self.failed,
             "skipped": self.skipped,
+            "captions_cut": self.cut,
             "dropped": self.dropped,
             "damaged": self.damaged,
             "archive": self.archive,
@@ -191,13 +196,19 @@ def read_status(plan: Plan, run: str | Path) -> Status:
 
 
 def _look_into(path: Path, status: Status) -> None:
-    """Skipped samples of a finished chunk. A record is read whole only if it has some."""
+    """Skipped samples and cut captions of a finished chunk.
+
+    A record is read whole only if it has some.
+    """
     try:
         content = path.read_bytes()
-        if REASON in content or not is_sealed(content):
-            for row in read_record(path).skipped:
-                shown = {key: row.get(key) for key in ("set", "index", "caption_idx", "reason")}
+        if REASON in content or CUT in content or not is_sealed(content):
+            record, named = read_record(path), ("set", "index", "caption_idx")
+            for row in record.skipped:
+                shown = {key: row.get(key) for key in (*named, "reason")}
                 status.skipped.append(shown | {"chunk": path.stem})
+            for row in record.cut:
+                status.cut.append({key: row[key] for key in named} | {"chunk": path.stem})
     except FileNotFoundError:
         pass  # just removed
     except ArchiveError as error:
@@ -243,6 +254,7 @@ def describe_status(status: Status, width: int = 80, encoding: str | None = None
         f"GPU busy   {busy}",
         f"time left  {left}",
         f"skipped    {len(status.skipped)} sample(s)",
+        f"shortened  {len(status.cut)} caption(s)",
         f"dropped    {len(status.dropped)} clip(s)",
         f"archive    {status.archive}",
     ]
@@ -256,6 +268,8 @@ def describe_status(status: Status, width: int = 80, encoding: str | None = None
         f"{s['set']}/{s['index']} caption {s['caption_idx']}: {s['reason']}" for s in status.skipped
     ]
     lines += _section("skipped", skipped)
+    cut = [f"{s['set']}/{s['index']} caption {s['caption_idx']}" for s in status.cut]
+    lines += _section("shortened: captions whose ends the text model does not read", cut)
     dropped = [f"{name}: {reason}" for name, reason in status.dropped.items()]
     lines += _section("dropped from the split when the plan was made", dropped)
     return "\n".join(lines) + "\n"

@@ -20,6 +20,7 @@ from cdm.config.sections import (
     DatasetConfig,
     EvaluationConfig,
     ModelConfig,
+    TextModelConfig,
 )
 from cdm.config.values import coerce, expand_paths, explain
 from cdm.errors import ConfigError
@@ -32,6 +33,7 @@ __all__ = [
     "DatasetConfig",
     "EvaluationConfig",
     "ModelConfig",
+    "TextModelConfig",
     "is_demo",
     "load_config",
 ]

@@ -5,7 +5,18 @@ Those about point features need to know the datasets: `cdm.model.point_features`
 
 from collections.abc import Iterator
 
-from cdm.config.sections import Config
+from cdm.config.sections import Config, TextModelConfig
+
+CLIP_LONGEST = 74  # of 77 tokens, start and end not counted, as afford-motion bounds it
+BERT_SHORTEST = 3  # [CLS], one token and [SEP]
+# Backbones that afford-motion's public forks name, and why they are not built here.
+NOT_BUILT = {
+    "EnhancedPerceiver": "its public code stops with an error in its first layers, so no weights "
+    "can have come from it as it stands",
+    "PointMambaUNet": "no public code has this name; what comes nearest (HighResPointMambaUNet) "
+    "drops points at random in every step",
+}
+NOT_BUILT["HighResPointMambaUNet"] = "it drops points at random in every step"
 
 
 def contradictions(config: Config) -> Iterator[str]:
@@ -22,11 +33,26 @@ def contradictions(config: Config) -> Iterator[str]:
             f"{dataset.max_horizon}: no clip is at least as long as the first and shorter "
             "than the second"
         )
+    if (
+        dataset.captions == "reference"
+        and dataset.name == "ContactHumanML3DDataset"
+        and dataset.max_horizon > 200
+    ):
+        yield (
+            f"dataset.captions is reference but dataset.max_horizon is {dataset.max_horizon}: "
+            "afford-motion draws no captions for clips of 200 frames and more; set max_horizon: 200"
+        )
     if sampling.method != "ddim" and sampling.eta != 0:
         yield (
             f"sampling.eta is {sampling.eta} but sampling.method is {sampling.method}, which has "
             "no eta: set sampling.method to ddim or eta to 0"
         )
+    if model.arch in NOT_BUILT:
+        yield (
+            f"model.arch is {model.arch}, which cannot be sampled: {NOT_BUILT[model.arch]}. "
+            "docs/models.md says what it would take to build it"
+        )
+    yield from _text_length(model.text_model)
     if model.text_model.version == "hashing" and model.text_model.path is not None:
         yield (
             f"model.text_model.path is '{model.text_model.path}' but version is hashing, which "
@@ -36,4 +62,22 @@ def contradictions(config: Config) -> Iterator[str]:
         yield (
             f"dataset.transforms is {list(dataset.transforms)} but ContactMapCustomDataset never "
             "rotates: set dataset.transforms to null"
+        )
+
+
+def _text_length(text_model: TextModelConfig) -> Iterator[str]:
+    """A number of tokens that the encoder cannot read."""
+    version, length = text_model.version, text_model.max_length
+    if length is None or version == "hashing":
+        return
+    if version.startswith("bert"):
+        if length < BERT_SHORTEST:
+            yield (
+                f"model.text_model.max_length is {length} but version is {version}, which counts "
+                f"[CLS] and [SEP] among them: set {BERT_SHORTEST} or more, or null"
+            )
+    elif length > CLIP_LONGEST:
+        yield (
+            f"model.text_model.max_length is {length} but version is {version}, which reads "
+            f"{CLIP_LONGEST} tokens beside start and end: set {CLIP_LONGEST} or fewer, or null"
         )

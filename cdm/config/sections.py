@@ -27,6 +27,7 @@ class DatasetConfig:
     use_openscene: bool
     transforms: tuple[str, ...] | None
     captions: str
+    max_items: int | None
     statistics: str | None
     statistics_phase: str | None
     on_bad_item: str

@@ -1,7 +1,8 @@
 """What the datasets share: samples, items, captions, contact and rotation.
 
 Layout and semantics are those of afford-motion's contact datasets (`datasets/contact_motion.py`).
-The order is that of the tables and is never shuffled. Every random pick is counter-based.
+The order is that of the tables and is never shuffled. Every random pick is counter-based. The one
+exception is `captions: reference`, which repeats afford-motion's own order and draws.
 """
 
 import math
@@ -19,6 +20,7 @@ import numpy as np
 from cdm.contact import contact_from_distance
 from cdm.datasets.experiment_log import trained_split
 from cdm.datasets.files import FileReader, load_npy
+from cdm.datasets.reference_draws import REFERENCE, Captions, Entry, draw_entries
 from cdm.errors import DataError, listed
 from cdm.files import FileState
 from cdm.noise import choice, stream_key, uniform
@@ -79,6 +81,8 @@ class Dataset(ABC):
     Attributes:
         exp_dir: the experiment whose log tells the split that the model was trained on; None if
             there is none.
+        dropped: what `samples` left out, with the reason.
+        num_items: items of the split that can be used, whatever `max_items` says; set by `samples`.
     """
 
     gravity_dim = 2  # axis that points up
@@ -94,12 +98,32 @@ class Dataset(ABC):
         self.point_feat_dim = point_feat_dim
         self.seed = seed
         self.exp_dir: str | None = None
-        self.dropped: dict[str, str] = {}  # what `samples` left out -> why
+        self.dropped: dict[str, str] = {}
+        self.num_items = 0
         self.motions: dict[str, list] = {}  # what the next plan need not read again (H3D)
 
-    @abstractmethod
     def samples(self) -> list[Sample]:
-        """All samples, in the order of the plan."""
+        """All samples, in the order of the plan: of the first `max_items` items.
+
+        Raises:
+            DataError: an index file is missing or wrong, or no item can be used.
+        """
+        drawn = self.config.captions == REFERENCE
+        entries = self.drawn_entries() if drawn else self.entries()
+        self.num_items = len(entries)
+        return [
+            Sample(entry.set, entry.index, caption_idx, text, entry.scene_id, entry.scene_trans)
+            for entry in entries[: self.config.max_items]
+            for caption_idx, text in self.pick(entry.set, entry.index, entry.captions)
+        ]
+
+    @abstractmethod
+    def entries(self) -> list[Entry]:
+        """The items of the split, in the order of the plan."""
+
+    def drawn_entries(self) -> list[Entry]:
+        """The items in afford-motion's order, each with the one caption that it draws."""
+        return draw_entries(self.entries(), self.seed, self.config.phase)
 
     @abstractmethod
     def files(self, sample: Sample) -> list[str]:
@@ -145,7 +169,7 @@ class Dataset(ABC):
 
     def statistics_samples(self) -> list[Sample]:
         """One sample for each item the statistics are computed from."""
-        config = replace(self.config, phase=self.statistics_phase, captions="first")
+        config = replace(self.config, phase=self.statistics_phase, captions="first", max_items=None)
         trained_on = type(self)(config, self.data_dir, self.point_feat_dim, self.seed)
         try:
             samples = trained_on.samples()
@@ -206,13 +230,18 @@ class Dataset(ABC):
         u = uniform(stream_key(self.seed, "rotation", sample.set, sample.index))
         return gravity_rotation((2 * u - 1) * math.pi, self.gravity_dim)
 
-    def pick(self, set_name: str, index: str, captions: list, how: str) -> list[tuple[int, str]]:
-        """The captions maps are made for, of an item's (caption_idx, text) pairs."""
+    @property
+    def how(self) -> str:
+        """`dataset.captions`: which captions of an item maps are made for."""
+        return self.config.captions
+
+    def pick(self, set_name: str, index: str, captions: Captions) -> Captions:
+        """The captions maps are made for, of those that an item has."""
         if not captions:
             return [(0, "")]  # an item without a caption is sampled with the empty text
-        if how == "all":
+        if self.how == "all":
             return captions
-        if how == "first" or len(captions) == 1:
+        if self.how == "first" or len(captions) == 1:
             return captions[:1]
         return [captions[choice(stream_key(self.seed, "caption", set_name, index), len(captions))]]
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -10,19 +11,22 @@ import numpy as np
 
 from cdm.datasets.base import NUM_JOINTS, Dataset, Item, Sample, translation
 from cdm.datasets.files import decode_npy, load_npz, read_regular, safe_path
+from cdm.datasets.reference_draws import H3D_HORIZON, REFERENCE, Clip, Entry, draw_clips
 from cdm.datasets.tables import NUMBER, read_lines
 from cdm.datasets.values import check_distances, check_points
 from cdm.errors import BadItem, DataError, listed
 from cdm.files import FileState, seal, unseal
 
 FPS = 20
+NOT_THERE = "no "  # begins the reasons of clips that afford-motion, too, leaves out without a draw
 
 
 class ContactHumanML3DDataset(Dataset):
     """Clips of `H3D/{phase}.txt`, by length; a caption of a part of a clip is an item of its own.
 
     As in afford-motion, clips with NaN are left out, and clips and parts of clips shorter than
-    min_horizon or of max_horizon frames and more. A clip whose motion or caption file is missing or
+    min_horizon or of max_horizon frames and more. (There it is 200 frames and more, whatever its
+    max_horizon says.) A clip whose motion or caption file is missing or
     damaged is an error, unless on_bad_item is skip. After `samples`, `dropped` names each of them
     with the reason.
 
@@ -42,49 +46,98 @@ class ContactHumanML3DDataset(Dataset):
         super().__init__(config, data_dir, point_feat_dim, seed)
         self.facts_path = facts_path
 
-    def samples(self):
+    @property
+    def how(self):
+        """Phase test has the first caption for the random one, as in afford-motion."""
+        first = self.config.phase == "test" and self.config.captions == "random"
+        return "first" if first else self.config.captions
+
+    def entries(self):
+        """The shortest first; parts of a clip before the clip of the same length."""
+        clips = self._usable_clips(self._read_facts(), self.config.max_horizon)
+        return [_entry(clip) for clip in sorted(clips, key=lambda clip: clip.num_frames)]
+
+    def drawn_entries(self):
+        """The clips in afford-motion's order, each with the one caption that it draws.
+
+        It draws for all clips below 200 frames. So what a smaller `max_horizon` leaves out here is
+        left out after the draws.
+
+        Raises:
+            DataError: as `samples`; or a file is not as expected, so that afford-motion draws for
+                other clips than these.
+        """
+        self._refuse_twins()
+        facts = self._read_facts()
+        drawn = draw_clips(self._usable_clips(facts, H3D_HORIZON), self.seed, self.config.phase)
+        if self.config.max_horizon < H3D_HORIZON:
+            kept = {_key(clip) for clip in self._usable_clips(facts, self.config.max_horizon)}
+            drawn = [clip for clip in drawn if _key(clip) in kept]
+        return [_entry(clip) for clip in drawn]
+
+    def _read_facts(self) -> "dict[str, MotionFacts | BadItem]":
         names = self._names(self.config.phase)
-        place = self.data_dir / self._split_file(self.config.phase)
         facts, self.motions = motion_facts(self.data_dir, names, self.facts_path)
+        return facts
+
+    def _usable_clips(
+        self, facts: "dict[str, MotionFacts | BadItem]", max_horizon: int
+    ) -> list[Clip]:
+        """Clips and parts of clips in the order of the split; fills `dropped`."""
+        place = self.data_dir / self._split_file(self.config.phase)
 
         # Clips and parts of clips, with the reasons of those that are left out.
         clips: list[Clip] = []
         unusable: dict[str, str] = {}
         self.dropped = {}
-        for name in names:
+        for name, found in facts.items():
             try:
-                reason = self._reason(facts[name])
+                reason = self._reason(found, max_horizon)
                 if reason:
                     self.dropped[f"H3D/{name}"] = reason
                 else:
-                    clips += self._clips(name, facts[name].num_frames)
+                    clips += self._clips(name, found.num_frames, max_horizon)
             except BadItem as error:
-                known = str(error).startswith("no ")
+                known = str(error).startswith(NOT_THERE)
                 unusable[f"H3D/{name}"] = str(error) if known else f"damaged: {error}"
         self.dropped |= unusable
+
+        # Clips that cannot be used, and a split without any that can.
         if unusable and self.config.on_bad_item == "fail":
             raise DataError(
-                f"{place}: {len(unusable)} of {len(names)} clips cannot be used:\n  "
+                f"{place}: {len(unusable)} of {len(facts)} clips cannot be used:\n  "
                 f"{listed(unusable.values(), 5)}\nRestore the files, take the names out of the "
                 "split file, or set dataset.on_bad_item: skip to leave those clips out"
             )
+        if self.config.captions == REFERENCE:
+            damaged = [why for why in unusable.values() if not why.startswith(NOT_THERE)]
+            self._refuse_to_draw(damaged)
         if not clips:
             reasons = (f"{name}: {why}" for name, why in self.dropped.items())
             raise DataError(
-                f"{place}: none of {len(names)} clips can be used "
+                f"{place}: none of {len(facts)} clips can be used "
                 f"({listed(reasons, 3, ', ') or 'no name listed'}); check H3D/new_joint_vecs, "
                 "H3D/texts, dataset.min_horizon and dataset.max_horizon"
             )
+        return clips
 
-        # The shortest first, and one sample for each caption that is picked.
-        clips.sort(key=lambda clip: clip.num_frames)  # stable
-        first = self.config.phase == "test" and self.config.captions == "random"
-        how = "first" if first else self.config.captions
-        return [
-            Sample("H3D", clip.name, caption_idx, text)
-            for clip in clips
-            for caption_idx, text in self.pick("H3D", clip.name, clip.captions, how)
-        ]
+    def _refuse_to_draw(self, reasons: list[str]) -> None:
+        """Refuse `captions: reference` where afford-motion's draws would be of other clips."""
+        if reasons:
+            place = self.data_dir / self._split_file(self.config.phase)
+            raise DataError(
+                f"{place}: dataset.captions is reference, but afford-motion draws for other "
+                f"clips than are used here, so that all captions after them would differ:\n  "
+                f"{listed(reasons, 5)}\nCorrect these files, or set dataset.captions to first, "
+                "random or all"
+            )
+
+    def _refuse_twins(self) -> None:
+        """afford-motion draws anew for a name that comes twice, and loses clips at the end."""
+        lines = read_lines(self.data_dir, self._split_file(self.config.phase))
+        counts = Counter(line.strip() for line in lines if line.strip())
+        twice = [f"{name} comes {count} times" for name, count in counts.items() if count > 1]
+        self._refuse_to_draw(twice)
 
     def statistics_samples(self):
         """Every clip of the split that has contacts, whatever its length.
@@ -134,20 +187,21 @@ class ContactHumanML3DDataset(Dataset):
         lines = read_lines(self.data_dir, self._split_file(phase))
         return list(dict.fromkeys(line.strip() for line in lines if line.strip()))
 
-    def _reason(self, facts: "MotionFacts | BadItem") -> str:
+    def _reason(self, facts: "MotionFacts | BadItem", max_horizon: int) -> str:
         """Why a clip is left out, or ""; raises what is wrong with its motion file."""
         if isinstance(facts, BadItem):
             raise facts
-        return self._length_reason(facts.num_frames) or ("NaN in the motion" * facts.has_nan)
+        length_reason = self._length_reason(facts.num_frames, max_horizon)
+        return length_reason or ("NaN in the motion" * facts.has_nan)
 
-    def _length_reason(self, num_frames: int) -> str:
+    def _length_reason(self, num_frames: int, max_horizon: int) -> str:
         if num_frames < self.config.min_horizon:
             return f"shorter than min_horizon ({self.config.min_horizon}): {num_frames} frames"
-        if num_frames >= self.config.max_horizon:
-            return f"max_horizon ({self.config.max_horizon}) or longer: {num_frames} frames"
+        if num_frames >= max_horizon:
+            return f"max_horizon ({max_horizon}) or longer: {num_frames} frames"
         return ""
 
-    def _clips(self, name: str, num_frames: int) -> "list[Clip]":
+    def _clips(self, name: str, num_frames: int, max_horizon: int) -> "list[Clip]":
         """The parts of a clip that captions are about, then the clip itself."""
         parts, whole = [], []
         for number, text, begin, end in self._captions(name):
@@ -155,11 +209,11 @@ class ContactHumanML3DDataset(Dataset):
                 whole.append((number, text))
                 continue
             length = len(range(num_frames)[int(begin * FPS) : int(end * FPS)])
-            reason = self._length_reason(length)
+            reason = self._length_reason(length, max_horizon)
             if reason:
                 self.dropped[f"H3D/{name} caption {number}"] = reason
             else:
-                parts.append(Clip(length, name, [(number, text)]))
+                parts.append(Clip(length, name, [(number, text)], is_part=True))
         return [*parts, Clip(num_frames, name, whole)] if whole else parts
 
     def _captions(self, name: str) -> list[tuple[int, str, float, float]]:
@@ -173,6 +227,11 @@ class ContactHumanML3DDataset(Dataset):
             raise BadItem(str(error)) from error
         for number, line in enumerate(lines):
             if not line.strip():
+                if self.config.captions == REFERENCE and (line or number < len(lines) - 1):
+                    raise BadItem(
+                        f"{path}: line {number + 1} is blank; afford-motion stops at it and leaves "
+                        "the clip out, but keeps the parts above it; take the line out"
+                    )
                 continue
             fields = line.strip().split("#")
             times = [_seconds(field) for field in fields[2:]]
@@ -187,12 +246,13 @@ class ContactHumanML3DDataset(Dataset):
         return captions
 
 
-class Clip(NamedTuple):
-    """A clip or a part of one, with the captions it has."""
+def _entry(clip: Clip) -> Entry:
+    return Entry("H3D", clip.name, clip.captions, clip.captions)
 
-    num_frames: int
-    name: str
-    captions: list[tuple[int, str]]
+
+def _key(clip: Clip) -> tuple[str, int | None]:
+    """Tells the clips and parts of a split apart, whichever captions they have left."""
+    return clip.name, clip.captions[0][0] if clip.is_part else None
 
 
 class MotionFacts(NamedTuple):

@@ -4,6 +4,7 @@ import numpy as np
 
 from cdm.datasets.base import AFFORDANCE_DIM, NUM_JOINTS, Dataset, Item, Sample, translation
 from cdm.datasets.files import REBUILD, load_npy, load_npz
+from cdm.datasets.reference_draws import Entry
 from cdm.datasets.tables import AnnoRow, read_row_numbers, read_table
 from cdm.datasets.values import check_colors, check_distances, check_points
 from cdm.errors import BadItem, DataError, listed
@@ -19,8 +20,8 @@ class ContactMapDataset(Dataset):
 
     default_transforms = ("RandomRotation",)
 
-    def samples(self):
-        samples = []
+    def entries(self):
+        entries = []
         for set_name in self.config.sets:
             rows, wanted = self.read_rows(set_name), self.read_split(set_name)
             outside = sorted(index for index in wanted if not 0 <= index < len(rows))
@@ -30,21 +31,25 @@ class ContactMapDataset(Dataset):
                     f"in {set_name}/contact_motion/anno.csv ({len(rows)} rows): "
                     f"{listed(outside, 5, ', ')}; split and table must belong together"
                 )
-            for index, row in enumerate(rows):
-                if index not in wanted:
-                    continue
-                captions = self.pick(set_name, index, row.captions(), self.config.captions)
-                samples += [
-                    Sample(set_name, str(index), idx, text, row.scene_id, row.scene_trans)
-                    for idx, text in captions
-                ]
-        if not samples:
+            entries += [
+                Entry(
+                    set=set_name,
+                    index=str(index),
+                    captions=row.captions(),
+                    parts=row.parts(),
+                    scene_id=row.scene_id,
+                    scene_trans=row.scene_trans,
+                )
+                for index, row in enumerate(rows)
+                if index in wanted
+            ]
+        if not entries:
             splits = ", ".join(self._split_file(set_name) for set_name in self.config.sets)
             raise DataError(
                 f"{self.data_dir}: {splits} list no item; choose another dataset.phase or "
                 "dataset.sets, or fill the split files"
             )
-        return samples
+        return entries
 
     def read_rows(self, set_name: str) -> list[AnnoRow]:
         """The set's table."""

@@ -1,9 +1,12 @@
 """ContactMapCustomDataset: scenes of the user's own, without ground truth (z up)."""
 
+import random
+
 import numpy as np
 
-from cdm.datasets.base import Dataset, Item, Sample, translation
+from cdm.datasets.base import Dataset, Item, translation
 from cdm.datasets.files import load_npz
+from cdm.datasets.reference_draws import Entry, shuffled
 from cdm.datasets.tables import read_table
 from cdm.datasets.values import check_colors, check_points
 from cdm.errors import DataError
@@ -19,20 +22,32 @@ class ContactMapCustomDataset(Dataset):
     gives_openscene = False
     rotates = False
 
-    def samples(self):
+    def entries(self):
         if self.config.use_openscene:
             raise DataError(
                 "dataset.use_openscene is true, but ContactMapCustomDataset has no OpenScene "
                 "features; set it to false"
             )
-        samples = [
-            Sample("custom", str(index), idx, text, row.scene_id, row.scene_trans)
+        entries = [
+            Entry("custom", str(index), row.captions(), [], row.scene_id, row.scene_trans)
             for index, row in enumerate(read_table(self.data_dir, "custom/anno.csv"))
-            for idx, text in self.pick("custom", index, row.captions(), self.config.captions)
         ]
-        if not samples:
+        if not entries:
             raise DataError(f"{self.data_dir / 'custom/anno.csv'}: no row below the header")
-        return samples
+        return entries
+
+    def drawn_entries(self):
+        """The items in afford-motion's order, each with its whole utterance.
+
+        afford-motion shuffles them by the seed, in any phase, and draws no caption: `$$` does not
+        separate captions there.
+        """
+        table = read_table(self.data_dir, "custom/anno.csv")
+        entries = [
+            entry._replace(captions=[(0, row.utterance)])
+            for entry, row in zip(self.entries(), table, strict=True)
+        ]
+        return shuffled(entries, random.Random(self.seed), "test")
 
     def files(self, sample):
         return [f"custom/points/{int(sample.index):04d}.npz"]

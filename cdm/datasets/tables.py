@@ -15,6 +15,11 @@ from cdm.files import safe_name
 COLUMNS = ("scene_id", "scene_trans_x", "scene_trans_y", "scene_trans_z", "utterance")
 FARTHEST_M = 1e7  # the largest offset; even map projections of the earth stay below
 LONGEST = 300  # characters of a row that a message shows
+# Captions that pandas reads as a missing value, so that afford-motion sees none.
+PANDAS_MISSING = frozenset(
+    "|#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|NA|NULL|NaN|None|n/a|nan"
+    "|null".split("|")
+)
 NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 
 
@@ -28,6 +33,11 @@ class AnnoRow(NamedTuple):
     def captions(self) -> list[tuple[int, str]]:
         """(caption_idx, text) of the captions, which `$$` separates; blank ones are no captions."""
         return [(i, text) for i, text in enumerate(self.utterance.split("$$")) if text.strip()]
+
+    def parts(self) -> list[tuple[int, str]]:
+        """What afford-motion draws a caption from: blank parts beside others count."""
+        whole = "" if self.utterance in PANDAS_MISSING else self.utterance
+        return list(enumerate(whole.split("$$"))) if whole else []
 
 
 def read_index(data_dir: Path, relpath: str) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cdm.config import DEMO, Config
+from cdm.config.contradictions import NOT_BUILT
 from cdm.errors import CheckpointError, NoCheckpoint, listed
 from cdm.files import hash_file, typed
 from cdm.model.architecture import (
@@ -36,6 +37,11 @@ from cdm.model.text_weights import TEXT_FEAT_DIMS
 DEMO_EXP_DIR = Path(__file__).parents[1] / "demo" / "exp"
 # What every CDM has around its backbone.
 SHARED = ("timestep_embedder.", "contact_layer.")
+# Keys of backbones that the public forks name and that are not built here.
+NOT_BUILT_KEYS = {
+    "EnhancedPerceiver": r"contact_model\.(text_encoder|point_encoder|physics_constraint)\.",
+    "PointMambaUNet": r"contact_model\.(enc1\.mamba_fwd|mid_mamba|down1\.proj)\b",
+}
 LISTED = 30  # unexpected keys in a message
 # All files of this wing: they say how a checkpoint is read.
 SOURCES = sorted(Path(__file__).parent.rglob("*.py"))
@@ -220,6 +226,12 @@ def _buildable_shapes(architecture: Architecture, path: Path | str) -> Shapes:
 
 def _find_backbone(shapes: Shapes, path: Path | str) -> type:
     """The backbone whose signature is among the keys."""
+    for arch, signature in NOT_BUILT_KEYS.items():
+        if any(re.match(signature, key) for key in shapes):
+            raise CheckpointError(
+                f"{path}: these are the weights of {arch}, which cannot be sampled: "
+                f"{NOT_BUILT[arch]}. docs/models.md says what it would take to build it"
+            )
     for arch in BACKBONES:
         backbone = load_backbone(arch)
         if any(re.match(backbone.signature, key) for key in shapes):

@@ -8,8 +8,10 @@ import hashlib
 import html
 import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from cdm.errors import CheckpointError, ConfigError
 from cdm.model.text_weights import find_text_weights
@@ -20,14 +22,39 @@ CONTEXT_LENGTH = 77  # ids of a caption in CLIP
 BATCH_SIZE = 32
 
 
+@dataclass(frozen=True)
+class TextEncoder:
+    """A frozen encoder. Called with n captions, it gives an (n, text_feat_dim) float32 tensor.
+
+    Attributes:
+        encode: captions to features.
+        num_tokens: tokens of a whole caption, start and end included.
+        length: how many of them are read, start and end included; None for all.
+    """
+
+    encode: Callable[[list[str]], Any]
+    num_tokens: Callable[[str], int] | None = None
+    length: int | None = None
+
+    def __call__(self, captions: list[str]):
+        return self.encode(captions)
+
+    def cut(self, captions: Iterable[str]) -> frozenset[str]:
+        """Those captions that have more tokens than are read, so that their ends are cut off."""
+        if self.num_tokens is None or self.length is None:
+            return frozenset()
+        return frozenset(c for c in captions if self.num_tokens(c) > self.length)
+
+
 def load_text_encoder(
     version: str, max_length: int | None, text_feat_dim: int, path=None, device="cpu"
-) -> Callable:
-    """Load an encoder, a function from n captions to an (n, text_feat_dim) float32 tensor.
+) -> TextEncoder:
+    """Load an encoder.
 
     Args:
         version: a key of TEXT_FEAT_DIMS, or "hashing" (any width).
-        max_length: tokens kept besides start and end; None keeps as many as the encoder can take.
+        max_length: tokens that are kept: for CLIP besides start and end, for BERT with [CLS] and
+            [SEP] among them, both as in afford-motion. None keeps as many as the encoder can take.
         text_feat_dim: width the contact model expects.
         path: folder with the weights; None looks into the hub cache.
     Returns:
@@ -35,24 +62,45 @@ def load_text_encoder(
     Raises:
         CheckpointError: weights are missing, damaged, incomplete, or of another width.
     """
-    if version == "hashing":
-        return lambda captions: _hashing(captions, text_feat_dim).to(device)
+    if version == "hashing":  # reads a caption of any length
+        return TextEncoder(lambda captions: _hashing(captions, text_feat_dim).to(device))
     folder = find_text_weights(version, path)[0].parent
     load = _load_bert if version.startswith("bert") else _load_clip
     try:
-        tokenize, embed, width = load(folder, max_length, device)
+        loaded = load(folder, max_length, device)
     except ImportError as error:
         raise CheckpointError(
             f"transformers cannot provide {version} ({error}). Most often torchvision is there in "
             "a build for another torch: pip uninstall torchvision, or install the one of your torch"
         ) from error
-    if width != text_feat_dim:
+    if loaded.width != text_feat_dim:
         raise CheckpointError(
-            f"{folder}: {version} gives text features of width {width}, but the contact model "
-            f"expects text_feat_dim {text_feat_dim}; set model.text_model.version to the encoder "
-            "it was trained with"
+            f"{folder}: {version} gives text features of width {loaded.width}, but the contact "
+            f"model expects text_feat_dim {text_feat_dim}; set model.text_model.version to the "
+            "encoder it was trained with"
         )
-    return lambda captions: _encode_distinct(captions, tokenize, embed, width, device)
+    return TextEncoder(
+        lambda captions: _encode_distinct(captions, loaded, device),
+        loaded.num_tokens,
+        loaded.length,
+    )
+
+
+class Loaded(NamedTuple):
+    """An encoder's parts.
+
+    Args:
+        tokenize: a caption to its ids, cut and padded to one length.
+        embed: (batch, ids) int64 to (batch, width) float32.
+        width: of the features.
+        num_tokens, length: as in `TextEncoder`.
+    """
+
+    tokenize: Callable[[str], list[int]]
+    embed: Callable
+    width: int
+    num_tokens: Callable[[str], int]
+    length: int
 
 
 def clean_caption(caption: str) -> str:
@@ -72,20 +120,39 @@ def clip_token_ids(tokenizer, caption: str, max_length: int | None) -> list[int]
     A caption that is too long is cut to max_length + 2 ids, and the last of these becomes the end
     token, as `clip.tokenize(truncate=True)` does. The padding is id 0, not the end token.
     """
-    length = _length(max_length, CONTEXT_LENGTH)
-    start, end = tokenizer.bos_token_id, tokenizer.eos_token_id
-    pieces = tokenizer(clean_caption(caption), add_special_tokens=False, verbose=False)["input_ids"]
-    ids = [start, *pieces, end][:length]
-    ids[-1] = end
+    ids = _clip_ids(tokenizer, caption)[: _clip_length(max_length)]
+    ids[-1] = tokenizer.eos_token_id
     return ids + [0] * (CONTEXT_LENGTH - len(ids))
 
 
-def _length(max_length: int | None, limit: int) -> int:
-    """How many ids are kept, start and end included."""
-    length = limit if max_length is None else max_length + 2
+def _clip_ids(tokenizer, caption: str) -> list[int]:
+    """All ids of a caption: start, pieces, end."""
+    pieces = tokenizer(clean_caption(caption), add_special_tokens=False, verbose=False)["input_ids"]
+    return [tokenizer.bos_token_id, *pieces, tokenizer.eos_token_id]
+
+
+def _clip_length(max_length: int | None) -> int:
+    """How many ids of a caption CLIP reads, start and end included."""
+    length = CONTEXT_LENGTH if max_length is None else max_length + 2
+    if not 2 < length <= CONTEXT_LENGTH:
+        raise ConfigError(
+            f"model.text_model.max_length is {max_length}, expected 1 to {CONTEXT_LENGTH - 2}, or "
+            "null"
+        )
+    return length
+
+
+def _bert_length(max_length: int | None, limit: int) -> int:
+    """How many ids of a caption BERT reads, [CLS] and [SEP] included.
+
+    afford-motion hands `max_length` to BERT's tokenizer, which counts these two. For CLIP it adds
+    two to it.
+    """
+    length = limit if max_length is None else max_length
     if not 2 < length <= limit:
         raise ConfigError(
-            f"model.text_model.max_length is {max_length}, expected 1 to {limit - 2}, or null"
+            f"model.text_model.max_length is {max_length}, expected 3 to {limit}, or null: with "
+            "BERT it counts [CLS] and [SEP]"
         )
     return length
 
@@ -101,7 +168,7 @@ def load_clip_tokenizer(folder: Path):
     return tokenizer
 
 
-def _load_clip(folder: Path, max_length, device):
+def _load_clip(folder: Path, max_length, device) -> Loaded:
     import torch
     from transformers import CLIPTextModelWithProjection
 
@@ -118,15 +185,21 @@ def _load_clip(folder: Path, max_length, device):
         hidden = model(input_ids=ids).last_hidden_state
         return model.text_projection(hidden[torch.arange(len(ids), device=ids.device), position])
 
-    return tokenize, embed, model.text_projection.out_features
+    return Loaded(
+        tokenize,
+        embed,
+        width=model.text_projection.out_features,
+        num_tokens=lambda caption: len(_clip_ids(tokenizer, caption)),
+        length=_clip_length(max_length),
+    )
 
 
-def _load_bert(folder: Path, max_length, device):
+def _load_bert(folder: Path, max_length, device) -> Loaded:
     from transformers import BertModel, BertTokenizerFast
 
     tokenizer = _offline(BertTokenizerFast, folder)
     model = _load_model(BertModel, folder, device)
-    length = _length(max_length, model.config.max_position_embeddings)
+    length = _bert_length(max_length, model.config.max_position_embeddings)
 
     def tokenize(caption):
         return tokenizer(
@@ -137,7 +210,10 @@ def _load_bert(folder: Path, max_length, device):
         mask = ids != tokenizer.pad_token_id
         return model(input_ids=ids, attention_mask=mask.long()).pooler_output
 
-    return tokenize, embed, model.config.hidden_size
+    def num_tokens(caption):
+        return len(tokenizer(caption, verbose=False)["input_ids"])
+
+    return Loaded(tokenize, embed, model.config.hidden_size, num_tokens, length)
 
 
 def _offline(cls, folder: Path, **kwargs):
@@ -166,18 +242,18 @@ def _load_model(cls, folder: Path, device):
     return model.float().to(device).eval().requires_grad_(False)
 
 
-def _encode_distinct(captions: list[str], tokenize, embed, width: int, device):
+def _encode_distinct(captions: list[str], loaded: Loaded, device):
     """Encode each distinct caption once, in batches of one shape."""
     import torch
 
     distinct = list(dict.fromkeys(captions))
-    features = torch.empty(len(distinct), width)
+    features = torch.empty(len(distinct), loaded.width)
     for start in range(0, len(distinct), BATCH_SIZE):
         batch = distinct[start : start + BATCH_SIZE]
         filled = batch + [""] * (BATCH_SIZE - len(batch))
-        ids = torch.tensor([tokenize(caption) for caption in filled], device=device)
+        ids = torch.tensor([loaded.tokenize(caption) for caption in filled], device=device)
         with torch.inference_mode():
-            features[start : start + len(batch)] = embed(ids)[: len(batch)].cpu()
+            features[start : start + len(batch)] = loaded.embed(ids)[: len(batch)].cpu()
     if not features.isfinite().all():
         bad = distinct[int(features.isfinite().all(dim=1).logical_not().nonzero()[0, 0])]
         raise CheckpointError(

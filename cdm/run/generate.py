@@ -68,7 +68,8 @@ def generate_chunk(
         log(f"chunk {chunk.name}: {len(samples)} samples on {device_name(device)}")
     # 2. Captions become features.
     with clock("text"):
-        features = encode_texts(plan, [sample.text for sample in samples], device)
+        texts = [sample.text for sample in samples]
+        features = encode_texts(plan, texts, device, on_cut=maps.note_cut)
     # 3. The model goes to its device.
     with clock("model"):
         model = load_model(plan, device)
@@ -96,6 +97,7 @@ class ChunkMaps:
     Attributes:
         arrays: shaped by `layout`; NaN where nothing was stored.
         reasons: row -> why the sample has no map.
+        cut: captions whose ends the text model does not read.
     """
 
     def __init__(self, plan: Plan, samples: list[Sample], statistics: Statistics, log: Log):
@@ -111,6 +113,7 @@ class ChunkMaps:
         )
         self.arrays = self.layout.empty()
         self.reasons: dict[int, str] = {}
+        self.cut: frozenset[str] = frozenset()
 
     @property
     def num_maps(self) -> int:
@@ -186,6 +189,19 @@ class ChunkMaps:
             self.log(f"skipped: {problem}")
         self.reasons[row] = str(problem)
 
+    def note_cut(self, captions: frozenset[str]) -> None:
+        """Note which captions are longer than the text model reads, and tell their number."""
+        self.cut = captions
+        cut = [sample for sample in self.samples if sample.text in captions]
+        if cut:
+            text_model = self.config.model.text_model
+            self.log(
+                f"text: {len(cut)} of {len(self.samples)} samples have a caption longer than "
+                f"{text_model.version} reads (model.text_model.max_length"
+                f" {text_model.max_length}); its end "
+                f"is cut off, as in afford-motion. The first: {cut[0]} {cut[0].text!r}"
+            )
+
     def finished_arrays(self) -> dict[str, np.ndarray]:
         """The arrays, with NaN in all rows of skipped samples."""
         for row in self.reasons:
@@ -205,6 +221,7 @@ class ChunkMaps:
                 "status": SKIPPED if row in self.reasons else OK,
             }
             | ({"reason": self.reasons[row]} if row in self.reasons else {})
+            | ({"caption_cut": True} if sample.text in self.cut else {})
             for row, sample in enumerate(self.samples)
         ]
 

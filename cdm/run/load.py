@@ -1,5 +1,6 @@
 """What a job loads before it samples: the statistics, the text features and the model."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -28,10 +29,18 @@ def planned_statistics(plan: Plan) -> Statistics:
     return statistics
 
 
-def encode_texts(plan: Plan, texts: list[str], device: str) -> dict[str, torch.Tensor]:
+def encode_texts(
+    plan: Plan,
+    texts: list[str],
+    device: str,
+    on_cut: Callable[[frozenset[str]], None] | None = None,
+) -> dict[str, torch.Tensor]:
     """The feature of each distinct caption, (text_feat_dim,) float32 on the device.
 
     The encoder is freed afterwards, because the sampling needs the memory.
+
+    Args:
+        on_cut: gets the captions whose ends the encoder does not read.
     """
     text_model = plan.config.model.text_model
     encode = load_text_encoder(
@@ -42,6 +51,8 @@ def encode_texts(plan: Plan, texts: list[str], device: str) -> dict[str, torch.T
         device,
     )
     distinct = sorted(set(texts))
+    if on_cut is not None:
+        on_cut(encode.cut(distinct))
     with torch.inference_mode():
         return dict(zip(distinct, encode(distinct), strict=True))
 

@@ -199,6 +199,8 @@ class _Target:
         # By this convention (CF), xarray takes these columns for labels and not for data.
         self.group.attrs["coordinates"] = " ".join((*TEXT_COLUMNS, *INT_COLUMNS))
         self.group.attrs["plan"] = plan.fingerprint
+        # Chunks may be older than what the plan says of max_items, batch_size and the like.
+        self.group.attrs["config"] = plan.config.as_dict()
         return ArchiveRecord(
             archive=archive,
             plan=plan.fingerprint,

@@ -106,6 +106,7 @@ class Plan:
         identity: all settings that can change a number; the base fingerprints hash it.
         chunks: in the order of the final archive.
         dropped: name -> reason of the dataset's clips that gave no sample.
+        notes: label -> what `cdm.run.notes` tells of this plan.
         file_hashes: sha256 of files that were hashed for this plan. `save_plan` keeps them, so
             that the next plan need not hash the same files again. They change no plan.
         motions: length and NaN of the dataset's motions, which `save_plan` keeps for the same
@@ -120,6 +121,7 @@ class Plan:
     identity: dict[str, Any]
     chunks: tuple[Chunk, ...]
     dropped: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
     file_hashes: dict[str, list] = field(default_factory=dict, compare=False, repr=False)
     motions: dict[str, list] = field(default_factory=dict, compare=False, repr=False)
 
@@ -221,6 +223,7 @@ def describe_plan(plan: Plan) -> str:
     source = "computed by the workflow" if plan.statistics.computed else "read"
     contradictions = name_contradictions(plan.statistics.path, config.dataset)
     warnings = "".join(f"warning         {line}\n" for line in contradictions)
+    notes = "".join(f"{label:<16}{note}\n" for label, note in plan.notes.items())
     return printable(
         f"checkpoint      {plan.checkpoint.path}\n"
         f"sha256          {plan.checkpoint.sha256}\n{read_as}"
@@ -234,7 +237,7 @@ def describe_plan(plan: Plan) -> str:
         f"{config.diffusion.steps} steps ({config.diffusion.noise_schedule}), "
         f"{config.sampling.k_samples} map(s) a sample, {config.sampling.precision}\n"
         f"samples         {plan.num_samples} in {len(plan.chunks)} chunks of "
-        f"{config.workflow.chunk_size}\n{describe_dropped(plan)}"
+        f"{config.workflow.chunk_size}\n{notes}{describe_dropped(plan)}"
     )
 
 

@@ -147,6 +147,7 @@ def _from_json(content: dict[str, Any], config: Config) -> Plan:
         identity=content["identity"],
         chunks=tuple(typed(Chunk, chunk) for chunk in content["chunks"]),
         dropped=content.get("dropped", {}),
+        notes=content.get("notes", {}),
     )
     contradictions = listed(_contradictions(plan, content["fingerprint"]), 3, "; ")
     if contradictions:
@@ -175,6 +176,8 @@ def _contradictions(plan: Plan, fingerprint: str) -> Iterable[str]:
         yield "the chunks are not numbered in order"
     if not isinstance(plan.dropped, dict) or not all(map(_is_text, plan.dropped.items())):
         yield "the dropped clips are no list of names and reasons"
+    if not isinstance(plan.notes, dict) or not all(map(_is_text, plan.notes.items())):
+        yield "the notes are no list of labels and texts"
     if plan.chunks and plan.fingerprint != fingerprint:
         yield "the chunks are not those that were planned"
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from cdm.config import Config
+from cdm.config import Config, TextModelConfig
 from cdm.datasets import Dataset, Sample, stat_files
 from cdm.datasets.statistics import computed_statistics_path, find_statistics
 from cdm.errors import DataError, NoCheckpoint, NotTrained
@@ -18,6 +18,7 @@ from cdm.model.text_weights import find_text_weights
 from cdm.model.training_record import check_sampled_as_trained
 from cdm.run.dataset import open_dataset
 from cdm.run.inputs import InputResolver
+from cdm.run.notes import plan_notes
 from cdm.run.plan import Chunk, Plan, PlannedFile, PlannedStatistics, base_fingerprint
 from cdm.run.plan_files import read_plan_for
 from cdm.run.table import table_header, table_rows
@@ -81,6 +82,7 @@ def make_plan(config: Config) -> tuple[Plan, list[Sample]]:
         identity=identity,
         chunks=chunks,
         dropped=dataset.dropped,
+        notes=plan_notes(config, checkpoint.architecture, dataset, samples),
         file_hashes=resolver.hashes,
         motions=dataset.motions,
     )
@@ -173,7 +175,7 @@ def make_identity(
             "num_points": dataset.num_points,
             "rotates": rotates,
         },
-        "text_model": [config.model.text_model.version, config.model.text_model.max_length],
+        "text_model": _text_identity(config.model.text_model),
         "point_feat": point_feat_dim and [point_feat_dim, dataset.use_color, dataset.use_openscene],
         "diffusion": [diffusion.steps, diffusion.noise_schedule, timesteps.tolist()],
         "sampling": {
@@ -186,3 +188,10 @@ def make_identity(
         "dtype": config.workflow.dtype,
     }
     return orjson.loads(orjson.dumps(identity))  # tuples become the lists that records hold
+
+
+def _text_identity(text_model: TextModelConfig) -> list:
+    """Encoder and length. BERT once read two tokens more than `max_length`, which gave others."""
+    cut_as_bert = text_model.version.startswith("bert") and text_model.max_length is not None
+    counted = ["with [CLS] and [SEP]"] if cut_as_bert else []
+    return [text_model.version, text_model.max_length, *counted]

@@ -68,7 +68,7 @@ def train(config: Config, log: Log, threads: int = 1) -> Path:
     """
     # What is trained, and whether it may go on here; both are known before an item is read.
     torch.set_num_threads(threads)
-    dataset = replace(config.dataset, phase="train", captions="all")
+    dataset = replace(config.dataset, phase="train", captions="all", max_items=None)
     config = replace(config, dataset=dataset)
     check_may_go_on(config)
     beginning = find_beginning(config)

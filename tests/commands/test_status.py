@@ -13,6 +13,7 @@ from helpers import plan_run, run_config, write_dummy_chunk
 from cdm.__main__ import main
 from cdm.archive.records import store_path
 from cdm.commands.status import count, progress_line, read_status
+from cdm.files import seal, unseal
 from cdm.jobs.progress import STALE_S, Heartbeat, heartbeat_path
 from cdm.run.merge import merge
 from cdm.run.plan_files import save_plan
@@ -93,6 +94,22 @@ def test_skipped_samples_and_their_reasons_are_listed(plan, capsys):
     ]
     main(["status", RUN])
     assert "HUMANISE/5 caption" in capsys.readouterr().out
+
+
+def test_captions_that_lose_words_are_counted_and_listed(plan, capsys):
+    for chunk, cut in ((plan.chunks[0], ()), (plan.chunks[2], (0, 2))):
+        path = write_dummy_chunk(plan, chunk)
+        content = unseal(path.read_bytes())
+        for row in cut:
+            content["samples"][row]["caption_cut"] = True
+        path.chmod(0o644)
+        path.write_bytes(seal(content))
+    found = status_json(capsys)["captions_cut"]
+    assert [(s["set"], s["index"]) for s in found] == [("HUMANISE", "6"), ("HUMANISE", "8")]
+    assert {s["chunk"] for s in found} == {plan.chunks[2].name}
+    main(["status", RUN])
+    text = capsys.readouterr().out
+    assert "shortened  2 caption(s)" in text and "HUMANISE/8 caption" in text
 
 
 def test_a_truncated_record_is_told_and_a_record_without_store_is_not_done(plan, capsys):

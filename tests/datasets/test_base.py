@@ -4,7 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
-from example_datasets import make, parity_cases, parity_dataset
+from example_datasets import make, make_h3d, parity_cases, parity_dataset
 
 from cdm.datasets import FileReader, Sample, rotate, stat_files
 from cdm.datasets.base import evenly_spread, gravity_rotation
@@ -103,6 +103,23 @@ def test_captions_all_first_and_random(data_dir):
     picked = [make(data_dir, seed).samples()[0] for seed in range(20)]
     assert {s.caption_idx for s in picked} == {0, 1, 2}
     assert all(s in every for s in picked)
+
+
+def test_max_items_takes_the_first_items_with_all_their_captions(data_dir):
+    every = make(data_dir, captions="all", sets=("HUMANISE", "PROX")).samples()
+    for most, rows in ((1, 3), (2, 4), (4, 10), (6, 14), (7, 14)):
+        fewer = make(data_dir, captions="all", sets=("HUMANISE", "PROX"), max_items=most)
+        assert fewer.samples() == every[:rows]
+        assert fewer.num_items == 6
+    clips = make_h3d(data_dir, captions="all").samples()
+    assert make_h3d(data_dir, captions="all", max_items=3).samples() == clips[:4]
+
+
+def test_statistics_are_of_the_whole_split_whatever_max_items_says(data_dir):
+    for options in ({}, {"captions": "reference"}):
+        whole = make(data_dir, **options).statistics_samples()
+        assert make(data_dir, max_items=1, **options).statistics_samples() == whole
+        assert [sample.index for sample in whole] == ["0", "1", "3"]
 
 
 def test_caption_and_rotation_do_not_depend_on_the_other_items(data_dir):

@@ -57,6 +57,26 @@ def test_clips_of_another_length_are_left_out_and_told_even_where_nothing_fails(
     }
 
 
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [({}, range(195, 200)), ({"max_horizon": 196}, [195]), ({"max_horizon": 202}, range(195, 202))],
+)
+def test_a_clip_is_left_out_from_max_horizon_on_and_never_without_a_word(data_dir, options, kept):
+    lengths = range(195, 202)
+    for frames in lengths:
+        np.save(data_dir / f"H3D/new_joint_vecs/{frames}.npy", np.zeros((frames, 3), np.float32))
+        (data_dir / f"H3D/texts/{frames}.txt").write_text("hops#x#0.0#0.0\n")
+    (data_dir / "H3D/train.txt").write_text("".join(f"{frames}\n" for frames in lengths))
+    dataset = make_h3d(data_dir, on_bad_item="fail", **options)
+    assert [int(sample.index) for sample in dataset.samples()] == list(kept)
+    limit = options.get("max_horizon", 200)  # what afford-motion always has
+    assert dataset.dropped == {
+        f"H3D/{frames}": f"max_horizon ({limit}) or longer: {frames} frames"
+        for frames in lengths
+        if frames not in kept
+    }
+
+
 def test_a_motion_with_nan_is_left_out(data_dir):
     motion = np.zeros((61, 263), np.float32)
     motion[3, 5] = np.nan

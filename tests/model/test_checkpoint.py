@@ -258,6 +258,22 @@ def test_an_unknown_layout_is_told_with_its_unexpected_keys(tmp_path, state):
     assert "contact_layer" not in message
 
 
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("contact_model.point_encoder.local_encoder.0.weight", "EnhancedPerceiver"),
+        ("contact_model.enc1.mamba_fwd.A_log", "PointMambaUNet"),
+    ],
+)
+def test_a_backbone_of_the_forks_that_is_not_built_is_refused_by_its_name(
+    tmp_path, state, key, name
+):
+    around = {k: v for k, v in state.items() if not k.startswith("contact_model.")}
+    path = save(tmp_path, around | {key: torch.zeros(2, 2)})
+    with pytest.raises(CheckpointError, match=rf"weights of {name}, which cannot be sampled"):
+        inspect_checkpoint(path, CONFIG)
+
+
 def test_another_backbone_than_the_configured_one_is_named(tmp_path, state):
     with pytest.raises(CheckpointError, match="arch is MLP, the weights have PointMamba"):
         inspect_checkpoint(save(tmp_path, state), demo_config(model={"arch": "MLP"}))

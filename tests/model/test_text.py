@@ -286,7 +286,7 @@ def test_clip_on_gpu_matches_cpu(clip_folder):
 # ---- BERT ----
 
 
-@pytest.mark.parametrize("max_length", [None, 20, 2])
+@pytest.mark.parametrize("max_length", [None, 20, 4])
 def test_bert_encoder_matches_a_caption_alone_without_padding(bert_folder, max_length):
     captions = ["a person walks to the table and sits down.", "", "Sits  DOWN", "a table " * 40]
     out = load_text_encoder("bert-base-uncased", max_length, 20, bert_folder)(captions)
@@ -295,10 +295,40 @@ def test_bert_encoder_matches_a_caption_alone_without_padding(bert_folder, max_l
     model = transformers.BertModel.from_pretrained(str(bert_folder)).eval()
     tokens = transformers.BertTokenizerFast.from_pretrained(str(bert_folder))
     for row, caption in zip(out, captions, strict=True):
-        length = 48 if max_length is None else max_length + 2
+        length = 48 if max_length is None else max_length  # [CLS] and [SEP] among them
         ids = tokens(caption, truncation=True, max_length=length, return_tensors="pt").input_ids
         with torch.no_grad():
             torch.testing.assert_close(row, model(ids).pooler_output[0], rtol=1e-4, atol=1e-5)
+
+
+def test_bert_reads_as_many_tokens_as_afford_motion_with_its_two_own(bert_folder):
+    encode = load_text_encoder("bert-base-uncased", 5, 20, bert_folder)  # three words are read
+    same, other = "a person walks to the table", "a person walks"
+    assert torch.equal(encode([same])[0], encode([other])[0])
+    assert not torch.equal(encode(["a person sits"])[0], encode([other])[0])
+
+
+@pytest.mark.parametrize("max_length", [2, 0, 49])
+def test_bert_max_length_has_limits(bert_folder, max_length):
+    with pytest.raises(ConfigError, match=r"expected 3 to 48, or null.*\[CLS\] and \[SEP\]"):
+        load_text_encoder("bert-base-uncased", max_length, 20, bert_folder)
+
+
+# ---- captions longer than what is read ----
+
+
+def test_captions_that_lose_words_are_told(clip_folder, bert_folder):
+    captions = ["a person walks", "a person walks to", "", "A person  walks to"]
+    clip = load_text_encoder("ViT-B/32", 3, 24, clip_folder)
+    bert = load_text_encoder("bert-base-uncased", 5, 20, bert_folder)
+    for encode in (clip, bert):
+        assert encode.cut(captions) == {captions[1], captions[3]}
+        # What is cut makes no difference to the vector.
+        assert torch.equal(encode(captions)[0], encode(captions)[1])
+    whole = load_text_encoder("ViT-B/32", None, 24, clip_folder)
+    assert whole.cut([*captions, "sit " * 76]) == {"sit " * 76}
+    assert whole.cut(["sit " * 75]) == set()
+    assert load_text_encoder("hashing", 3, 8).cut(["a very long caption of words"]) == set()
 
 
 # ---- hashing ----

@@ -24,6 +24,7 @@ from cdm.datasets.statistics import Statistics
 from cdm.errors import ArchiveError, BadItem, CDMError, ConfigError, DataError
 from cdm.model.cdm import CDM
 from cdm.model.checkpoint import DEMO_EXP_DIR
+from cdm.model.text import TextEncoder, load_text_encoder
 from cdm.run.generate import ChunkMaps, generate_chunk
 from cdm.run.losses import find_losses
 from cdm.run.merge import merge
@@ -130,6 +131,20 @@ def test_all_captions_make_one_sample_each(usual):
     assert maps.keys[:4] == [
         ("HUMANISE", i, c) for i, c in (("0", 0), ("0", 1), ("1", 0), ("2", 0))
     ]
+
+
+def test_captions_that_lose_words_are_in_the_log_and_in_the_record(monkeypatch):
+    encoder = TextEncoder(load_text_encoder("hashing", None, 128), lambda c: len(c.split()), 4)
+    monkeypatch.setattr("cdm.run.load.load_text_encoder", lambda *args: encoder)
+    lines = []
+    maps = run(configure(dataset={"captions": "all"}, workflow={"chunk_size": 7}), lines.append)
+    assert len(maps) == 13
+    told = [line for line in lines if line.startswith("text: ")]
+    assert len(told) == 2 and "3 of 7 samples have a caption longer than hashing reads" in told[1]
+    assert "HUMANISE/0 caption 1 'walk to, then sit on chair 0'" in told[1]
+    records = [read_record(path) for path in sorted(Path("outputs/run/chunks").glob("*.json"))]
+    assert [len(record.cut) for record in records] == [3, 3]
+    assert all(row["text"].startswith("walk to") for record in records for row in record.cut)
 
 
 def test_an_empty_caption_is_legal(usual):

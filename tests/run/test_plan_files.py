@@ -65,6 +65,7 @@ def test_weights_statistics_and_chunks_must_agree_with_the_settings(plan):
         "have no rows|has no rows": {"chunks": [*chunks[:2], chunks[2] | {"stop": 6}]},
         "not those that were planned": {"chunks": [*chunks[:2], chunks[2] | {"fingerprint": "0"}]},
         "start is '0', expected int": {"chunks": [chunks[0] | {"start": "0"}, *chunks[1:]]},
+        "the notes are no list": {"notes": {"items": 7}},
         "path is 7, expected str": {"checkpoint": {"path": 7, "sha256": "0" * 64}},
     }
     whole = PLAN.read_bytes()

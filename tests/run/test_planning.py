@@ -8,12 +8,14 @@ import orjson
 import pytest
 from helpers import plan_run, run_config, write_contacts, write_dummy_chunk, write_split
 
+from cdm.archive import ContactMaps
 from cdm.errors import DataError, NotTrained
 from cdm.files import seal, unseal
+from cdm.run.dataset import open_dataset
 from cdm.run.losses import find_losses
 from cdm.run.merge import merge
 from cdm.run.plan import PlannedFile
-from cdm.run.plan_files import read_plan, save_plan
+from cdm.run.plan_files import read_plan, read_samples, save_plan
 from cdm.run.planning import load_plan, make_identity, make_plan
 
 # What version 0.1.0 named the chunks of the small run of tests/support/helpers.py. Finished chunks
@@ -48,6 +50,72 @@ def nested(change):
 def test_chunks_keep_the_names_they_always_had(plan, change):
     found = make_plan(run_config(**nested(change)))[0]
     assert tuple(chunk.name for chunk in found.chunks) == NAMES[change]
+
+
+def test_only_the_names_of_cut_bert_captions_change(plan):
+    """BERT once read two tokens more than max_length; CLIP and hashing read as many as ever."""
+
+    def identity(version, max_length):
+        text_model = replace(plan.config.model.text_model, version=version, max_length=max_length)
+        model = replace(plan.config.model, text_model=text_model)
+        config = replace(plan.config, model=model)
+        return make_identity(config, plan.architecture, "a", None, plan.statistics, True)
+
+    for version, length in (("ViT-B/32", 20), ("hashing", 20), ("bert-base-uncased", None)):
+        assert identity(version, length)["text_model"] == [version, length]
+    assert identity("bert-base-uncased", 20)["text_model"] == [
+        *["bert-base-uncased", 20, "with [CLS] and [SEP]"]
+    ]
+
+
+def chunk_names(**dataset):
+    return [chunk.name for chunk in make_plan(run_config(dataset=dataset))[0].chunks]
+
+
+@pytest.mark.parametrize("captions", ["random", "first", "reference"])
+def test_max_items_grows_and_shrinks_without_renaming_whole_chunks(plan, captions):
+    whole = chunk_names(captions=captions)
+    for most, same in ((3, 1), (4, 1), (6, 2), (7, 3), (100, 3)):
+        fewer = chunk_names(captions=captions, max_items=most)
+        assert fewer[:same] == whole[:same] and len(fewer) == -(-min(most, 7) // 3)
+        assert fewer[same:] == [] or fewer[same] != whole[same]
+
+
+def test_finished_chunks_of_the_first_items_are_kept_as_max_items_grows(plan):
+    first = plan_run(Path(), dataset={"max_items": 3})[0]
+    write_dummy_chunk(first, first.chunks[0])
+    merge(first, lambda line: None)
+    grown = plan_run(Path(), dataset={"max_items": 6})[0]
+    done = [Path(grown.chunk_record(chunk)).exists() for chunk in grown.chunks]
+    assert done == [True, False]
+    write_dummy_chunk(grown, grown.chunks[1])
+    merge(grown, lambda line: None)
+    maps = ContactMaps(grown.archive)
+    assert len(maps) == 6 and maps.group.attrs["config"]["dataset"]["max_items"] == 6
+    again = make_plan(run_config(dataset={"max_items": 3}))[0]
+    assert again == first and Path(again.chunk_record(again.chunks[0])).exists()
+
+
+def test_the_other_ways_to_pick_captions_keep_their_rows_and_order(plan):
+    """Of reference alone, the order is afford-motion's."""
+    indices = {}
+    for captions in ("random", "first", "all", "reference"):
+        samples = make_plan(run_config(dataset={"captions": captions}))[1]
+        indices[captions] = list(dict.fromkeys(sample.index for sample in samples))
+    in_order = [str(i) for i in range(7)]
+    assert indices["random"] == indices["first"] == indices["all"] == in_order
+    assert indices["reference"] != in_order and sorted(indices["reference"]) == in_order
+
+
+@pytest.mark.parametrize("captions", ["random", "reference"])
+def test_captions_do_not_depend_on_how_the_split_is_cut(plan, captions):
+    rows = []
+    for size in (1, 3, 100):
+        dataset, workflow = {"captions": captions}, {"chunk_size": size}
+        found = plan_run(Path(), dataset=dataset, workflow=workflow)[0]
+        opened = open_dataset(found.config, found.architecture.point_feat_dim)
+        rows.append([row for chunk in found.chunks for row in read_samples(found, chunk, opened)])
+    assert rows[0] == rows[1] == rows[2] and len(rows[0]) == 7
 
 
 def in_the_old_form(path):

@@ -27,6 +27,7 @@ def dataset_config(**options) -> DatasetConfig:
         "use_openscene": False,
         "transforms": None,
         "captions": "random",
+        "max_items": None,
         "statistics": None,
         "statistics_phase": None,
         "on_bad_item": "fail",

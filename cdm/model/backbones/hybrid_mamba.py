@@ -46,7 +46,7 @@ class HybridMamba(Backbone):
     section = "arch_hybridmamba"
     scans = True
     kernels = CudaHybridMamba
-    # afford-motion has no defaults for it. These are PointMamba's width and half its depth.
+    # Only the number of heads is afford-motion's. Width and half the depth are PointMamba's.
     defaults: ClassVar = {
         "last_dim": 256, "trans_dim": 256, "depth": 4, "d_inner": 512, "d_state": 16,
         "d_conv": 4, "dt_rank": 16, "use_multi_scan": True, "use_perceiver": True,
@@ -66,8 +66,9 @@ class HybridMamba(Backbone):
         }
         if bottleneck:
             sizes["num_latents"] = weights.dim("perceiver.latent_tokens", 1)
-            sizes["num_heads"] = heads = weights.model.arch_hybridmamba.num_heads
-            if heads is None or sizes["trans_dim"] % heads:
+            heads = weights.model.arch_hybridmamba.num_heads
+            sizes["num_heads"] = heads = cls.defaults["num_heads"] if heads is None else heads
+            if sizes["trans_dim"] % heads:
                 raise CheckpointError(
                     "weights do not tell how many attention heads the bottleneck has, and "
                     f"{heads} does not divide its {sizes['trans_dim']} channels: set "

@@ -31,7 +31,12 @@ def test_the_bottleneck_is_torchs_attention():
     assert_close("bottleneck", bottleneck.naive_forward(points), bottleneck(points), 1e-12, 1e-12)
 
 
-def test_heads_that_weights_do_not_tell_must_be_configured():
+def test_heads_that_weights_do_not_tell_are_the_eight_of_afford_motion():
     shapes, config = shapes_and_config("HybridMamba", num_heads=None)
-    with pytest.raises(CheckpointError, match=r"set model\.arch_hybridmamba\.num_heads"):
+    assert infer_architecture(shapes, config, "x.pt").sizes["num_heads"] == 8
+
+
+def test_heads_that_do_not_divide_the_channels_are_refused():
+    shapes, config = shapes_and_config("HybridMamba", num_heads=5)
+    with pytest.raises(CheckpointError, match=r"5 does not divide its 32 .*set model\.arch_hybrid"):
         infer_architecture(shapes, config, "x.pt")

@@ -1,0 +1,120 @@
+"""What checkpoint_info.txt says of a plan beyond its settings: what was assumed and what left out.
+
+Nothing here changes a number. It is what a user would otherwise learn from wrong maps, or never.
+"""
+
+import html
+
+from cdm.config import Config
+from cdm.datasets import Dataset, Sample
+from cdm.datasets.reference_draws import H3D_HORIZON, REFERENCE
+from cdm.model.architecture import Architecture
+
+HEADS = {
+    "HybridMamba": ("num_heads",),
+    "Perceiver": ("encoder_num_heads", "decoder_num_heads"),
+}
+
+
+def plan_notes(
+    config: Config, architecture: Architecture, dataset: Dataset, samples: list[Sample]
+) -> dict[str, str]:
+    """Label -> note, for each thing that is to be told of this plan.
+
+    Args:
+        dataset: after its `samples`.
+    """
+    notes = {
+        "assumed": _assumed_heads(config, architecture),
+        "items": _chosen_items(config, dataset),
+        "captions": _drawn_captions(config),
+        "shortened": _long_captions(config, samples),
+        "horizon": _horizon(config, dataset),
+    }
+    return {label: note for label, note in notes.items() if note}
+
+
+def _assumed_heads(config: Config, architecture: Architecture) -> str:
+    """Numbers of attention heads, which weights do not tell, where nobody set them."""
+    section = f"arch_{architecture.arch.lower()}"
+    assumed = [
+        f"model.{section}.{key} {architecture.sizes[key]}"
+        for key in HEADS.get(architecture.arch, ())
+        if key in architecture.sizes and getattr(getattr(config.model, section), key) is None
+    ]
+    if not assumed:
+        return ""
+    return f"{', '.join(assumed)}: afford-motion's default, as weights do not tell"
+
+
+def _chosen_items(config: Config, dataset: Dataset) -> str:
+    """Which items `dataset.max_items` takes."""
+    most = config.dataset.max_items
+    if most is None:
+        return ""
+    if most >= dataset.num_items:
+        return f"all {dataset.num_items} (dataset.max_items is {most})"
+    first = f"the first {most} of {dataset.num_items}"
+    if config.dataset.captions == REFERENCE:
+        return f"{first} that afford-motion takes in phase {config.dataset.phase}"
+    return (
+        f"{first} in the order of the data's own lists; afford-motion's test takes the first of "
+        "its shuffled order, for which set dataset.captions: reference"
+    )
+
+
+def _drawn_captions(config: Config) -> str:
+    if config.dataset.captions != REFERENCE:
+        return ""
+    return (
+        f"as afford-motion draws them with seed {config.seed} and without worker processes; the "
+        "items come in its order"
+    )
+
+
+def _long_captions(config: Config, samples: list[Sample]) -> str:
+    """How many captions have more words than the text model reads tokens: at least so many are cut.
+
+    A word is one token or more. The jobs, which have the tokenizer, count exactly.
+    """
+    text_model = config.model.text_model
+    if text_model.version == "hashing" or text_model.max_length is None:
+        return ""
+    special = 2 if text_model.version.startswith("bert") else 0  # [CLS] and [SEP] count
+    most = text_model.max_length - special
+    counts = {text: _num_words(text) for text in {sample.text for sample in samples}}
+    long = sum(counts[sample.text] > most for sample in samples)
+    if not long:
+        return ""
+    return (
+        f"at least {long} of {len(samples)} captions: they have more than the {most} words that "
+        f"the text model can read (model.text_model.max_length {text_model.max_length}), and their "
+        "ends are cut off, as in afford-motion"
+    )
+
+
+def _num_words(text: str) -> int:
+    """Words that any tokenizer gives a token to."""
+    words = html.unescape(html.unescape(text)).split()
+    return sum(any(c.isascii() and c.isalnum() for c in word) for word in words)
+
+
+def _horizon(config: Config, dataset: Dataset) -> str:
+    """Clips that `max_horizon` leaves out and afford-motion would not."""
+    limit = config.dataset.max_horizon
+    if config.dataset.name != "ContactHumanML3DDataset" or limit >= H3D_HORIZON:
+        return ""
+    because = f"max_horizon ({limit}) or longer: "
+    frames = [
+        int(reason.removeprefix(because).split()[0])
+        for reason in dataset.dropped.values()
+        if reason.startswith(because)
+    ]
+    missed = sum(length < H3D_HORIZON for length in frames)
+    if not missed:
+        return ""
+    return (
+        f"{missed} clip(s) or parts of {limit} to {H3D_HORIZON - 1} frames are left out, of which "
+        f"afford-motion's stage 2 wants maps: it leaves out {H3D_HORIZON} frames and more, "
+        f"whatever its max_horizon says. To have them, set dataset.max_horizon: {H3D_HORIZON}"
+    )
