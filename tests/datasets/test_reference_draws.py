@@ -210,3 +210,32 @@ def test_clips_without_files_cost_no_draw(clips):
     (clips / "H3D/texts/n192.txt").unlink()
     (clips / "H3D/train.txt").write_text("nowhere\nn190\nn192\nn191\n")
     assert drawn(make_h3d(clips)) == expected
+
+
+# ---- the protocols of its test script ----
+
+
+def maps_of_a_test(items, k_samples, num_k_samples, eval_nbatch, batch_size):
+    """Item -> maps, as afford-motion's test.py makes them, batch after batch."""
+    of_k = num_k_samples // batch_size if k_samples else 0
+    found = {}
+    for batch in range(min(eval_nbatch, len(items) // batch_size)):
+        for item in items[batch * batch_size : (batch + 1) * batch_size]:
+            found[item] = k_samples if batch < of_k else 1
+    return found
+
+
+PROTOCOLS = {  # k_samples, eval_nbatch and max_items of ours
+    "wo_mm": (0, 3, 6),
+    "w_mm": (5, 2, 4),
+}
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_max_items_takes_the_items_of_afford_motions_protocols(clips, protocol):
+    k_samples, eval_nbatch, max_items = PROTOCOLS[protocol]
+    test = make_h3d(clips, phase="test")
+    made = maps_of_a_test(drawn(test), k_samples, 5, eval_nbatch, batch_size=2)
+    assert set(made.values()) == {k_samples or 1}
+    assert list(made) == drawn(test, max_items=max_items)
+    assert list(made) != drawn(test, captions="first", max_items=max_items)
