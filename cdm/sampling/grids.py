@@ -87,10 +87,10 @@ def _timesteps_by_noise_level(betas: np.ndarray, name: str, count: int) -> list[
     alphas_cumprod = np.cumprod(1 - betas)[: hi + 1]
     half_log_snr = 0.5 * np.log(alphas_cumprod / (1 - alphas_cumprod))  # falls with the step
     points = POINTS[name](half_log_snr[0], half_log_snr[-1], count - len(first))
-    return _nearest_distinct(half_log_snr, points) + first
+    return nearest_distinct(half_log_snr, points) + first
 
 
-def _nearest_distinct(levels: np.ndarray, points: np.ndarray) -> list[int]:
+def nearest_distinct(levels: np.ndarray, points: np.ndarray) -> list[int]:
     """The index of the level nearest to each point, all different.
 
     Args:
