@@ -14,7 +14,7 @@ os.environ.update(
 
 from snakemake.exceptions import WorkflowError
 
-from cdm.commands.config_files import as_typed
+from cdm.commands.config_files import configure
 from cdm.commands.hints import advice, farewell
 from cdm.commands.live import LiveProgress
 from cdm.commands.pace import describe_choice, describe_pace
@@ -36,8 +36,9 @@ if is_demo(config):
 PLAN, SAMPLES = None, None
 try:
     typed = workflow.config_settings  # Snakemake made 7 of 007 before it came here
-    config.update(as_typed(config, typed.configfiles, typed.config_args))
-    CONFIG = load_config(config)
+    CONFIGURED = configure(config, typed.configfiles, typed.config_args)
+    config.update(CONFIGURED.raw)
+    CONFIG = load_config(config, CONFIGURED.provenance)
     if workflow.is_main_process:
         PLAN, SAMPLES = make_plan(CONFIG)
     else:  # a job of a run that has been planned

@@ -1,19 +1,52 @@
-"""The configuration as it was typed, for the workflow and for commands beside it."""
+"""The configuration as it was typed, completed by what the training tells.
+
+The workflow and the commands beside it read it here, so that both see the same.
+"""
 
 import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
-from cdm.config import SCHEMA, Config, is_demo, load_config
-from cdm.config.text_yaml import read_text_yaml
-from cdm.errors import ConfigError
-from cdm.files import expand_path, read_bytes
+from cdm.config import DEMO, SCHEMA, Config, Provenance, is_demo, load_config
+from cdm.config.layers import (
+    DEFAULTS,
+    DEMO_DEFAULTS,
+    UserValues,
+    difference,
+    nested,
+    overlay,
+    read_file,
+    read_user,
+    set_keys,
+    value_at,
+)
+from cdm.config.reference_keys import PATHS, is_true
+from cdm.config.schema import schema
+from cdm.config.training_log import Training, locate
+from cdm.config.values import coerce
+from cdm.errors import CDMError, ConfigError
+from cdm.files import expand_path
+from cdm.model.training_record import INSIST, read_trainings
 
-DEFAULTS, DEMO_DEFAULTS = SCHEMA.with_name("config.yaml"), SCHEMA.with_name("demo.yaml")
 FAST = SCHEMA.with_name("fast.yaml")
+NOT_TOLD = (None, "null", "~", "", DEMO)
+
+
+class Configured(NamedTuple):
+    """A configuration before it is validated.
+
+    Attributes:
+        raw: nested values of every key.
+        provenance: where they come from.
+        trainings: what is known of the model's training.
+    """
+
+    raw: dict[str, Any]
+    provenance: Provenance
+    trainings: list[Training]
 
 
 def read_config(configfiles: Iterable[str | Path], assignments: Iterable[str]) -> Config:
@@ -25,96 +58,157 @@ def read_config(configfiles: Iterable[str | Path], assignments: Iterable[str]) -
     Raises:
         ConfigError: no such file, not YAML, or not a valid configuration.
     """
-    user = _read_user(configfiles, assignments)
-    return load_config(overlay(_defaults(user), user))
+    found = complete(read_user(configfiles, assignments))
+    return load_config(found.raw, found.provenance)
 
 
-def as_typed(
+def configure(
     merged: Mapping[str, Any], configfiles: Iterable[str | Path], assignments: Iterable[str] | None
-) -> dict[str, Any]:
-    """What Snakemake merged, with everything the user gave as the text that was typed.
+) -> Configured:
+    """What Snakemake merged, as it was typed, and completed by what the training tells.
 
-    Snakemake reads values before the workflow sees them: 007 arrives as 7, and of a section that
-    comes twice in one file only the last arrives. So the user's files and `--config` are read
-    again.
+    Snakemake reads values before the workflow sees them: 007 arrives as 7, of a section that comes
+    twice in one file only the last arrives, and a value that was set to its default cannot be told
+    from one that was not set. So the user's files and `--config` are read again. What differs from
+    the defaults and stands in neither was set by a workflow around this one.
 
     Args:
-        merged: Snakemake's `config`.
+        merged: Snakemake's `config`. In a module it may hold a part of the keys; then all of them
+            count as set.
         configfiles: of `--configfile`.
         assignments: of `--config`, as typed.
     Raises:
-        ConfigError: a file or value is not YAML, or holds a key twice.
+        ConfigError: a file or value is not YAML or holds a key twice, or the training cannot be
+            read.
     """
-    return overlay(merged, _read_user(configfiles, assignments or ()))
+    defaults = coerce(_defaults(merged), schema())
+    around = coerce(merged, schema())
+    if defaults.keys() <= merged.keys():
+        around = difference(defaults, around)
+    outer = UserValues(around, dict.fromkeys(set_keys(around), "the workflow's config"))
+    return complete(read_user(configfiles, assignments or ()).over(outer))
 
 
-def _read_user(configfiles: Iterable[str | Path], assignments: Iterable[str]) -> dict[str, Any]:
-    user: dict[str, Any] = {}
-    for name in configfiles:
-        user = overlay(user, _read_file(Path(expand_path(str(name), "--configfile"))))
-    for assignment in assignments:
-        key, equals, text = assignment.partition("=")
-        if not equals:
-            raise ConfigError(f"--config {assignment}: expected key=value, such as exp_name=mine")
-        user = overlay(user, {key: read_text_yaml(text, f"--config {assignment}")})
-    return user
+def complete(user: UserValues, strict: bool = True) -> Configured:
+    """Lay what the user set over what the training tells, and that over our defaults.
+
+    Args:
+        strict: refuse what cannot be sampled as it was trained, and paths that are not there.
+    Raises:
+        ConfigError: the training cannot be read, or is refused.
+    """
+    raw = overlay(_defaults(user.values), user.values)
+    exp_dir, reference = _path(raw, "exp_dir"), _path(raw, "reference")
+    if is_demo(raw) or str(raw.get("exp_dir")) == DEMO:
+        return Configured(raw, Provenance(user.places), [])
+
+    # What the training tells.
+    insists = raw.get("trust") == "mine"
+    folder = exp_dir or f"outputs/{raw.get('exp_name')}"
+    notes: list[str] = []
+    try:
+        trainings = read_trainings(folder, reference, logs=exp_dir is not None)
+    except ConfigError as error:
+        if strict and not insists:
+            raise ConfigError(
+                f"{error}\nIt should tell how the model was trained. Restore it; or give the "
+                "configuration alone (--config reference=FILE); or set all that the training "
+                f"decides, and {INSIST}"
+            ) from None
+        trainings = []
+        notes.append(f"left out: {error}")
+
+    # The user's word first, then each training's.
+    places = dict(user.places)
+    for training in trainings:
+        refused = [text for text, settled_by in training.refused if settled_by not in places]
+        if refused and strict and not insists:
+            listed = "".join(f"\n  {line}" for line in refused)
+            raise ConfigError(
+                f"{training.source}: the model cannot be sampled here as it was trained:{listed}\n"
+                f"If you know that it can: {INSIST}"
+            )
+        notes += [f"in spite of {line}" for line in refused] + list(training.notes)
+        if training.unknown:
+            notes.append(f"unknown in {training.source}: {', '.join(training.unknown[:20])}")
+        raw = _fill(raw, places, training, exp_dir, strict)
+    source = trainings[0].source if trainings else None
+    return Configured(raw, Provenance(places, source, tuple(notes)), trainings)
+
+
+def _fill(
+    raw: dict[str, Any], places: dict[str, str], training: Training, exp_dir, strict: bool
+) -> dict[str, Any]:
+    """The values with a training's where no other place is known; adds their places."""
+    name = training.values.get("dataset.name")
+    for key, value in training.values.items():
+        other_dataset = key == "dataset.transforms" and value_at(raw, "dataset.name") != name
+        if key in places or other_dataset:
+            continue
+        if key in PATHS and isinstance(value, str):
+            if key != "dataset.data_dir" and _features_are_read(raw, training):
+                continue  # no scene model runs
+            place, looked = locate(value, exp_dir)
+            if place is None and strict:
+                raise ConfigError(_not_there(key, training.places[key], looked))
+            value = place
+        raw = overlay(raw, nested(key, value))
+        places[key] = training.places[key]
+    return raw
+
+
+def _features_are_read(raw: Mapping[str, Any], training: Training) -> bool:
+    """Whether point features come from files, so that no scene model makes them."""
+    return any(
+        is_true(training.values.get(key, value_at(raw, key)))
+        for key in ("model.scene_model.use_openscene", "dataset.use_openscene")
+    )
+
+
+def _not_there(key: str, place: str, looked: list[str]) -> str:
+    *sections, last = key.split(".")
+    typed = "".join(f"{section}: {{" for section in sections[1:]) + f"{last}: /path/to/it"
+    listed = "".join(f"\n  {path}" for path in looked)
+    return (
+        f"{key}: {place} names {looked[0]}, relative to the folder that the training ran in. "
+        f"Nothing is at\n  {listed.strip()}\nName it: --config "
+        f"{sections[0]}='{{{typed}{'}' * len(sections)}'"
+    )
+
+
+def _path(raw: Mapping[str, Any], key: str) -> str | None:
+    """A path at the top level; None where none is named."""
+    value = raw.get(key)
+    return None if value in NOT_TOLD else expand_path(str(value), key)
 
 
 def fast_config(config: Config) -> Config:
     """The configuration with config/fast.yaml laid over it."""
-    return load_config(overlay(config.as_dict(), _read_file(FAST)))
+    return load_config(overlay(config.as_dict(), read_file(FAST)[0]))
 
 
 def config_arguments(config: Config) -> str:
     """`--config ...` that makes Snakemake run with this configuration, quoted for a shell."""
     found = config.as_dict()
-    changes = _difference(load_config(_defaults(found)).as_dict(), found)
-    words = [f"{key}={_flow(value)}" for key, value in changes.items()]
+    around = {key: found[key] for key in ("exp_name", "exp_dir", "reference", "trust")}
+    around["dataset"] = {"data_dir": found["dataset"]["data_dir"]}
+    usual = load_config(_defaults(found)).as_dict()
+    try:
+        told = load_config(complete(UserValues(around)).raw).as_dict()
+    except CDMError:  # what told of the training is gone
+        told = usual
+    changes = overlay(difference(told, found), difference(usual, around))
+    words = [f"{key}={flow(value)}" for key, value in changes.items()]
     return "--config " + " ".join(map(shlex.quote, words)) if words else ""
 
 
-def overlay(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested update, as Snakemake merges configuration files."""
-    merged = dict(base)
-    for key, value in changes.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = overlay(merged[key], value) if both else value
-    return merged
-
-
-def _defaults(user: Mapping[str, Any]) -> dict[str, Any]:
-    defaults = _read_file(DEFAULTS)
-    demo = is_demo(overlay(defaults, user))
-    return overlay(defaults, _read_file(DEMO_DEFAULTS)) if demo else defaults
-
-
-def _difference(base: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys of `found`, nested, whose values are not those of `base`."""
-    changes = {}
-    for key, value in found.items():
-        before = base.get(key)
-        if value == before:
-            continue
-        both = isinstance(value, Mapping) and isinstance(before, Mapping)
-        changes[key] = _difference(before, value) if both else value
-    return changes
-
-
-def _flow(value: Any) -> str:
+def flow(value: Any) -> str:
     """A value in one line of YAML."""
     text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=2**20)
     return text.removesuffix("\n").removesuffix("\n...")
 
 
-def _read_file(path: Path) -> dict[str, Any]:
-    """Keys and values of a file, scalars as typed; none for an empty file."""
-    try:
-        text = read_bytes(path).decode("utf-8-sig")
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 text ({error})") from None
-    content = read_text_yaml(text, str(path)) or {}
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: holds a {type(content).__name__}, expected keys with values")
-    return content
+def _defaults(user: Mapping[str, Any]) -> dict[str, Any]:
+    defaults = read_file(DEFAULTS)[0]
+    demo = is_demo(overlay(defaults, user))
+    return overlay(defaults, read_file(DEMO_DEFAULTS)[0]) if demo else defaults

@@ -6,13 +6,12 @@ It imports `cdm.errors` and `cdm.files` only.
 """
 
 import dataclasses
+import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import yaml
-
 from cdm.config.contradictions import contradictions
+from cdm.config.schema import SCHEMA, schema
 from cdm.config.sections import (
     DEMO,
     DEMO_POINTS,
@@ -20,6 +19,7 @@ from cdm.config.sections import (
     DatasetConfig,
     EvaluationConfig,
     ModelConfig,
+    Provenance,
     TextModelConfig,
 )
 from cdm.config.values import coerce, expand_paths, explain
@@ -33,12 +33,11 @@ __all__ = [
     "DatasetConfig",
     "EvaluationConfig",
     "ModelConfig",
+    "Provenance",
     "TextModelConfig",
     "is_demo",
     "load_config",
 ]
-
-SCHEMA = Path(__file__).parents[2] / "config" / "schema.yaml"
 
 
 def is_demo(raw: Mapping[str, Any]) -> bool:
@@ -48,35 +47,47 @@ def is_demo(raw: Mapping[str, Any]) -> bool:
     return raw.get("exp_dir") in (None, "null", DEMO) and data_dir in (None, "null", DEMO)
 
 
-def load_config(raw: Mapping[str, Any]) -> Config:
+def load_config(raw: Mapping[str, Any], provenance: Provenance | None = None) -> Config:
     """Validate a configuration and freeze it.
 
     Args:
         raw: nested mapping as Snakemake merged it. Values may be text ("16", "null", "[a, b]"),
             which is read as the type the schema wants.
+        provenance: where its values come from, for messages and `checkpoint_info.txt`.
     Raises:
         ConfigError: unknown key (with the nearest valid one), wrong type or value, missing key,
             or settings that contradict each other. All of them are listed at once.
     """
-    schema = yaml.safe_load(SCHEMA.read_text())
-    values = coerce(raw, schema)
-    problems = explain(values, schema)
-    if problems:
-        raise ConfigError("configuration:\n  " + "\n  ".join(problems))
-    config = _build(Config, expand_paths(values, schema))
+    values = coerce(raw, schema())
+    problems = explain(values, schema())
+    _raise_if_any(problems, provenance)
+    config = _build(Config, expand_paths(values, schema()) | {"provenance": provenance})
     if config.exp_dir is not None and config.dataset.data_dir is None:
         dataset = dataclasses.replace(config.dataset, data_dir="data")
         config = dataclasses.replace(config, dataset=dataset)
-    problems = list(contradictions(config))
-    if problems:
-        raise ConfigError("configuration:\n  " + "\n  ".join(problems))
+    _raise_if_any(list(contradictions(config)), provenance)
     return config
+
+
+def _raise_if_any(problems: list[str], provenance: Provenance | None) -> None:
+    """Raise problems, each with the place of its key if that is known."""
+    if not problems:
+        return
+    places = provenance.places if provenance else {}
+    lines = []
+    for problem in problems:
+        key = re.match(r"[\w.]+", problem)
+        place = places.get(key[0]) if key else None
+        lines.append(f"{problem} [{place}]" if place else problem)
+    raise ConfigError("configuration:\n  " + "\n  ".join(lines))
 
 
 def _build(cls: type, values: Mapping[str, Any]) -> Any:
     """Fill a dataclass, recursing into fields that are dataclasses; lists become tuples."""
     fields = {}
     for field in dataclasses.fields(cls):
+        if field.name not in values and field.default is not dataclasses.MISSING:
+            continue  # a plan of an earlier version does not have it
         value = values[field.name]
         if dataclasses.is_dataclass(field.type):
             value = _build(field.type, value)

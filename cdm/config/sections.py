@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 DEMO = "demo"
@@ -215,8 +215,27 @@ class CompareConfig:
 
 
 @dataclass(frozen=True)
+class Provenance:
+    """Where the values of a configuration come from.
+
+    Attributes:
+        places: dotted key -> what tells it; keys that are not there have their default.
+        training: the file that tells how the model was trained; None if there is none.
+        notes: what else has to be told.
+    """
+
+    places: dict[str, str] = field(default_factory=dict)
+    training: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Config:
-    """The whole configuration."""
+    """The whole configuration.
+
+    Attributes:
+        provenance: None if it is not known. It decides nothing, and is not part of `as_dict`.
+    """
 
     exp_name: str
     exp_dir: str | None
@@ -230,6 +249,9 @@ class Config:
     workflow: WorkflowConfig
     evaluation: EvaluationConfig
     compare: CompareConfig
+    reference: str | None = None
+    trust: str | None = None
+    provenance: Provenance | None = field(default=None, compare=False, repr=False)
 
     @property
     def run_dir(self) -> str:
@@ -263,4 +285,6 @@ class Config:
 
     def as_dict(self) -> dict[str, Any]:
         """Nested mapping of JSON types, as records and plans store it."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        values = dataclasses.asdict(dataclasses.replace(self, provenance=None))
+        del values["provenance"]
+        return json.loads(json.dumps(values))

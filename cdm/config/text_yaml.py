@@ -15,7 +15,7 @@ from cdm.errors import ConfigError
 NULL, MERGE = "tag:yaml.org,2002:null", "tag:yaml.org,2002:merge"
 
 
-class _TextLoader(yaml.SafeLoader):
+class TextLoader(yaml.SafeLoader):
     """The safe loader with null and `<<` as the only scalars that are not text."""
 
     def construct_mapping(self, node, deep=False):
@@ -24,7 +24,7 @@ class _TextLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_TextLoader.yaml_implicit_resolvers = {
+TextLoader.yaml_implicit_resolvers = {
     first: [(tag, regexp) for tag, regexp in resolvers if tag in (NULL, MERGE)]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
@@ -56,7 +56,7 @@ def read_text_yaml(text: str, place: str) -> Any:
         ConfigError: not YAML, or a key that comes twice in one mapping, with both lines.
     """
     try:
-        return yaml.load(text, Loader=_TextLoader)
+        return yaml.load(text, Loader=TextLoader)
     except _DoubleKey as error:
         raise ConfigError(
             f"{place}: {error}, expected once: YAML would keep only the last one. Put what stands "
@@ -66,3 +66,17 @@ def read_text_yaml(text: str, place: str) -> Any:
         raise ConfigError(f"{place}: not YAML ({error})") from None
     except RecursionError:
         raise ConfigError(f"{place}: nested too deeply, expected sections with keys") from None
+
+
+def key_lines(text: str) -> dict[str, int]:
+    """Dotted key -> the line it stands in, of text that `read_text_yaml` accepts."""
+    lines: dict[str, int] = {}
+
+    def visit(node: yaml.Node | None, path: str) -> None:
+        for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+            here = f"{path}{key.value}"
+            lines[here] = key.start_mark.line + 1
+            visit(value, f"{here}.")
+
+    visit(yaml.compose(text, Loader=TextLoader), "")
+    return lines

@@ -51,7 +51,7 @@ def coerce(value: Any, schema: Mapping[str, Any]) -> Any:
     if not schema or not isinstance(value, str):
         return value
     for reading in _readings(value):
-        if _fits(reading, schema):
+        if fits(reading, schema):
             return reading
     return _nested(value, schema)
 
@@ -77,7 +77,7 @@ def _nested(text: str, schema: Mapping[str, Any]) -> Any:
     return coerce(read_text_yaml(text, "--config"), schema)
 
 
-def _fits(value: Any, schema: Mapping[str, Any]) -> bool:
+def fits(value: Any, schema: Mapping[str, Any]) -> bool:
     return Validator(schema).is_valid(value)
 
 
@@ -102,7 +102,7 @@ def _explain(error: jsonschema.ValidationError, schema: Mapping[str, Any]) -> li
     if error.schema.get("type") == "object":
         keys = ", ".join(error.schema["properties"])
         return [f"{path or 'the configuration'}: found {found}, expected keys with values: {keys}"]
-    if _is_finite_number(None, error.instance) and _fits("text", error.schema):
+    if _is_finite_number(None, error.instance) and fits("text", error.schema):
         return [
             f"{path}: found the number {found}, expected text ({meaning}): put what was meant in "
             "quotes, because 007 and 7, or 1.10 and 1.1, are the same number"

@@ -1,54 +1,53 @@
-"""What the log of an experiment tells about its training (no torch).
+"""What the log of an experiment tells about the items that its model was trained on (no torch)."""
 
-afford-motion's `train.py` writes its composed configuration into `{exp_dir}/log/runtime.log`: a
-line that ends in `[Configuration]`, then YAML up to the next line that begins with a time stamp. A
-training that was resumed writes it again, so the last one counts.
-"""
-
-import re
 from pathlib import Path
+from typing import Any
 
-import yaml
-
-from cdm.errors import DataError
+from cdm.config.composed import Node, Unresolved, find_blocks, resolved
+from cdm.config.training_log import RUNTIME_LOG, last_configuration
+from cdm.errors import ConfigError, DataError
 from cdm.files import read_bytes
 
 SPLITS = ("train", "val", "test", "all")
-_CONFIGURATION = re.compile(
-    r"^[^\n]*\[Configuration\]\s*\n(.*?)(?=^\d{4}-\d\d-\d\d \d\d:|\Z)", re.MULTILINE | re.DOTALL
-)
 
 
 def trained_split(exp_dir: str | Path) -> str | None:
     """The split that an experiment was trained on: `task.train.phase` in its log.
+
+    The logs of test runs do not tell it, because their configuration is that of the test.
 
     Returns:
         "train", "val", "test" or "all"; None if there is no log, or no configuration in it.
     Raises:
         DataError: the log holds a configuration that cannot be read, or that names no such split.
     """
-    path = Path(exp_dir, "log", "runtime.log")
+    path = Path(exp_dir, RUNTIME_LOG)
     try:
-        text = read_bytes(path).decode("utf-8", "replace")
-    except FileNotFoundError:
+        blocks = find_blocks(read_bytes(path))
+        if not blocks:
+            return None
+        phase = _value(last_configuration(path, blocks)[0], "task.train.phase")
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise DataError(_problem(path, error.strerror or str(error))) from None
-    blocks = _CONFIGURATION.findall(text)
-    if not blocks:
-        return None
-    try:
-        phase = yaml.safe_load(blocks[-1])["task"]["train"]["phase"]
-    except (yaml.YAMLError, KeyError, TypeError, RecursionError, ValueError):
-        raise DataError(_problem(path, "its last configuration has no task.train.phase")) from None
+        raise DataError(f"{path}: {error.strerror or error}; {_ADVICE}") from None
+    except ConfigError as error:
+        raise DataError(f"{path}: no configuration can be read ({error}); {_ADVICE}") from None
+    if phase is None:
+        raise DataError(f"{path}: its last configuration has no task.train.phase; {_ADVICE}")
     if phase not in SPLITS:
-        raise DataError(_problem(path, f"task.train.phase is {phase!r}"))
+        raise DataError(f"{path}: task.train.phase is {phase!r}; {_ADVICE}")
     return phase
 
 
-def _problem(path: Path, found: str) -> str:
-    return (
-        f"{path}: {found}; expected the split that the model was trained on, as its statistics "
-        "have to be computed. Set dataset.statistics_phase to that split, or name the file of "
-        "statistics in dataset.statistics"
-    )
+def _value(tree: Node, key: str) -> Any:
+    try:
+        return resolved(tree, key)
+    except (KeyError, Unresolved):
+        return None
+
+
+_ADVICE = (
+    "expected the split that the model was trained on, as its statistics have to be computed. Set "
+    "dataset.statistics_phase to that split, or name the file of statistics in dataset.statistics"
+)

@@ -2,8 +2,8 @@
 
 A checkpoint's tensors do not tell the length of the diffusion chain, the sigma of the contact or
 the text encoder. Sampled with other ones than it was trained with, a model gives wrong maps without
-an error. So `snakemake train` writes them beside its checkpoints, and a plan compares them with the
-configuration.
+an error. `snakemake train` writes them beside its checkpoints, afford-motion's training into its
+log. What the user does not set is taken from there, and a plan compares the rest with it.
 """
 
 import json
@@ -11,12 +11,23 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cdm.config import Config
+from cdm.config import DEMO, Config
+from cdm.config.layers import typed_value
+from cdm.config.training_log import Training, read_log, read_reference
 from cdm.errors import CheckpointError, ConfigError
 from cdm.files import read_bytes, seal, typed, unseal, write_bytes
 from cdm.model.point_features import DATASET, PointFeatures
 
 SETTINGS = "training/settings.json"  # in the folder that also holds ckpt/
+INSIST = "--config trust=mine"
+USUAL_HEADS = 8  # where the configuration has null
+HEADS = {
+    "Perceiver": (
+        "model.arch_perceiver.encoder_num_heads",
+        "model.arch_perceiver.decoder_num_heads",
+    ),
+    "HybridMamba": ("model.arch_hybridmamba.num_heads",),
+}
 
 
 @dataclass(frozen=True)
@@ -100,24 +111,78 @@ def differences(recorded: dict[str, Any], configured: dict[str, Any]) -> list[st
     ]
 
 
-def check_sampled_as_trained(config: Config, folder: Path) -> None:
-    """Compare the configuration with what the training in an experiment folder recorded.
+def read_trainings(
+    folder: str | Path, reference: str | None = None, logs: bool = True
+) -> list[Training]:
+    """What is known of how a model was trained, the word that counts most first.
 
+    Args:
+        folder: that holds ckpt/. Its `training/settings.json` counts before its log.
+        reference: a file with the composed configuration of afford-motion.
+        logs: whether the folder is an experiment of afford-motion's form.
     Raises:
-        ConfigError: names every key that differs, with both values.
-        CheckpointError: the record is damaged.
+        ConfigError: a log or the file cannot be read.
+        CheckpointError: the record of a training here is damaged.
     """
-    record = read_training_record(folder)
-    if record is None:
+    found = [read_reference(reference)] if reference is not None else []
+    record = read_training_record(Path(folder))
+    if record is not None:
+        source = str(Path(folder, SETTINGS))
+        places = dict.fromkeys(record.sampling, source)
+        return [*found, Training(source, dict(record.sampling), places)]
+    log = read_log(folder) if logs else None
+    return [*found, log] if log is not None else found
+
+
+def check_sampled_as_trained(config: Config, folder: Path) -> None:
+    """Compare the configuration with what is known of the model's training.
+
+    Values that the user did not set were taken from there, so what differs was set. With
+    `trust: mine` nothing is compared.
+
+    Args:
+        folder: that holds ckpt/.
+    Raises:
+        ConfigError: names every key that differs, with both values and both places.
+        CheckpointError: the record of a training here is damaged.
+    """
+    if config.trust == "mine":
         return
-    # A key that only one side has depends on another key that differs and is listed.
+    logs = config.exp_dir not in (None, DEMO)
+    places = config.provenance.places if config.provenance else {}
+    for training in read_trainings(folder, config.reference, logs):
+        configured = configured_as_trained(config, training)
+        # A key that only one side has depends on another key that differs and is listed.
+        found = [
+            f"{line} ({places.get(key, 'your configuration')}; there: {place})"
+            for key, (value, place) in _told(training).items()
+            if key in configured
+            for line in differences({key: typed_value(key, value)}, configured)
+        ]
+        if found:
+            listed = "".join(f"\n  {line}" for line in found)
+            raise ConfigError(
+                f"{training.source}: the model was trained with other settings:{listed}\n"
+                "Configure the values of the training to sample this model: what you do not set "
+                f"is taken from there. If yours are right: {INSIST}. To train another model, give "
+                "a new exp_name"
+            )
+
+
+def configured_as_trained(config: Config, training: Training) -> dict[str, Any]:
+    """`sampling_settings`, and the attention heads of the backbone that was trained."""
     configured = sampling_settings(config)
-    common = {key: value for key, value in record.sampling.items() if key in configured}
-    found = differences(common, configured)
-    if found:
-        listed = "".join(f"\n  {line}" for line in found)
-        raise ConfigError(
-            f"{folder / SETTINGS}: the model was trained with other settings:{listed}\n"
-            "Configure the values of the training to sample this model. To train another one, "
-            "give a new exp_name"
-        )
+    for key in HEADS.get(training.values.get("model.arch"), ()):
+        *_, section, name = key.split(".")
+        heads = getattr(getattr(config.model, section), name)
+        configured[key] = USUAL_HEADS if heads is None else heads
+    return configured
+
+
+def _told(training: Training) -> dict[str, tuple[Any, str]]:
+    """Key -> (value, place) of a training, where null stands for the value of another key."""
+    told = {key: (value, training.places[key]) for key, value in training.values.items()}
+    openscene = "model.scene_model.use_openscene"
+    if told.get(openscene, (None,))[0] is None and "dataset.use_openscene" in told:
+        told[openscene] = told["dataset.use_openscene"]
+    return told

@@ -23,6 +23,7 @@ from cdm.datasets.statistics import name_contradictions
 from cdm.errors import ArchiveError, listed, printable
 from cdm.files import digest
 from cdm.model.architecture import Architecture
+from cdm.run.sources import describe_sources
 from cdm.run.table import row_of
 
 ARCHIVE = "contact_maps.zarr"  # the merged archive, in the run's folder
@@ -236,6 +237,7 @@ def describe_plan(plan: Plan) -> str:
         f"sampler         {config.sampling.method}, {plan.num_steps} of "
         f"{config.diffusion.steps} steps ({config.diffusion.noise_schedule}), "
         f"{config.sampling.k_samples} map(s) a sample, {config.sampling.precision}\n"
+        f"{describe_sources(config)}"
         f"samples         {plan.num_samples} in {len(plan.chunks)} chunks of "
         f"{config.workflow.chunk_size}\n{notes}{describe_dropped(plan)}"
     )

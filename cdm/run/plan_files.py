@@ -38,6 +38,7 @@ from cdm.run.plan import (
     motions_path,
     plan_folder,
 )
+from cdm.run.sources import describe_values
 from cdm.run.table import read_rows, table_header, table_rows
 
 
@@ -59,7 +60,8 @@ def save_plan(plan: Plan, samples: list[Sample]) -> None:
         write_bytes(motions_path(plan.config.run_dir), seal_motions(plan.motions))
     write_bytes(plan.folder / "plan.json", seal(_to_json(plan)))
     with replacing(Path(plan.config.run_dir, "checkpoint_info.txt")) as temporary:
-        temporary.write_text(describe_plan(plan), "utf-8")
+        text = describe_plan(plan) + describe_values(plan.config)
+        temporary.write_text(text, "utf-8")
 
 
 def read_plan(run: str | Path) -> Plan:

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 from helpers import run_config
+from training_logs import block, composed, write_log
 
+from cdm.commands.config_files import read_config
 from cdm.errors import CheckpointError, ConfigError
 from cdm.model.training_record import (
     SETTINGS,
@@ -127,3 +129,78 @@ def test_differences_are_of_recorded_keys_only():
         "a: 1 there, 2 configured"
     ]
     assert differences({"a": [1]}, {}) == ["a: [1] there, null configured"]
+
+
+# --- with the log of afford-motion's training ----------------------------------------------------
+
+
+@pytest.fixture
+def experiment(tmp_path, monkeypatch):
+    """Gives a function: what the user sets beside exp_dir -> the configuration."""
+    monkeypatch.chdir(tmp_path)
+    Path("data").mkdir()
+    write_log(Path("exp"), composed(sets=True))
+
+    def configured(*assignments):
+        return read_config([], ["exp_dir=exp", *assignments])
+
+    return configured
+
+
+def test_what_the_log_told_or_what_equals_it_is_no_contradiction(experiment):
+    for given in ([], ["dataset={sigma: 0.80, phase: test, sets: [PROX]}", "seed=5"]):
+        check_sampled_as_trained(experiment(*given), Path("exp"))
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ("dataset={sigma: 0.5}", "dataset.sigma: 0.8 there, 0.5 configured (--config; there: "),
+        ("diffusion={steps: 1000}", "diffusion.steps: 500 there, 1000 configured"),
+        ("diffusion={noise_schedule: linear}", 'noise_schedule: "cosine" there, "linear"'),
+        ("model={text_model: {max_length: 32}}", "max_length: 20 there, 32 configured"),
+        ("model={text_model: {version: bert-base-uncased}}", 'version: "ViT-B/32" there'),
+        ("dataset={data_repr_joints: [0]}", "data_repr_joints: [0, 10, 11, 12, 20, 21] there"),
+        ("dataset={data_repr: contact_pelvis}", 'data_repr: "contact_cont_joints" there'),
+        ("dataset={use_raw_dist: true}", "use_raw_dist: false there, true configured"),
+        ("model={scene_model: {use_scene_model: true}}", "use_scene_model: false there, true"),
+        ("model={arch_perceiver: {encoder_num_heads: 4}}", "encoder_num_heads: 8 there, 4"),
+    ],
+)
+def test_a_value_of_the_user_that_contradicts_the_log_names_both_places(experiment, given, line):
+    with pytest.raises(ConfigError) as error:
+        check_sampled_as_trained(experiment(given), Path("exp"))
+    message = str(error.value)
+    assert line in message and "there: exp/log/runtime.log line" in message
+    assert "--config trust=mine" in message
+    check_sampled_as_trained(experiment(given, "trust=mine"), Path("exp"))
+
+
+def test_features_of_the_scene_model_are_compared(experiment):
+    scene = {"model__scene_model__use_scene_model": True}
+    write_log(Path("exp"), composed(sets=True, task__dataset__use_openscene=True, **scene))
+    check_sampled_as_trained(experiment(), Path("exp"))
+    with pytest.raises(ConfigError, match=r"use_openscene: true there, false configured"):
+        given = "model={scene_model: {use_openscene: false}}"
+        check_sampled_as_trained(experiment(given), Path("exp"))
+    with pytest.raises(ConfigError, match=r"dataset.use_color: true there, false configured"):
+        check_sampled_as_trained(experiment("dataset={use_color: false}"), Path("exp"))
+
+
+def test_a_file_of_reference_is_compared_with_the_log(experiment):
+    Path("theirs.yaml").write_text(block(composed(sets=True, task__dataset__sigma=0.5)))
+    with pytest.raises(ConfigError, match=r"(?s)dataset.sigma: 0.8 there, 0.5 configured \(theirs"):
+        check_sampled_as_trained(experiment("reference=theirs.yaml"), Path("exp"))
+
+
+def test_what_a_training_here_recorded_is_taken_unless_it_is_set(experiment, tmp_path):
+    write(tmp_path / "outputs/own", dataset={"sigma": 0.5}, diffusion={"steps": 300})
+    given = ["exp_name=own", "dataset={data_dir: data}"]
+    config = read_config([], given)
+    assert (config.dataset.sigma, config.diffusion.steps) == (0.5, 300)
+    assert config.provenance.places["dataset.sigma"] == f"outputs/own/{SETTINGS}"
+    check_sampled_as_trained(config, Path("outputs/own"))
+    config = read_config([], [*given, "diffusion={steps: 500}"])
+    with pytest.raises(ConfigError, match=r"diffusion.steps: 300 there, 500 configured"):
+        check_sampled_as_trained(config, Path("outputs/own"))
+    check_sampled_as_trained(read_config([], [*given, "trust=mine"]), Path("outputs/own"))

@@ -11,8 +11,8 @@ import yaml
 from cdm.archive.layout import Layout
 from cdm.archive.records import ChunkRecord, record_path
 from cdm.archive.store import write_chunk
-from cdm.commands.config_files import overlay
 from cdm.config import Config, load_config
+from cdm.config.layers import overlay
 from cdm.contact import to_distance
 from cdm.datasets import FileReader, Sample
 from cdm.model.architecture import Architecture

@@ -1,0 +1,72 @@
+"""What the user set, with the place of each value, and how layers lie over each other."""
+
+import pytest
+
+from cdm.config.layers import (
+    UserValues,
+    difference,
+    nested,
+    overlay,
+    read_user,
+    set_keys,
+    typed_value,
+    value_at,
+)
+from cdm.errors import ConfigError
+
+
+@pytest.fixture
+def mine(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("# mine\nexp_name: 007\ndataset:\n  sigma: 0.8\n  sets: [PROX]\n")
+    return path
+
+
+def test_each_value_has_its_place_and_the_last_word_counts(mine, tmp_path):
+    other = tmp_path / "other.yaml"
+    other.write_text("dataset: {phase: val}\nseed: 5\n")
+    user = read_user([mine, other], ["dataset={sigma: 0.5}", "seed=6"])
+    assert user.values["exp_name"] == "007"
+    assert user.values["dataset"] == {"sigma": "0.5", "sets": ["PROX"], "phase": "val"}
+    assert user.places == {
+        "exp_name": f"{mine} line 2",
+        "dataset.sets": f"{mine} line 5",
+        "dataset.phase": f"{other} line 1",
+        "dataset.sigma": "--config",
+        "seed": "--config",
+    }
+
+
+def test_a_value_that_is_the_default_counts_as_set(mine):
+    assert "dataset.sigma" in read_user([mine], []).places
+    assert read_user([], ["dataset='{sigma: 0.8}'".replace("'", "")]).places == {
+        "dataset.sigma": "--config"
+    }
+
+
+def test_keys_are_set_also_by_text_that_stands_for_a_section():
+    assert list(set_keys({"dataset": "{sigma: 1}", "seed": None, "nothing": 1})) == [
+        "seed",
+        "dataset.sigma",
+    ]
+
+
+def test_what_is_no_assignment_is_told():
+    with pytest.raises(ConfigError, match="expected key=value"):
+        read_user([], ["seed"])
+
+
+def test_layers():
+    assert overlay({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}, "d": 4}) == {
+        "a": {"b": 3, "c": 2},
+        "d": 4,
+    }
+    assert difference({"a": {"b": 1, "c": 2}}, {"a": {"b": 3, "c": 2}, "d": None}) == {
+        "a": {"b": 3},
+        "d": None,
+    }
+    assert nested("a.b", 1) == {"a": {"b": 1}}
+    assert value_at({"a": {"b": 1}}, "a.b") == 1 and value_at({"a": 1}, "a.b") is None
+    assert typed_value("dataset.sigma", "0.5") == 0.5 and typed_value("nothing", "5") == "5"
+    both = UserValues({"a": 1}, {"a": "x"}).over(UserValues({"a": 2, "b": 3}, {"a": "y", "b": "z"}))
+    assert both == UserValues({"a": 1, "b": 3}, {"a": "x", "b": "z"})

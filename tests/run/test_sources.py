@@ -1,0 +1,56 @@
+"""Where the values of a run come from, in words."""
+
+from pathlib import Path
+
+import pytest
+from training_logs import composed, write_log
+
+from cdm.commands.config_files import read_config
+from cdm.config import load_config
+from cdm.run.sources import describe_sources, describe_values
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("data").mkdir()
+    Path("exp").mkdir()
+    Path("mine.yaml").write_text("exp_dir: exp\nsampling: {eta: 0.0}\n")
+    return tmp_path
+
+
+def test_each_value_is_shown_with_its_place(folder):
+    write_log(Path("exp"), composed(sets=True, task__dataset__sigma=0.7))
+    config = read_config(["mine.yaml"], ["seed=3"])
+    rows = dict(line.split(None, 1) for line in describe_values(config).splitlines()[2:])
+    assert (
+        rows["dataset.sigma"].startswith("0.7 ")
+        and "exp/log/runtime.log line" in rows["dataset.sigma"]
+    )
+    assert rows["seed"].split() == ["3", "--config"]
+    assert rows["sampling.eta"].split() == ["0.0", "mine.yaml", "line", "2"]
+    assert rows["sampling.precision"].endswith(" default")
+    assert "model.arch_pointmamba.depth" not in rows and "exp_name" not in rows
+
+
+def test_one_line_counts_the_values_of_each_file(folder):
+    write_log(Path("exp"), composed())
+    line = describe_sources(read_config(["mine.yaml"], ["seed=3"]))
+    assert line.startswith("settings        ") and len(line.splitlines()) == 1
+    assert " from exp/log/runtime.log, 1 from mine.yaml, 1 from --config, the rest" in line
+
+
+def test_without_a_log_one_line_says_what_is_taken_for_granted(folder):
+    [_, assumed] = describe_sources(read_config(["mine.yaml"], [])).splitlines()
+    assert assumed.startswith("assumed         exp/log/runtime.log does not tell")
+    assert "500 steps (cosine), sigma 0.8, contact_cont_joints, ViT-B/32 with" in assumed
+
+
+def test_warnings_are_shown_and_the_demo_says_nothing(folder):
+    write_log(Path("exp"), composed(model__extra__size=3))
+    assert "unknown in exp/log/runtime.log: model.extra.size" in describe_sources(
+        read_config(["mine.yaml"], [])
+    )
+    assert describe_sources(read_config([], [])) == ""
+    plain = load_config(read_config(["mine.yaml"], []).as_dict())
+    assert describe_sources(plain) == describe_values(plain) == ""
