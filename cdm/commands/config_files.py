@@ -198,7 +198,7 @@ def config_arguments(config: Config) -> str:
     except CDMError:  # what told of the training is gone
         told = usual
     changes = overlay(difference(told, found), difference(usual, around))
-    words = [f"{key}={flow(value)}" for key, value in changes.items()]
+    words = [f"{key}={flow(changes[key])}" for key in found if key in changes]
     return "--config " + " ".join(map(shlex.quote, words)) if words else ""
 
 
