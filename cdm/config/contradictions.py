@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from cdm.config.sections import Config, TextModelConfig
 
 CLIP_LONGEST = 74  # of 77 tokens, start and end not counted, as afford-motion bounds it
-BERT_SHORTEST = 3  # [CLS], one token and [SEP]
+BERT_SHORTEST = 2  # [CLS] and [SEP]
 # Backbones that afford-motion's public forks name, and why they are not built here.
 NOT_BUILT = {
     "EnhancedPerceiver": "its public code stops with an error in its first layers, so no weights "

@@ -149,9 +149,9 @@ def _bert_length(max_length: int | None, limit: int) -> int:
     two to it.
     """
     length = limit if max_length is None else max_length
-    if not 2 < length <= limit:
+    if not 2 <= length <= limit:
         raise ConfigError(
-            f"model.text_model.max_length is {max_length}, expected 3 to {limit}, or null: with "
+            f"model.text_model.max_length is {max_length}, expected 2 to {limit}, or null: with "
             "BERT it counts [CLS] and [SEP]"
         )
     return length

@@ -56,7 +56,7 @@ def _chosen_items(config: Config, dataset: Dataset) -> str:
         return f"all {dataset.num_items} (dataset.max_items is {most})"
     first = f"the first {most} of {dataset.num_items}"
     if config.dataset.captions == REFERENCE:
-        return f"{first} that afford-motion takes in phase {config.dataset.phase}"
+        return f"{first} in afford-motion's order"
     return (
         f"{first} in the order of the data's own lists; afford-motion's test takes the first of "
         "its shuffled order, for which set dataset.captions: reference"
@@ -82,8 +82,11 @@ def _long_captions(config: Config, samples: list[Sample]) -> str:
         return ""
     special = 2 if text_model.version.startswith("bert") else 0  # [CLS] and [SEP] count
     most = text_model.max_length - special
-    counts = {text: _num_words(text) for text in {sample.text for sample in samples}}
-    long = sum(counts[sample.text] > most for sample in samples)
+    # Few captions are long, and only for those the words are told from signs.
+    long = sum(
+        ("&" in sample.text or len(sample.text.split()) > most) and _num_words(sample.text) > most
+        for sample in samples
+    )
     if not long:
         return ""
     return (

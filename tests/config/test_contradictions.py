@@ -22,7 +22,7 @@ BERT = {"version": "bert-base-uncased"}
         ({"sampling": {"method": "dpmpp_2m", "eta": 1}}, "dpmpp_2m, which has no eta"),
         ({"dataset": {"min_horizon": 200}}, "no clip is at least"),
         ({"model": {"text_model": {"version": "hashing", "path": "p"}}}, "hashing, which has no"),
-        ({"model": {"text_model": BERT | {"max_length": 2}}}, "counts [CLS] and [SEP] among them"),
+        ({"model": {"text_model": BERT | {"max_length": 1}}}, "counts [CLS] and [SEP] among them"),
         ({"model": {"text_model": {"max_length": 75}}}, "reads 74 tokens beside start and end"),
         ({"dataset": H3D | {"captions": "reference", "max_horizon": 201}}, "set max_horizon: 200"),
         ({"model": {"arch": "EnhancedPerceiver"}}, "stops with an error in its first layers"),
@@ -39,7 +39,7 @@ def test_contradictory_settings_are_errors_that_say_what_to_change(changes, mess
     "changes",
     [
         {"model": {"text_model": BERT | {"max_length": 512}}},
-        {"model": {"text_model": BERT | {"max_length": 3}}},
+        {"model": {"text_model": BERT | {"max_length": 2}}},
         {"model": {"text_model": BERT | {"max_length": None}}},
         {"model": {"text_model": {"max_length": 74}}},
         {"dataset": H3D | {"captions": "reference", "max_horizon": 196}},

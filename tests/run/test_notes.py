@@ -62,7 +62,7 @@ def test_max_items_tells_which_items_it_takes(plan):
     )
     assert notes(plan, dataset={"max_items": 7})["items"] == "all 7 (dataset.max_items is 7)"
     found = notes(plan, dataset={"max_items": 3, "captions": "reference"})
-    assert found["items"] == "the first 3 of 7 that afford-motion takes in phase train"
+    assert found["items"] == "the first 3 of 7 in afford-motion's order"
     assert "with seed 2023 and without worker processes" in found["captions"]
 
 

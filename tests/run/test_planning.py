@@ -72,10 +72,10 @@ def chunk_names(**dataset):
     return [chunk.name for chunk in make_plan(run_config(dataset=dataset))[0].chunks]
 
 
-@pytest.mark.parametrize("captions", ["random", "first", "reference"])
+@pytest.mark.parametrize("captions", ["random", "reference"])
 def test_max_items_grows_and_shrinks_without_renaming_whole_chunks(plan, captions):
     whole = chunk_names(captions=captions)
-    for most, same in ((3, 1), (4, 1), (6, 2), (7, 3), (100, 3)):
+    for most, same in ((4, 1), (6, 2), (100, 3)):
         fewer = chunk_names(captions=captions, max_items=most)
         assert fewer[:same] == whole[:same] and len(fewer) == -(-min(most, 7) // 3)
         assert fewer[same:] == [] or fewer[same] != whole[same]
