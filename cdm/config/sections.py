@@ -207,10 +207,13 @@ class EvaluationConfig:
 class CompareConfig:
     """Section `compare`."""
 
-    methods: tuple[str, ...]
-    steps: tuple[int, ...]
+    samplers: tuple[str, ...]
+    full_chains: int
+    draws: int
     k_samples: int
+    first_items: int | None
     max_items: int | None
+    detect: float
     projections: int
 
 

@@ -13,6 +13,11 @@ from cdm.config.text_yaml import read_text_yaml
 from cdm.files import expand_path
 
 BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+REPLACED = {  # keys of before -> what to type now
+    f"compare.{key}": "write sampler and time steps together, compare.samplers: "
+    "[dpmpp_2m_sde 50, ddim 50]"
+    for key in ("methods", "steps")
+}
 LONGEST = 200  # characters of a found value that a message shows
 
 
@@ -121,6 +126,8 @@ def _found(value: Any) -> str:
 def _nearest(key: str, path: str, known: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
     """The valid key a mistyped or misplaced one most likely stands for."""
     here = f"{path}." if path else ""
+    if here + key in REPLACED:
+        return REPLACED[here + key]
     everywhere = list(_paths(schema))
     if key in everywhere and "." in key:
         *sections, last = key.split(".")

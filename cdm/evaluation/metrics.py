@@ -143,6 +143,35 @@ def energy_distance(x, y) -> float:
     )
 
 
+def energy_distances(x, y) -> np.ndarray:
+    """`energy_distance` of many pairs of sets at once.
+
+    Args:
+        x, y: (n, k, dim) and (n, l, dim) draws.
+    Returns:
+        (n,) float64.
+    """
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    between = _all_distances(x, y).mean(axis=(1, 2))
+    return 2 * between - _mean_within(x) - _mean_within(y)
+
+
+def _mean_within(x) -> np.ndarray:
+    """Mean distance of two different draws of each set: (n,) from (n, k, dim)."""
+    k = x.shape[1]
+    distances = _all_distances(x, x)
+    distances[:, np.arange(k), np.arange(k)] = 0  # rounding must not add to them
+    return distances.sum(axis=(1, 2)) / (k * (k - 1))
+
+
+def _all_distances(x, y) -> np.ndarray:
+    """Distances of all pairs: (n, k, l). |x - y|^2 = |x|^2 + |y|^2 - 2 x . y."""
+    squares = -2 * (x @ y.swapaxes(1, 2))
+    squares += np.square(x).sum(axis=2)[:, :, None]
+    squares += np.square(y).sum(axis=2)[:, None]
+    return np.sqrt(np.maximum(squares, 0, out=squares), out=squares)
+
+
 def _weights(m_gt, sigma: float) -> np.ndarray:
     """Weights exp(-m_gt / sigma), up to a common factor that keeps them from all being 0."""
     return np.exp((m_gt.min() - m_gt) / sigma)

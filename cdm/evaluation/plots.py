@@ -6,6 +6,7 @@ mathematics: in matplotlib, a caption such as `$\\frac$` would end the report.
 
 import io
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,13 +19,13 @@ from matplotlib.ticker import NullFormatter
 
 from cdm.datasets.actions import action_of
 from cdm.errors import printable
-from cdm.evaluation.measure_table import TARGET, headlines
-from cdm.evaluation.study import ENERGY
+from cdm.evaluation.measure_table import TARGET
+from cdm.evaluation.study_rule import DIVERSITY, ENERGY
 from cdm.files import write_bytes
 
 matplotlib.rcParams["text.parse_math"] = False
 DPI = 110
-SECONDS = "seconds_per_map"
+ENDS = ("value", "low", "high")  # of an interval
 LINE_LENGTH = 60  # characters of a title or a label, at most
 
 
@@ -156,95 +157,78 @@ def _plain_numbers(axis) -> None:
 
 
 class Panel(NamedTuple):
-    """One plot of the study's figure: a value against the number of steps.
+    """One plot of the study's figure: a value against the evaluations of a map.
 
     Attributes:
-        name: a measure, ENERGY or SECONDS.
         title: above the plot.
-        scale: "linear" or "log", of the value's axis.
-        band: the ends of the interval that other settings are held against, or None.
+        value: of a setting of the summary -> (value, low, high), or None if it has none.
+        band: the ends between which chance alone lies, or None.
     """
 
-    name: str
     title: str
-    scale: str = "linear"
+    value: Callable[[dict[str, Any]], tuple[float, float, float] | None]
     band: tuple[float, float] | None = None
 
 
 def study_panels(summary: dict[str, Any]) -> list[Panel]:
-    """The headline measures with the full chain's interval, the energy distance, and the time."""
-    full = summary["settings"][0]["measures"]
-    panels = []
-    for name in headlines(summary["measures"]):
-        unit = summary["measures"][name]["unit"]
-        title = f"{name} ({unit})" if unit else name
-        panels.append(Panel(name, title, band=(full[name]["low"], full[name]["high"])))
-    noise_floor = summary["noise_floor"][ENERGY]
-    band = noise_floor["low"], noise_floor["high"]
-    return [*panels, Panel(ENERGY, ENERGY, band=band), Panel(SECONDS, SECONDS, scale="log")]
+    """Diversity, energy distance and measures outside, which are what the rule looks at."""
+    limits = summary["limits"]
+    pooled = summary["settings"][0]["measures"][DIVERSITY]["value"]
+
+    def diversity(setting):
+        shift = setting["measures"][DIVERSITY].get("mean_difference")
+        return shift and tuple(1 + shift[end] / pooled for end in ENDS)
+
+    def energy(setting):
+        return setting[ENERGY] and tuple(setting[ENERGY][end] for end in ENDS)
+
+    def outside(setting):
+        return (len(setting["outside"]),) * 3
+
+    within = 1 - limits[DIVERSITY], 1 + limits[DIVERSITY]
+    return [
+        Panel("diversity, of the full chain's", diversity, within),
+        Panel("energy distance to the full chain", energy, (-limits[ENERGY], limits[ENERGY])),
+        Panel("measures outside their bounds", outside, (0, limits["outside"])),
+    ]
 
 
 def plot_study(summary: dict[str, Any], path: Path) -> None:
-    """Write the figure of a study: one panel for each value, one line for each sampler.
+    """Write the figure of a study: a line for each sampler and family of time grids.
 
     Args:
         summary: content of summary.json.
         path: of the PNG.
     """
+    compared = [setting for setting in summary["settings"] if setting["role"] == "compared"]
+    lines = dict.fromkeys((setting["method"], setting["grid"]) for setting in compared)
     panels = study_panels(summary)
-    rows = -(-len(panels) // 3)
-    figure, grid = plt.subplots(rows, 3, figsize=(12, 3 * rows), squeeze=False)
-    for axes, panel in zip(grid.flat, panels, strict=False):
-        for method in dict.fromkeys(setting["method"] for setting in summary["settings"]):
-            _plot_method(axes, summary, method, panel.name)
-        if panel.band:
-            axes.axhspan(*panel.band, color="black", alpha=0.12, label="full chain")
+    figure, row = plt.subplots(1, len(panels), figsize=(13, 4))
+    for axes, panel in zip(row, panels, strict=True):
+        axes.axhspan(*panel.band, color="black", alpha=0.12, label="chance alone")
+        for method, grid in lines:
+            points = [s for s in compared if (s["method"], s["grid"]) == (method, grid)]
+            _plot_line(axes, panel, points, f"{method}, {grid}")
         axes.set_title(panel.title, fontsize=10)
-        axes.set_yscale(panel.scale)
-        if panel.scale == "log":
-            _plain_numbers(axes.yaxis)
         axes.set_xscale("log")
+        axes.set_xticks(sorted({setting["steps"] for setting in compared}))
         _plain_numbers(axes.xaxis)
+        axes.tick_params(axis="x", labelrotation=45)
+        axes.set_xlabel("evaluations of the model for a map")
         axes.grid(alpha=0.3)
-    for axes in grid.flat[len(panels) :]:
-        axes.set_axis_off()
-    for axes in grid[-1]:
-        axes.set_xlabel("steps")
-    grid.flat[0].legend(fontsize=8)
+    row[0].legend(fontsize=8)
     figure.tight_layout()
     save(figure, path)
 
 
-def _plot_method(axes, summary: dict[str, Any], method: str, name: str) -> None:
-    """One line of a panel: a sampler's values with their intervals, fewest steps first."""
-    points = []
-    for setting in summary["settings"]:
-        if setting["method"] == method and setting["role"] != "repeat":
-            found = _value_and_ends(setting, name)
-            if found is not None:
-                points.append((setting["steps"], *found))
-    if not points:
-        return
-    steps, values, lows, highs = np.array(sorted(points)).T
-    below, above = np.maximum(0, values - lows), np.maximum(0, highs - values)
+def _plot_line(axes, panel: Panel, settings: list[dict[str, Any]], label: str) -> None:
+    """One line of a panel: values with their intervals, fewest steps first."""
+    found = [(setting["steps"], *panel.value(setting)) for setting in settings]
+    steps, values, lows, highs = np.array(sorted(found), np.float64).T
+    errors = np.maximum(0, [values - lows, highs - values])
     axes.errorbar(
-        steps,
-        values,
-        yerr=[below, above],
-        marker="o",
-        markersize=4,
-        capsize=2,
-        linewidth=1,
-        label=method,
+        steps, values, errors, marker="o", markersize=4, capsize=2, linewidth=1, label=label
     )
-
-
-def _value_and_ends(setting: dict[str, Any], name: str) -> tuple[float, float, float] | None:
-    """A setting's value and the ends of its interval; None if it has no such value."""
-    if name == SECONDS:
-        return (setting[SECONDS],) * 3
-    found = setting[ENERGY] if name == ENERGY else setting["measures"][name]
-    return found and (found["value"], found["low"], found["high"])
 
 
 # --- a training ----------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from cdm.datasets import FileReader, Item, Sample
-from cdm.datasets.base import evenly_spread
 from cdm.errors import BadItem, DataError
 from cdm.evaluation.measure import MEASURES_VERSION, MapMeasures, truth_of
 from cdm.evaluation.records import drop_records, inputs_read, write_record
@@ -21,11 +20,14 @@ from cdm.evaluation.study import (
     Setting,
     SettingResult,
     base_key,
+    noise_numbers,
     read_result,
+    spread_order,
     study_settings,
-    summarise_study,
     write_result,
 )
+from cdm.evaluation.study_looks import run_looks
+from cdm.evaluation.study_summary import summarise_study
 from cdm.evaluation.study_tables import verdict, write_summary
 from cdm.files import digest
 from cdm.jobs.device import choose_device, device_name
@@ -38,38 +40,32 @@ from cdm.run.plan import Plan
 from cdm.sampling.batches import batches, prefetch
 from cdm.sampling.map_sampler import MapSampler
 
-MOST_WAITING = 2  # groups of items that may wait to be measured
+MOST_WAITING = 2  # groups of items that may wait to be measured, for each thread
 
 
 def compare_samplers(plan: Plan, record: Path, log: Log, threads: int = 1) -> dict[str, Any]:
-    """Draw and measure every setting that is not finished, and sum up all of them.
+    """Draw and measure round by round what is not finished, and sum up all of it.
 
     Args:
         plan: of the run whose checkpoint and items are used.
         record: `compare_samplers/summary-{key}.json`, written last. The tables lie beside it, and
-            the finished settings below it in `settings/{key}/`.
+            the finished draws below it in `settings/`.
         log: gets one line of text at a time.
         threads: CPU threads.
     Returns:
         The content of summary.json.
     Raises:
-        CDMError: an item is bad or was edited meanwhile, the model gave NaN, a finished setting
-            is damaged. What is finished is kept.
+        CDMError: an item is bad or was edited meanwhile, the model gave NaN, a finished draw is
+            damaged, a setting does not fit the chain. What is finished is kept.
     """
     torch.set_num_threads(threads)
-    study = Study(plan, log)
-    results = []
-    settings = study_settings(plan.config)
-    for number, setting in enumerate(settings, start=1):
-        path = record.parent / "settings" / study.key / f"{setting.name}.json"
-        result = read_result(path)
-        if result is None:
-            result = study.draw(setting, f"{setting.name} ({number}/{len(settings)})")
-            write_result(path, result)
-        else:
-            log(f"{setting.name} ({number}/{len(settings)}): finished before")
-        results.append(result)
-    summary = summarise_study(results, plan.config)
+    study = Study(plan, log, threads)
+
+    def draw(setting: Setting, number: int, positions: range) -> SettingResult:
+        return study.finished(record.parent, setting, number, positions)
+
+    outcome = run_looks(plan.config, len(study.samples), draw, log)
+    summary = summarise_study(outcome, plan.config, plan.checkpoint.sha256)
     drop_records(record.parent, KIND)
     files = write_summary(summary, record.parent)
     write_record(record, base_key(plan), plan, study.inputs, files)
@@ -82,116 +78,143 @@ def compare_samplers(plan: Plan, record: Path, log: Log, threads: int = 1) -> di
 class Study:
     """The model, the items, and whatever else does not change from setting to setting.
 
-    Memory holds one group of items at a time and, for each setting, its numbers per item.
+    Memory holds a few groups of items at a time and, for each setting, its numbers per item.
 
+    Args:
+        plan: of the run whose checkpoint and items are used.
+        log: gets one line of text at a time.
+        threads: that measure maps while the device draws the next ones.
+        device: torch device; None to choose and lease one, as `gpu` says.
     Attributes:
-        samples: that maps are drawn for.
+        samples: that maps are drawn for, in the order in which rounds take them.
         inputs: what the files of these samples held when they were first read.
-        key: names the finished settings; it covers everything that decides their numbers.
     """
 
-    def __init__(self, plan: Plan, log: Log):
-        self.plan, self.config, self.log = plan, plan.config, log
+    def __init__(self, plan: Plan, log: Log, threads: int = 1, device: str | None = None):
+        self.plan, self.config, self.log, self.threads = plan, plan.config, log, threads
         self.k_samples = plan.config.compare.k_samples
+        study_settings(self.config)  # refused before anything takes time
         self.dataset = open_dataset(plan.config, plan.architecture.point_feat_dim)
         self.reader = FileReader(plan.config.data_dir)
-        statistics = planned_statistics(plan)
-        self.measures = MapMeasures(plan.config, statistics.numbers(), chance=False)
+        self.statistics = planned_statistics(plan).numbers()
+        self.measures = MapMeasures(plan.config, self.statistics, chance=False)
         self.samples = self._choose()
-        self.inputs = inputs_read(self.reader, self._files())
-        device = choose_device(plan.config.gpu, log)
-        self.features = encode_texts(plan, [sample.text for sample in self.samples], device)
-        self.model, self.device = load_model(plan, device), device
+        self.inputs = inputs_read(self.reader, self._files(self.samples))
+        self.device = device or choose_device(plan.config.gpu, log)
+        self.features = encode_texts(plan, [sample.text for sample in self.samples], self.device)
+        self.model = load_model(plan, self.device)
         self.directions = self._directions()
-        self.key = self._key(statistics.numbers())
+        self._sampler: tuple[Setting, MapSampler] | None = None
         log(
-            f"{len(self.samples)} samples, {self.k_samples} maps each, on {device_name(device)}; "
-            f"study {self.key}"
+            f"{len(self.samples)} samples at most, {self.k_samples} maps each, on "
+            f"{device_name(self.device)}"
         )
 
-    def draw(self, setting: Setting, name: str) -> SettingResult:
-        """Draw and measure the maps of one setting.
+    def finished(
+        self, folder: Path, setting: Setting, draw: int, positions: range
+    ) -> SettingResult:
+        """A draw of some samples: as its file has it, else drawn, measured and written."""
+        path = folder / "settings" / self.key(positions) / setting.file(draw)
+        name = f"{setting.name}, draw {draw + 1}, samples {positions.start} to {positions.stop - 1}"
+        result = read_result(path)
+        if result is None:
+            result = self.draw(setting, draw, positions, name)
+            write_result(path, result)
+            # What a later study reads, after a kill too, is what this one goes on with.
+            result = read_result(path)
+        else:
+            self.log(f"{name}: finished before")
+        return result
 
-        The full chain has the noise of maps 0 to k - 1, every other setting that of k to 2 k - 1.
+    def draw(self, setting: Setting, draw: int, positions: range, name: str) -> SettingResult:
+        """Draw and measure the maps of one setting for some samples.
 
         Args:
             setting: one of `study_settings`.
+            draw: number of the draw; it decides the noise, see `noise_numbers`.
+            positions: of the samples in `self.samples`.
             name: for the lines in the log.
         Raises:
             BadItem: the model gave NaN or infinity.
             DataError: a file of an item was edited since the study began.
         """
         # Sampler and noise of this setting.
-        config = setting.configure(self.config)
-        sampler = MapSampler(self.model, config, self.features, self.device, self.log)
-        is_full = setting == study_settings(self.config)[0]
-        first = 0 if is_full else self.k_samples
-        numbers = range(first, first + self.k_samples)
-        progress = Progress(len(self.samples) * self.k_samples, name, self.log)
+        sampler = self._sampler_of(setting)
+        samples = [self.samples[position] for position in positions]
+        numbers = noise_numbers(self.config, setting, draw)
+        num_maps = len(samples) * self.k_samples
+        progress = Progress(num_maps, name, self.log)
         seconds, entries, waiting = 0.0, [], deque()
 
         def collate(group: list[Item]):
             maps = [(item.sample, item, k) for item in group for k in numbers]
             return group, sampler.collate(maps)
 
-        # One thread reads items ahead of the device, another measures maps behind it.
-        group_size = max(1, config.sampling.batch_size // self.k_samples)
-        with torch.inference_mode(), ThreadPoolExecutor(1) as pool:
-            groups = prefetch(map(collate, batches(self._items(), group_size)))
+        # One thread reads items ahead of the device, others measure maps behind it.
+        group_size = max(1, self.config.sampling.batch_size // self.k_samples)
+        items = (self.dataset.load(sample, self.reader) for sample in samples)
+        with torch.inference_mode(), ThreadPoolExecutor(self.threads) as pool:
+            groups = prefetch(map(collate, batches(items, group_size)))
             for number, (group, batch) in enumerate(groups):
                 if number == 0:
                     sampler.warm_up(batch)
                 started = time.perf_counter()
                 x = sampler.start(batch, progress)()
                 seconds += time.perf_counter() - started
-                waiting.append(pool.submit(self._measure, group, x))
-                if len(waiting) > MOST_WAITING:
-                    entries += waiting.popleft().result()
-            for measured in waiting:
-                entries += measured.result()
+                of_item = x.reshape(len(group), self.k_samples, *x.shape[1:])
+                waiting += [
+                    pool.submit(self._measure, *each) for each in zip(group, of_item, strict=True)
+                ]
+                while len(waiting) > MOST_WAITING * group_size * self.threads:
+                    entries.append(waiting.popleft().result())
+            entries += [measured.result() for measured in waiting]
 
         # The numbers of all items.
         rows = [values for values, _ in entries]
         names = dict.fromkeys(name for row in rows for name in row)
         return SettingResult(
             setting=setting,
-            items=[(sample.set, sample.index) for sample in self.samples],
+            draw=draw,
+            items=[(sample.set, sample.index) for sample in samples],
             values={name: np.array([row.get(name, np.nan) for row in rows]) for name in names},
             projections=np.stack([projection for _, projection in entries]),
-            seconds_per_map=seconds / (len(self.samples) * self.k_samples),
+            seconds=seconds,
             device=device_name(self.device),
         )
 
-    def _measure(self, group: list[Item], x: np.ndarray) -> list[tuple[dict, np.ndarray]]:
-        """Values and projections of each item of a group; x: (len(group) * k, points, joints)."""
-        entries = []
-        maps_of = x.reshape(len(group), self.k_samples, *x.shape[1:])
-        for item, maps in zip(group, maps_of, strict=True):
-            if not np.isfinite(maps).all():
-                raise BadItem(
-                    f"{item.sample}: the model gave NaN or infinity; look at its points and at the "
-                    "checkpoint"
-                )
-            values = self.measures(maps, truth_of(item, self.dataset, self.reader))
-            flat = self.measures.contact(maps).reshape(self.k_samples, -1)
-            entries.append((values, flat @ self.directions))
-        return entries
+    def _sampler_of(self, setting: Setting) -> MapSampler:
+        """The sampler of a setting; the last one is kept, because a GPU takes a while to start."""
+        if self._sampler is None or self._sampler[0] != setting:
+            self._sampler = None  # frees its memory first
+            config = setting.configure(self.config)
+            sampler = MapSampler(self.model, config, self.features, self.device, self.log)
+            self._sampler = setting, sampler
+        return self._sampler[1]
 
-    def _items(self) -> Iterator[Item]:
-        for sample in self.samples:
-            yield self.dataset.load(sample, self.reader)
+    def _measure(self, item: Item, maps: np.ndarray) -> tuple[dict, np.ndarray]:
+        """Values and projections of the maps (k, points, joints) of an item."""
+        if not np.isfinite(maps).all():
+            raise BadItem(
+                f"{item.sample}: the model gave NaN or infinity; look at its points and at the "
+                "checkpoint"
+            )
+        values = self.measures(maps, truth_of(item, self.dataset, self.reader))
+        flat = self.measures.contact(maps).reshape(self.k_samples, -1)
+        return values, flat @ self.directions
 
     def _choose(self) -> list[Sample]:
-        """Samples spread evenly over the split.
+        """Samples spread evenly over the split, and so is each beginning of them.
 
-        All of their files are read once, so that a bad item is found before the first map.
+        All of their files are read once, so that a bad item is found before the first map. Where
+        bad items are skipped, the next ones of the order stand in.
         """
         samples = self.dataset.samples()
-        most = self.config.compare.max_items
-        if most is not None:
-            samples = evenly_spread(samples, most)
+        most = self.config.compare.max_items or len(samples)
         chosen = []
-        for sample in samples:
+        for position in spread_order(len(samples)):
+            if len(chosen) == most:
+                break
+            sample = samples[position]
             try:
                 truth_of(self.dataset.load(sample, self.reader), self.dataset, self.reader)
                 chosen.append(sample)
@@ -203,10 +226,10 @@ class Study:
             raise DataError(f"{self.config.data_dir}: no item that can be used")
         return chosen
 
-    def _files(self) -> set[str]:
-        """Every file that decides the numbers of the samples; some may not exist."""
-        names = {name for sample in self.samples for name in self.dataset.files(sample)}
-        masks = {self.dataset.target_mask_file(sample) for sample in self.samples}
+    def _files(self, samples: Iterable[Sample]) -> set[str]:
+        """Every file that decides the numbers of samples; some may not exist."""
+        names = {name for sample in samples for name in self.dataset.files(sample)}
+        masks = {self.dataset.target_mask_file(sample) for sample in samples}
         return (names | masks) - {None}
 
     def _directions(self) -> np.ndarray:
@@ -222,24 +245,30 @@ class Study:
         directions = normal(keys, 0, *shape).reshape(count, -1)
         return np.ascontiguousarray(directions.T) / np.float32(np.sqrt(directions.size))
 
-    def _key(self, statistics: dict) -> str:
-        """Digest of everything that decides the numbers of a finished setting.
+    def key(self, positions: range) -> str:
+        """Digest of everything that decides the numbers of a finished draw of these samples.
 
         The study draws with samplers, steps and chunks of its own, so those of the workflow are
-        left out. Intervals are computed from finished settings, so their options are left out too.
+        left out. Intervals are computed from finished draws, so their options are left out too.
+        Neither does it matter how many samples or draws there are beside.
         """
         own = ("sampling", "diffusion", "chunk_size", "dtype", "statistics")
         drawn = ("resamples", "confidence")
-        config = self.config
+        config, samples = self.config, [self.samples[position] for position in positions]
+        contents = self.reader.contents
         return digest(
             [
                 {key: value for key, value in self.plan.identity.items() if key not in own},
                 [config.diffusion.steps, config.diffusion.noise_schedule],
-                statistics,
+                self.statistics,
                 {k: v for k, v in asdict(config.evaluation).items() if k not in drawn},
                 [self.k_samples, config.compare.projections],
                 [self.model.precision, MEASURES_VERSION],
-                [[s.set, s.index, s.caption_idx, s.text] for s in self.samples],
-                sorted((name, found.sha256) for name, found in self.reader.contents.items()),
+                [[s.set, s.index, s.caption_idx, s.text] for s in samples],
+                [
+                    (name, contents[name].sha256)
+                    for name in sorted(self._files(samples))
+                    if name in contents
+                ],
             ]
         )

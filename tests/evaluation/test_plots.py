@@ -7,7 +7,6 @@ import pytest
 from evaluations import study_summary
 
 from cdm.datasets import Sample
-from cdm.evaluation.measure_table import HEADLINES
 from cdm.evaluation.plots import (
     _found_target,
     plot_evaluation,
@@ -91,17 +90,15 @@ def test_bars_are_the_groups_that_have_the_measure():
     plt.close(figure)
 
 
-def test_each_headline_has_a_panel_with_the_full_chains_interval():
+def test_panels_show_what_the_rule_looks_at_between_its_limits():
     summary = study_summary()
-    panels = {panel.name: panel for panel in study_panels(summary)}
-    measured = [name for name in HEADLINES if name in summary["measures"]]
-    assert list(panels) == [*measured, "energy_distance", "seconds_per_map"]
-    full = summary["settings"][0]["measures"]["CPLE"]
-    assert panels["CPLE"].title == "CPLE (m)" and panels["CPLE"].scale == "linear"
-    assert panels["CPLE"].band == (full["low"], full["high"])
-    floor = summary["noise_floor"]["energy_distance"]
-    assert panels["energy_distance"].band == (floor["low"], floor["high"])
-    assert panels["seconds_per_map"].scale == "log" and panels["seconds_per_map"].band is None
+    diversity, energy, outside = study_panels(summary)
+    limits, setting = summary["limits"], summary["settings"][-1]
+    assert diversity.band == (1 - limits["diversity"], 1 + limits["diversity"])
+    assert diversity.value(setting)[0] == pytest.approx(setting["diversity_ratio"])
+    assert energy.band[1] == limits["energy_distance"]
+    assert energy.value(setting)[1] == setting["energy_distance"]["low"]
+    assert outside.value(setting)[0] == len(setting["outside"])
 
 
 def figure_of(monkeypatch, draw, *arguments):
@@ -113,15 +110,14 @@ def figure_of(monkeypatch, draw, *arguments):
     return figures[0]
 
 
-def test_a_study_is_drawn_without_its_repeat(monkeypatch):
+def test_a_study_is_drawn_with_a_line_for_each_sampler_and_grid(monkeypatch):
     summary = study_summary()
     figure = figure_of(monkeypatch, plot_study, summary, None)
-    axes = figure.axes[0]
-    lines = {each.get_label(): each for each in axes.containers}
-    assert set(lines) == {"ddpm", "dpmpp_2m"}
-    ddpm = [s for s in summary["settings"] if s["method"] == "ddpm" and s["role"] != "repeat"]
-    points = sorted((s["steps"], s["measures"]["CPLE"]["value"]) for s in ddpm)
-    assert [tuple(point) for point in lines["ddpm"][0].get_xydata()] == points
+    lines = {each.get_label(): each for each in figure.axes[1].containers}
+    assert set(lines) == {"ddpm, even", "dpmpp_2m, even"}
+    ddpm = [s for s in summary["settings"] if (s["method"], s["role"]) == ("ddpm", "compared")]
+    points = sorted((s["steps"], s["energy_distance"]["value"]) for s in ddpm)
+    assert [tuple(point) for point in lines["ddpm, even"][0].get_xydata()] == points
     plt.close(figure)
 
 

@@ -1,12 +1,15 @@
 """Small archives that are evaluated, and small studies of samplers."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from helpers import NUM_POINTS, plan_run, run_config, write_dataset, write_dummy_chunk
 
 from cdm.evaluation.evaluate import evaluate, evaluation_key
-from cdm.evaluation.study import Setting, SettingResult, study_settings, summarise_study
+from cdm.evaluation.study import Setting, SettingResult, study_settings
+from cdm.evaluation.study_looks import run_looks
+from cdm.evaluation.study_summary import summarise_study
 from cdm.run.merge import merge
 
 FEW_DRAWS = {"evaluation": {"resamples": 100}}
@@ -15,9 +18,11 @@ TINY = {
     "sampling": {"batch_size": 3, "k_samples": 2},
     "evaluation": {"resamples": 100},
     "compare": {
-        "methods": ["ddpm", "dpmpp_2m"],
-        "steps": [50, 3],
+        "samplers": ["dpmpp_2m 6", "ddpm 3", "dpmpp_2m 3"],
+        "full_chains": 2,
+        "draws": 1,
         "k_samples": 2,
+        "first_items": None,
         "max_items": None,
         "projections": 8,
     },
@@ -75,37 +80,63 @@ def tiny(**changes):
     }
 
 
-STUDIED = run_config(**tiny(compare={"steps": [6, 3, 2]}))
+STUDIED = run_config(
+    **tiny(
+        compare={
+            "samplers": [
+                *("ddpm 3", "dpmpp_2m 3", "ddpm 2", "dpmpp_2m 2"),
+            ],
+            "full_chains": 3,
+            "draws": 2,
+            "k_samples": 4,
+            "detect": 0.2,
+        }
+    )
+)
+FULL_CHAIN = Setting("ddpm", "", 6)
 
 
-FULL_CHAIN = Setting("ddpm", 6)
+def setting_result(setting=FULL_CHAIN, draw=0, items=40, shift=0.0, spread=1.0, number=0):
+    """A draw whose CPLE is shifted, and whose maps are spread wider.
 
-
-def setting_result(setting=FULL_CHAIN, shift=0.0, spread=1.0, seed=0):
-    """A result whose CPLE is shifted, and whose maps are spread wider."""
-    rng = np.random.default_rng([seed, 1])
+    Args:
+        number: of the setting; with the draw, it decides the noise.
+    """
+    rng = np.random.default_rng([number, draw])
     return SettingResult(
         setting=setting,
-        items=ITEMS,
+        draw=draw,
+        items=ITEMS[:items],
         values={
-            "CPLE": QUALITY + shift,
-            "diversity": spread + 0.1 * QUALITY + rng.normal(0, 0.01, 40),
-            "found_target": np.full(40, np.nan),
+            "CPLE": (QUALITY + rng.normal(0, 0.1, 40) + shift)[:items],
+            "diversity": (spread + 0.1 * QUALITY + rng.normal(0, 0.1, 40))[:items],
+            "found_target": np.full(items, np.nan),
         },
-        projections=spread * rng.normal(size=(40, 4, 8)),
-        seconds_per_map=setting.steps / 100,
+        projections=spread * rng.normal(size=(40, 4, 8))[:items],
+        seconds=setting.steps / 100 * 4 * items,
         device="none",
     )
 
 
-def study_results(**changed):
-    """Results as good as the full chain's, except those that are named: their shift and spread."""
-    return [
-        setting_result(setting, seed=number, **changed.get(setting.name.replace("-", "_"), {}))
-        for number, setting in enumerate(study_settings(STUDIED))
-    ]
+def study_outcome(config=STUDIED, **changed):
+    """Settings as good as the full chain, except those that are named: their shift and spread."""
+    settings = study_settings(config)
+
+    def draw(setting, number, positions):
+        options = changed.get(setting.name.replace(" ", "_"), {})
+        result = setting_result(setting, number, number=settings.index(setting), **options)
+        part = slice(positions.start, positions.stop)
+        return replace(
+            result,
+            items=result.items[part],
+            values={name: values[part] for name, values in result.values.items()},
+            projections=result.projections[part],
+            seconds=result.seconds * len(positions) / 40,
+        )
+
+    return run_looks(config, 40, draw)
 
 
-def study_summary(**changed):
-    """The summary of `study_results`."""
-    return summarise_study(study_results(**changed), STUDIED)
+def study_summary(config=STUDIED, **changed):
+    """The summary of `study_outcome`."""
+    return summarise_study(study_outcome(config, **changed), config, checkpoint="0123456789abcdef")

@@ -15,6 +15,7 @@ import yaml
 from helpers import REPO
 
 MINE = "mine.yaml"  # the reader's own file, which the pages show
+OUTPUTS = "outputs/"  # what runs write
 # What stands for something: RUN, FILE, N.
 PLACEHOLDERS = {"RUN": "outputs/demo", "ARCHIVE": "outputs/demo", "N": "1", "M": "1"}
 SOURCES = ("cdm", "config", "profiles", "rules", "scripts", "tests", "benchmarks", "pyproject.toml")
@@ -156,7 +157,8 @@ def check_snakemake(arguments: list[str]) -> list[str]:
     files = [str(path) for path in args.configfile or []]
     if args.workflow_profile:
         files.append(f"{args.workflow_profile}/config.yaml")
-    found += [f"no file {name}" for name in files if name != MINE and name not in tracked()]
+    files = [name for name in files if name != MINE and not name.startswith(OUTPUTS)]
+    found += [f"no file {name}" for name in files if name not in tracked()]
     for entry in args.config or []:
         key, _, value = entry.partition("=")
         found += wrong_keys({key: yaml.safe_load(value)})

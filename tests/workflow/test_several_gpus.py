@@ -36,7 +36,7 @@ TRAINING = {
     },
     "training": {"steps": 4, "batch_size": 2, "checkpoint_every": 2, "warmup_steps": 0},
 }  # fmt: skip
-STUDY = {"methods": ["ddpm"], "steps": [2], "k_samples": 2, "max_items": 2}
+STUDY = {"samplers": ["ddpm 2"], "k_samples": 2, "max_items": 2}
 
 
 @pytest.fixture(scope="module")

@@ -295,14 +295,16 @@ def test_exports_follow_the_archive(folder):
 
 def test_measures_and_study_follow_the_maps_and_their_own_settings(folder):
     few = {"diffusion": {"steps": 4, "timestep_respacing": 2}}
-    study = {"compare": {"methods": ["dpmpp_2m"], "steps": [2], "k_samples": 2, "max_items": 2}}
+    study = {"compare": {"samplers": ["dpmpp_2m 2"], "k_samples": 2, "max_items": 2}}
     configure(folder, **few, **study)
     make_chunks(folder)
     run(folder, "report", "compare_samplers")
     base = folder / "outputs/run"
     assert "found" not in (base / "report/metrics.txt").read_text().splitlines()[5]  # no masks
     assert "IoU@0.2" in (base / "report/report.html").read_text()
-    assert "ddpm with 4 steps" in (base / "compare_samplers/summary.txt").read_text()
+    assert (
+        "draws of the full chain (4 steps)" in (base / "compare_samplers/summary.txt").read_text()
+    )
     assert "<h2>Few steps</h2>" in (base / "report/report.html").read_text()
     assert planned(folder, "report", "compare_samplers") == ([], set())
     configure(folder, **few, **study, evaluation={"top_k": [5]})

@@ -1,0 +1,155 @@
+"""The study round by round: draw, look, drop what is told apart, stop when it is answered."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cdm.config import Config
+from cdm.evaluation.measure_table import sort_names
+from cdm.evaluation.study import (
+    Setting,
+    SettingResult,
+    full_chain,
+    join_rounds,
+    num_draws,
+    rounds,
+    study_settings,
+)
+from cdm.evaluation.study_rule import DIVERSITY, FullChains, Judgement
+from cdm.evaluation.summary import by_item
+
+Draw = Callable[[Setting, int, range], SettingResult]
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was seen after a round.
+
+    Attributes:
+        samples: drawn so far.
+        early_looks: 0 at the last look, else the number of looks that were planned before it.
+        detectable: the relative difference in diversity that would be seen.
+        told_apart: names of the settings that were told apart at this look.
+    """
+
+    samples: int
+    early_looks: int
+    detectable: float
+    told_apart: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All that a study drew.
+
+    Attributes:
+        draws: setting -> its draws over all of its rounds. The full chain comes first. A setting
+            that was dropped early has fewer samples than the full chain.
+        looks: in their order.
+        enough: whether the last look would have seen a difference of `compare.detect`.
+    """
+
+    draws: dict[Setting, list[SettingResult]]
+    looks: list[Look]
+    enough: bool
+
+
+def run_looks(
+    config: Config, available: int, draw: Draw, log: Callable[[str], None] = lambda line: None
+) -> Outcome:
+    """Draw round after round until the question is answered.
+
+    How many rounds there are depends on the full chains alone, and not on how a sampler compares
+    with them. So stopping early makes no sampler look better or worse.
+
+    Args:
+        config: section `compare`.
+        available: samples that can be drawn.
+        draw: draw(setting, number, positions) draws and measures the samples at these positions.
+        log: gets a line after each round.
+    """
+    full, *active = study_settings(config)
+    parts, looks = rounds(config, available), []
+    drawn: dict[Setting, list[list[SettingResult]]] = {
+        setting: [[] for _ in range(num_draws(config, setting))] for setting in [full, *active]
+    }
+    for number, positions in enumerate(parts, start=1):
+        # Draw this round of the full chain and of every setting that is left.
+        for setting in [full, *active]:
+            for i, results in enumerate(drawn[setting]):
+                results.append(draw(setting, i, positions))
+
+        # Look: are there enough items, and what is told apart?
+        joined = {setting: list(map(join_rounds, each)) for setting, each in drawn.items()}
+        chains = Chains(joined[full], config)
+        detectable = chains.rule.detectable_diversity()
+        enough = detectable <= config.compare.detect
+        last = enough or number == len(parts)
+        early_looks = 0 if last else len(parts) - 1
+        judged = {each: chains.judge(joined[each], early_looks) for each in active}
+        told_apart = [each for each in active if judged[each].told_apart_by]
+        names = tuple(each.name for each in told_apart)
+        looks.append(Look(positions.stop, early_looks, detectable, names))
+        log(
+            f"{positions.stop} samples: a difference of {detectable:.1%} in diversity would be "
+            f"seen; told apart: {', '.join(names) or 'none'}"
+        )
+        if last:
+            break
+        active = [each for each in active if each not in told_apart]
+        if not active:
+            break
+    return Outcome(joined, looks, enough)
+
+
+class Chains:
+    """The full chains of some samples, and how draws of the same samples compare with them.
+
+    Attributes:
+        names: of the measures that some sample has.
+        num_items: items of the samples.
+        rule: see `FullChains`.
+    """
+
+    def __init__(self, chains: Sequence[SettingResult], config: Config):
+        self.names = sort_names(
+            name for name, v in chains[0].values.items() if np.isfinite(v).any()
+        )
+        items = {item: i for i, item in enumerate(dict.fromkeys(chains[0].items))}
+        self.num_items = len(items)
+        self.rule = FullChains(
+            self.values(chains),
+            self.maps(chains),
+            np.array([items[item] for item in chains[0].items]),
+            diversity=self.names.index(DIVERSITY),
+            draws=config.compare.draws,
+            confidence=config.evaluation.confidence,
+            seed=config.evaluation.seed,
+        )
+
+    def values(self, draws: Sequence[SettingResult]) -> np.ndarray:
+        """(d, I, M): of each draw and item, the mean over the item's samples."""
+        return np.array([item_values(draw, self.names) for draw in draws])
+
+    @staticmethod
+    def maps(draws: Sequence[SettingResult]) -> np.ndarray:
+        """(d, S, k, P) projections."""
+        return np.array([draw.projections for draw in draws])
+
+    def judge(self, draws: Sequence[SettingResult], early_looks: int = 0) -> Judgement:
+        """How draws of a setting compare with the full chains, see `FullChains.judge`."""
+        return self.rule.judge(self.values(draws), self.maps(draws), early_looks)
+
+
+def item_values(result: SettingResult, names: Sequence[str]) -> np.ndarray:
+    """(num_items, len(names)): the mean over an item's samples."""
+    nothing = np.full(len(result.items), np.nan)
+    columns = (result.values.get(name, nothing).tolist() for name in names)
+    rows = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+    return by_item(result.items, rows, names)
+
+
+def chains_of(outcome: Outcome, config: Config, samples: int) -> Chains:
+    """The full chains of the first samples."""
+    return Chains([r.first(samples) for r in outcome.draws[full_chain(config)]], config)
