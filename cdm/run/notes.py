@@ -15,6 +15,11 @@ HEADS = {
     "Perceiver": ("encoder_num_heads", "decoder_num_heads"),
 }
 
+HORIZON_OF_A_LOG = (
+    f"clips of {H3D_HORIZON} frames and more are left out. max_horizon in afford-motion's log has "
+    "no effect there, so it is not taken over"
+)
+
 
 def plan_notes(
     config: Config, architecture: Architecture, dataset: Dataset, samples: list[Sample]
@@ -25,7 +30,7 @@ def plan_notes(
         dataset: after its `samples`.
     """
     notes = {
-        "assumed": _assumed_heads(config, architecture),
+        "heads": _assumed_heads(config, architecture),
         "items": _chosen_items(config, dataset),
         "captions": _drawn_captions(config),
         "shortened": _long_captions(config, samples),
@@ -44,7 +49,7 @@ def _assumed_heads(config: Config, architecture: Architecture) -> str:
     ]
     if not assumed:
         return ""
-    return f"{', '.join(assumed)}: afford-motion's default, as weights do not tell"
+    return f"{', '.join(assumed)}: afford-motion's default, assumed, as weights do not tell"
 
 
 def _chosen_items(config: Config, dataset: Dataset) -> str:
@@ -103,10 +108,13 @@ def _num_words(text: str) -> int:
 
 
 def _horizon(config: Config, dataset: Dataset) -> str:
-    """Clips that `max_horizon` leaves out and afford-motion would not."""
+    """What `max_horizon` means: of afford-motion's log nothing, and of the user's a smaller one."""
     limit = config.dataset.max_horizon
-    if config.dataset.name != "ContactHumanML3DDataset" or limit >= H3D_HORIZON:
+    if config.dataset.name != "ContactHumanML3DDataset" or limit > H3D_HORIZON:
         return ""
+    if limit == H3D_HORIZON:
+        training = config.provenance and config.provenance.training
+        return HORIZON_OF_A_LOG if training and training.endswith(".log") else ""
     because = f"max_horizon ({limit}) or longer: "
     frames = [
         int(reason.removeprefix(because).split()[0])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from helpers import plan_run, run_config, small_architecture
 
+from cdm.config.sections import Provenance
 from cdm.run.dataset import open_dataset
 from cdm.run.notes import plan_notes
 from cdm.run.plan import describe_plan
@@ -38,14 +39,14 @@ def test_a_usual_plan_has_nothing_to_tell(plan):
 def test_heads_that_nobody_set_are_told_and_those_that_are_set_are_not(plan, arch):
     architecture = small_architecture(arch)
     keys = [key for key in architecture.sizes if key.endswith("num_heads")]
-    told = notes(plan, architecture)["assumed"]
+    told = notes(plan, architecture)["heads"]
     for key in keys:
         assert f"model.arch_{arch.lower()}.{key} {architecture.sizes[key]}" in told
     assert "afford-motion's default" in told
     model = {f"arch_{arch.lower()}": {key: architecture.sizes[key] for key in keys}}
     assert notes(plan, architecture, model=model) == {}
     model[f"arch_{arch.lower()}"].popitem()
-    assert notes(plan, architecture, model=model).get("assumed", "").count("num_heads") == (
+    assert notes(plan, architecture, model=model).get("heads", "").count("num_heads") == (
         len(keys) - len(model[f"arch_{arch.lower()}"])
     )
 
@@ -93,6 +94,12 @@ def test_clips_that_a_small_max_horizon_takes_from_stage_2_are_counted(plan, tmp
     assert "set dataset.max_horizon: 200" in told
     for limit in (200, 300):
         assert notes(plan, dataset=of_h3d | {"max_horizon": limit}) == {}
+    config = run_config(dataset=of_h3d | {"max_horizon": 200})
+    config = replace(config, provenance=Provenance(training="exp/log/runtime.log"))
+    dataset = open_dataset(config, plan.architecture.point_feat_dim)
+    samples = dataset.samples()
+    told = plan_notes(config, plan.architecture, dataset, samples)["horizon"]
+    assert "no effect there, so it is not taken over" in told and len(samples) == 5
 
 
 def test_notes_are_kept_with_the_plan_and_stand_in_its_description(plan):
