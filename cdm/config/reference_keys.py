@@ -92,7 +92,7 @@ NO_MEANING = [
     (r"task\.(test|sample)\..*", "batches and examples of the old scripts"),
     (r"task\.visualizer\..*", "of the old script's pictures"),
     (r"task\.evaluator\..*", "of the old test's protocol"),
-    (r"task\.dataset\.shuffle_seed", "items keep the order of the tables, or captions: reference shuffles by seed"),
+    (r"task\.dataset\.shuffle_seed", "items are shuffled with captions: reference alone, by seed"),
     (r"task\.dataset\.max_horizon", "without effect there: clips of 200 frames and more are out"),
     (r"task\.dataset\.(train|test)_transforms", "read as dataset.transforms"),
     (r"task\.dataset\.transform_cfg\..*", "the axis belongs to the dataset"),
