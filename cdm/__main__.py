@@ -111,6 +111,26 @@ def build_parser() -> argparse.ArgumentParser:
         "Tell which chunks would run now, and why. With a RUN folder, under the settings of its "
         "last plan; give --configfile or --config to see what changed settings would do.",
     )
+    checking = add(
+        "check-stage2",
+        run_check_stage2,
+        "Look for the maps that stage 2 will read. How many items of a split have one, how many "
+        "would silently be trained on ground truth, and which maps no item asks for; exit status 1 "
+        "if any. With --configfile or --config, maps must have their points and joints.",
+        run="stage 2's data folder",
+    )
+    checking.add_argument(
+        "--split", required=True, choices=("train", "all", "val", "test"),
+        help="of which stage 2 takes the items",
+    )  # fmt: skip
+    checking.add_argument(
+        "--sets", nargs="+", metavar="SET", help="to look at, such as HUMANISE or H3D"
+    )
+    checking.add_argument(
+        "--contact-folder", type=Path, metavar="DIR",
+        help="what stage 2 gets as contact_folder; needed for --split test",
+    )  # fmt: skip
+    checking.add_argument("--deep", action="store_true", help="also read every map")
     return parser
 
 
@@ -137,7 +157,7 @@ def _add_command(
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    metavar = "ARCHIVE" if name == "verify" else "RUN"
+    metavar = {"verify": "ARCHIVE", "check-stage2": "DATA_DIR"}.get(name, "RUN")
     command.add_argument("run", nargs="?", type=Path, metavar=metavar, help=run)
     command.add_argument(
         "--configfile", "--configfiles", nargs="+", default=[], metavar="FILE",
@@ -230,6 +250,25 @@ def run_why(args: argparse.Namespace) -> int:
     content = asdict(why) | {"num_todo": why.num_todo, "command": command}
     show(args, content, describe_why(why, command))
     return OK
+
+
+def run_check_stage2(args: argparse.Namespace) -> int:
+    """Print what stage 2 will find in a data folder."""
+    from cdm.commands.check_stage2 import check_stage_2, describe_maps
+
+    configured_too = bool(args.configfile or args.config)
+    config = configured(args).dataset
+    data_dir = args.run or (Path(config.data_dir) if configured_too else None)
+    if data_dir is None:
+        raise ConfigError("name stage 2's data folder: cdm check-stage2 DATA_DIR --split train")
+    shape = (config.num_points, config.contact_dim) if configured_too else None
+    folder = args.contact_folder
+    if folder is not None:
+        folder = Path(expand_path(str(folder), "--contact-folder"))
+    found = check_stage_2(data_dir, args.split, config, args.sets, folder, shape, args.deep)
+    content = {"ok": all(each.ok for each in found), "sets": [each.as_dict() for each in found]}
+    show(args, content, describe_maps(found, args.split == "test"))
+    return OK if content["ok"] else FOUND
 
 
 # --- what they share -----------------------------------------------------------------------------

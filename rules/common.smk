@@ -22,6 +22,7 @@ from cdm.config import is_demo, load_config
 from cdm.errors import CDMError, NotTrained, printable
 from cdm.evaluation.evaluate import evaluation_key
 from cdm.evaluation.study import study_key
+from cdm.run.exports import stale_clouds, stale_maps
 from cdm.run.losses import find_losses
 from cdm.run.plan import describe_plan
 from cdm.run.plan_files import save_plan
@@ -85,6 +86,15 @@ def run_again_if_lost(name, record):
     if name in LOSSES and not SCORES & set(workflow.dag_settings.targets):
         workflow.dag.forcefiles.add(record)
         print(f"{printable(LOSSES[name])}; {name} runs again", file=sys.stderr)
+    return []
+
+
+def run_again_if_stale(why, record):
+    """Have a finished export run again if something else is asked for, or a file of it is gone."""
+    reason = why(CONFIG, Path(record)) if workflow.is_main_process else None
+    if reason:
+        workflow.dag.forcefiles.add(record)
+        print(f"{printable(reason)}; it is exported again", file=sys.stderr)
     return []
 
 

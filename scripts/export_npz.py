@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from cdm.archive.export import export_npz
 from cdm.config import load_config
 from cdm.files import clamp_future_mtimes
 from cdm.jobs.log import job_log
+from cdm.run.exports import export_table
 from cdm.run.planning import load_plan
 
 with job_log(snakemake.log[0]) as log:
     clamp_future_mtimes(snakemake.input)
     plan = load_plan(load_config(snakemake.config))
-    export_npz(Path(plan.archive), Path(snakemake.output[0]), log)
+    export_table(plan, Path(snakemake.output[0]), log)

@@ -1,6 +1,7 @@
 """Other shapes of a merged archive: the old script's .npz, and stage 2's pred_contact folders."""
 
 import contextlib
+import hashlib
 import io
 import os
 import pickle
@@ -13,27 +14,38 @@ from typing import Any, ClassVar
 import numpy as np
 
 from cdm.archive.reader import ContactMaps
+from cdm.archive.stage2 import PRED_CONTACT, map_name
+from cdm.datasets import Item, Sample
 from cdm.errors import ArchiveError
 from cdm.files import is_folder, list_names, replacing, safe_name, write_json
 
 # Their samples are rows of a table, so an index is a number.
 SETS_INDEXED_BY_ROW = ("HumanML3D", "HUMANISE", "PROX", "custom")
-PRED_CONTACT = "pred_contact"  # name of the folder that stage 2 reads
 
 
-def export_npz(archive: Path, target: Path, log: Callable[[str], None]) -> int:
+def export_npz(
+    archive: Path,
+    target: Path,
+    log: Callable[[str], None],
+    read_item: Callable[[Sample], Item | None] = lambda sample: None,
+) -> int:
     """Write `generated_contact_maps.npz`, samples streaming from archive to file.
 
     Keys, as the script this workflow replaces wrote them: `sample_list` and `k_samples_list`
-    (object arrays of dicts: `sample`, (num_points, contact_dim) and (k, num_points, contact_dim)
-    float32, normalised; and the item's fields), `total_batches`, `dataset_size`. One sample at
-    a time is in memory here; readers of object arrays hold all of them. Load it with
+    (object arrays of dicts), `total_batches`, `dataset_size`. A dict of the first list has the
+    first map under `sample`, (num_points, contact_dim); one of the second has all maps under
+    `k_samples`, (k, num_points, contact_dim). Both are float32, normalised. The second list is
+    empty unless k is above 1. Beside them are the item's fields under afford-motion's names. One
+    sample at a time is in memory here; readers of object arrays hold all of them. Load it with
     `numpy.load(path, allow_pickle=True)`; the pickles need no numpy newer than 1.17.
 
     Args:
         archive: `contact_maps.zarr`.
         target: path of the .npz.
         log: gets one line of text at a time.
+        read_item: gives the item of a sample, for the fields that no archive has (`x`,
+            `c_pc_feat`, `info_scene_mesh`, `info_obj_mask`); None where it cannot be read, and the
+            fields are left out.
     Returns:
         Samples written; skipped ones are left out.
     Raises:
@@ -42,32 +54,55 @@ def export_npz(archive: Path, target: Path, log: Callable[[str], None]) -> int:
     maps = ContactMaps(archive, checksums=True)
     rows = maps.rows_with_maps()
     batch_size = maps.attributes["config"]["sampling"]["batch_size"]
+    several = rows if len(rows) and len(maps.read("sample", rows[0])) > 1 else []
     with replacing(target) as temporary, zipfile.ZipFile(temporary, "w", allowZip64=True) as file:
-        _write_object_array(file, "sample_list", len(rows), _items(maps, rows, first=True))
-        _write_object_array(file, "k_samples_list", len(rows), _items(maps, rows, first=False))
+        items = _items(maps, rows, "sample", read_item)
+        _write_object_array(file, "sample_list", len(rows), items)
+        items = _items(maps, several, "k_samples", read_item)
+        _write_object_array(file, "k_samples_list", len(several), items)
         _write_array(file, "total_batches", np.asarray(-(-len(rows) // batch_size)))
         _write_array(file, "dataset_size", np.asarray(len(rows)))
     log(f"{len(rows)} samples -> {target} ({target.stat().st_size / 1e6:.1f} MB)")
     return len(rows)
 
 
-def _items(maps: ContactMaps, rows: list[int], first: bool) -> Iterator[dict[str, Any]]:
-    """One dict per sample, with afford-motion's field names."""
+def _items(
+    maps: ContactMaps, rows: list[int], name: str, read_item: Callable[[Sample], Item | None]
+) -> Iterator[dict[str, Any]]:
+    """One dict per sample, with afford-motion's field names.
+
+    Args:
+        name: "sample" for the first map, "k_samples" for all of them.
+    """
     text, scene_id = maps.column("text"), maps.column("scene_id")
     for row in rows:
         set, index, caption_idx = maps.keys[row]
+        number = _row_number(maps, set, index) if set in SETS_INDEXED_BY_ROW else index
         sample = maps.read("sample", row).astype(np.float32)
-        yield {
-            "sample": sample[0] if first else sample,
+        fields = {
+            name: sample[0] if name == "sample" else sample,
             "c_text": str(text[row]),
             "c_pc_xyz": maps.read("points", row).astype(np.float32),
             "info_set": set,
-            "info_index": _row_number(maps, set, index) if set in SETS_INDEXED_BY_ROW else index,
+            "info_index": number,
             "info_caption_index": caption_idx,
             "info_scene": str(scene_id[row]),
             "info_scene_trans": maps.read("scene_trans", row),
             "info_aug_trans": maps.read("aug_trans", row),
         }
+        item = read_item(Sample(set, index, caption_idx, str(text[row]), str(scene_id[row])))
+        yield fields | (_fields_of(item) if item is not None else {})
+
+
+def _fields_of(item: Item) -> dict[str, Any]:
+    """What the dataset has of an item and the archive has not."""
+    fields = {
+        "x": item.x,
+        "c_pc_feat": item.c_pc_feat,
+        "info_scene_mesh": item.info_scene_mesh or None,
+        "info_obj_mask": item.info_obj_mask,
+    }
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _row_number(maps: ContactMaps, set: str, index: str) -> int:
@@ -145,7 +180,11 @@ def _write_header(member, shape: tuple[int, ...], descr: str) -> None:
 
 
 def export_pred_contact(
-    archive: Path, folder: Path, record: Path, log: Callable[[str], None]
+    archive: Path,
+    folder: Path,
+    record: Path,
+    log: Callable[[str], None],
+    finish: Callable[[dict[str, dict[str, list]]], dict[str, Any]] = lambda files: {},
 ) -> int:
     """Write the distances stage 2 trains on, one (k, num_points, contact_dim) float32 file each.
 
@@ -158,6 +197,8 @@ def export_pred_contact(
         record: JSON file written last. It also names folders that earlier exports of other sets
             left here.
         log: gets one line of text at a time.
+        finish: called with set -> file -> [size in bytes, sha256] once all files are there; what it
+            returns goes into the record.
     Returns:
         Files written; skipped samples have none.
     Raises:
@@ -172,12 +213,13 @@ def export_pred_contact(
         by_set.setdefault(maps.keys[row][0], []).append(row)
 
     # All sets are written before the first one takes the place of an older export.
+    files = {}
     with contextlib.ExitStack() as stack:
         for set, members in by_set.items():
             safe_name(set, f"{archive}, column set", ArchiveError)
             temporary = stack.enter_context(replacing(folder / set / PRED_CONTACT))
             temporary.mkdir()
-            _write_distances(maps, members, temporary)
+            files[set] = _write_distances(maps, members, temporary)
     for set, members in by_set.items():
         log(f"{len(members)} files -> {folder / set / PRED_CONTACT}")
 
@@ -189,26 +231,31 @@ def export_pred_contact(
             f"too; to remove it: rm -r {shlex.quote(str(path))}"
         )
     sets = {set: len(members) for set, members in by_set.items()}
-    write_json(
-        record, {"archive": str(archive), "sets": sets, "earlier_exports": list(map(str, left))}
-    )
+    content = {"archive": str(archive), "sets": sets, "earlier_exports": list(map(str, left))}
+    write_json(record, content | finish(files))
     return len(rows)
 
 
-def _write_distances(maps: ContactMaps, rows: list[int], folder: Path) -> None:
-    """One .npy for each sample of a set."""
+def _write_distances(maps: ContactMaps, rows: list[int], folder: Path) -> dict[str, list]:
+    """One .npy for each sample of a set; returns [size in bytes, sha256] of each file."""
     several = len({maps.keys[row][1] for row in rows}) < len(rows)
+    written = {}
     for row in rows:
-        path = folder / _file_name(maps, *maps.keys[row], several)
-        if path.exists():
-            raise ArchiveError(f"{maps.path}: two samples would be written to {path.name}")
-        np.save(path, maps.read("distance", row).astype(np.float32))
+        name = _file_name(maps, *maps.keys[row], several)
+        if name in written:
+            raise ArchiveError(f"{maps.path}: two samples would be written to {name}")
+        buffer = io.BytesIO()
+        np.save(buffer, maps.read("distance", row).astype(np.float32))
+        content = buffer.getvalue()
+        (folder / name).write_bytes(content)
+        written[name] = [len(content), hashlib.sha256(content).hexdigest()]
+    return written
 
 
 def _file_name(maps: ContactMaps, set: str, index: str, caption_idx: int, several: bool) -> str:
     if set in SETS_INDEXED_BY_ROW:
-        number = f"{_row_number(maps, set, index):05}"
-        return f"{number}-{caption_idx}.npy" if several else f"{number}.npy"
+        index = str(_row_number(maps, set, index))
+        return map_name(set, index, caption_idx, several)
     return safe_name(f"{index}-{caption_idx}.npy", f"{maps.path}, a sample of {set}", ArchiveError)
 
 

@@ -21,6 +21,7 @@ from cdm.config.sections import (
     ModelConfig,
     Provenance,
     TextModelConfig,
+    key_of,
 )
 from cdm.config.values import coerce, expand_paths, explain
 from cdm.errors import ConfigError
@@ -86,9 +87,10 @@ def _build(cls: type, values: Mapping[str, Any]) -> Any:
     """Fill a dataclass, recursing into fields that are dataclasses; lists become tuples."""
     fields = {}
     for field in dataclasses.fields(cls):
-        if field.name not in values and field.default is not dataclasses.MISSING:
+        key = key_of(field.name)
+        if key not in values and field.default is not dataclasses.MISSING:
             continue  # a plan of an earlier version does not have it
-        value = values[field.name]
+        value = values[key]
         if dataclasses.is_dataclass(field.type):
             value = _build(field.type, value)
         fields[field.name] = tuple(value) if isinstance(value, list) else value

@@ -5,7 +5,7 @@ Those about point features need to know the datasets: `cdm.model.point_features`
 
 from collections.abc import Iterator
 
-from cdm.config.sections import Config, TextModelConfig
+from cdm.config.sections import CUSTOM, Config, TextModelConfig
 
 CLIP_LONGEST = 74  # of 77 tokens, start and end not counted, as afford-motion bounds it
 BERT_SHORTEST = 2  # [CLS] and [SEP]
@@ -58,11 +58,13 @@ def contradictions(config: Config) -> Iterator[str]:
             f"model.text_model.path is '{model.text_model.path}' but version is hashing, which "
             "has no weights: set the encoder's version or path: null"
         )
-    if dataset.name == "ContactMapCustomDataset" and dataset.transforms:
+    if dataset.name == CUSTOM and dataset.transforms:
         yield (
             f"dataset.transforms is {list(dataset.transforms)} but ContactMapCustomDataset never "
             "rotates: set dataset.transforms to null"
         )
+    if config.export.for_ is not None or config.export.to is not None:
+        yield from _not_for_stage_2(config)
 
 
 def _text_length(text_model: TextModelConfig) -> Iterator[str]:
@@ -80,4 +82,38 @@ def _text_length(text_model: TextModelConfig) -> Iterator[str]:
         yield (
             f"model.text_model.max_length is {length} but version is {version}, which reads "
             f"{CLIP_LONGEST} tokens beside start and end: set {CLIP_LONGEST} or fewer, or null"
+        )
+
+
+def _not_for_stage_2(config: Config) -> Iterator[str]:
+    """Why stage 2 would not read the maps that are to be exported for it."""
+    dataset, export = config.dataset, config.export
+    asked = f"export.for is {export.for_}" if export.for_ else f"export.to is {export.to}"
+    if dataset.captions == "all" and dataset.name != "ContactHumanML3DDataset":
+        yield (
+            f"{asked} but dataset.captions is all: maps of several captions have names such as "
+            "00004-0.npy, which stage 2 reads for H3D only. Set dataset.captions to random or first"
+        )
+    if config.stage_2_tests:
+        if dataset.phase != "test" and dataset.name != CUSTOM:
+            yield (
+                f"{asked} but dataset.phase is {dataset.phase}: stage 2 tests on the items of "
+                "test.txt. Set dataset.phase to test"
+            )
+        return
+    if dataset.name == CUSTOM:
+        yield (
+            f"{asked} but dataset.name is {CUSTOM}: scans of your own have no motions to train "
+            "stage 2 on. Set export.for to test"
+        )
+    elif export.for_ is not None and dataset.phase not in ("train", "all"):
+        yield (
+            f"{asked} but dataset.phase is {dataset.phase}: stage 2 trains on the items of "
+            "train.txt or all.txt. Set dataset.phase to train or all"
+        )
+    if config.sampling.k_samples > 1:
+        yield (
+            f"{asked} but sampling.k_samples is {config.sampling.k_samples}: stage 2 takes exactly "
+            "one map of an item when it trains, and cannot read a file that holds more. Set "
+            "sampling.k_samples to 1, and another exp_name to keep both archives"
         )

@@ -7,6 +7,7 @@ from typing import Any
 
 DEMO = "demo"
 DEMO_POINTS = 1024  # points of the built-in rooms, as the built-in weights were trained on
+CUSTOM = "ContactMapCustomDataset"  # dataset.name of scans of the user's own
 
 
 @dataclass(frozen=True)
@@ -218,6 +219,16 @@ class CompareConfig:
 
 
 @dataclass(frozen=True)
+class ExportConfig:
+    """Section `export`. `for` is a word of Python's own, so its field has a `_` behind it."""
+
+    to: str | None = None
+    for_: str | None = None
+    overwrite: bool = False
+    items: int | tuple[str, ...] = 8
+
+
+@dataclass(frozen=True)
 class Provenance:
     """Where the values of a configuration come from.
 
@@ -252,6 +263,7 @@ class Config:
     workflow: WorkflowConfig
     evaluation: EvaluationConfig
     compare: CompareConfig
+    export: ExportConfig = ExportConfig()
     reference: str | None = None
     trust: str | None = None
     provenance: Provenance | None = field(default=None, compare=False, repr=False)
@@ -286,8 +298,26 @@ class Config:
         """The dataset's folder."""
         return self.demo_folder if self.is_demo_data else self.dataset.data_dir
 
+    @property
+    def stage_2_tests(self) -> bool:
+        """Whether stage 2 reads the exported maps when it tests; else it trains on them."""
+        if self.export.for_ is not None:
+            return self.export.for_ == "test"
+        return self.dataset.phase == "test" or self.dataset.name == CUSTOM
+
     def as_dict(self) -> dict[str, Any]:
         """Nested mapping of JSON types, as records and plans store it."""
-        values = dataclasses.asdict(dataclasses.replace(self, provenance=None))
+        values = dataclasses.asdict(
+            dataclasses.replace(self, provenance=None), dict_factory=_by_key
+        )
         del values["provenance"]
         return json.loads(json.dumps(values))
+
+
+def key_of(field_name: str) -> str:
+    """The key of a field: a word of Python's own, such as `for`, has a `_` behind it as a field."""
+    return field_name.removesuffix("_")
+
+
+def _by_key(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {key_of(name): value for name, value in fields}

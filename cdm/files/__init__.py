@@ -26,6 +26,7 @@ from cdm.files.records import (
     write_json,
 )
 from cdm.files.whole import (
+    CANNOT_LINK,
     explain_os_error,
     is_folder,
     remove,
@@ -33,12 +34,15 @@ from cdm.files.whole import (
     remove_leftovers,
     replacing,
     replacing_all,
+    sole_writer,
     sync,
     target_of,
+    temporary_name,
     write_bytes,
 )
 
 __all__ = [
+    "CANNOT_LINK",
     "FileContent",
     "FileState",
     "checksum",
@@ -63,8 +67,10 @@ __all__ = [
     "replacing_all",
     "safe_name",
     "seal",
+    "sole_writer",
     "sync",
     "target_of",
+    "temporary_name",
     "try_lock",
     "typed",
     "unlock",

@@ -15,6 +15,8 @@ from cdm.errors import ArchiveError
 from cdm.files.content import list_names
 from cdm.files.locks import NO_LOCKS, lock_path, try_lock, unlock
 
+# What a file system answers that cannot link two paths; the bytes are copied then.
+CANNOT_LINK = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS)
 LOCK_WAIT_S = 60.0  # how long a second writer of the same path waits for the first
 
 
@@ -49,11 +51,11 @@ def replacing_all(*paths: Path, check: Callable[[], None] = lambda: None) -> Ite
     """
     try:
         paths[0].parent.mkdir(parents=True, exist_ok=True)
-        with _sole_writer(paths[0]) as alone:
+        with sole_writer(paths[0]) as alone:
             if alone:
                 for path in paths:
                     remove_leftovers(path)
-            temporaries = [_temporary(path) for path in paths]
+            temporaries = [temporary_name(path) for path in paths]
             try:
                 yield temporaries
                 for temporary in temporaries:
@@ -70,7 +72,8 @@ def replacing_all(*paths: Path, check: Callable[[], None] = lambda: None) -> Ite
         raise ArchiveError(explain_os_error(error, paths[0])) from error
 
 
-def _temporary(path: Path) -> Path:
+def temporary_name(path: Path) -> Path:
+    """A name beside `path` for what will be renamed to it; `target_of` tells `path` again."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
 
 
@@ -88,7 +91,7 @@ def _rename(temporary: Path, path: Path) -> None:
     if is_folder(temporary) or is_folder(path):
         if not (os.path.lexists(path) and _exchange(temporary, path)):
             if os.path.lexists(path):  # without an exchange, the path is missing for a moment
-                old = _temporary(path)
+                old = temporary_name(path)
                 os.rename(path, old)
                 os.rename(temporary, path)
                 remove(old)
@@ -121,8 +124,13 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _sole_writer(path: Path) -> Iterator[bool]:
-    """Keep other writers of `path` waiting; False where the file system has no locks."""
+def sole_writer(path: Path) -> Iterator[bool]:
+    """Keep other writers of `path` waiting; False where the file system has no locks.
+
+    Raises:
+        ArchiveError: another process does not end its writing.
+        OSError: no lock file can be made in the folder of `path`.
+    """
     lock = lock_path(path)
     deadline = time.monotonic() + LOCK_WAIT_S
     try:

@@ -19,14 +19,12 @@ from cdm.archive.layout import COLUMN_ROWS, INT_COLUMNS, TEXT_COLUMNS, shard_nam
 from cdm.archive.records import ArchiveRecord, ChunkRecord, rebuild, store_path
 from cdm.archive.store import create_arrays, create_column, verify_chunk
 from cdm.errors import ArchiveError, listed
-from cdm.files import list_names, remove, replacing_all, seal
+from cdm.files import CANNOT_LINK, list_names, remove, replacing_all, seal
 from cdm.jobs.machine import device_text, read_device
 from cdm.run.plan import Chunk, Plan, describe_dropped
 
 LARGE_CHUNK = 4_000_000  # bytes; for smaller ones, threads cost more than they gain
 LISTED = 10  # damaged chunks that a message names
-# What a file system answers that cannot link these two paths; the bytes are copied then.
-CANNOT_LINK = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS)
 PROTECTED_HARDLINKS = Path("/proc/sys/fs/protected_hardlinks")
 
 

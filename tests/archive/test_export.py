@@ -35,8 +35,18 @@ def test_exported_npz_holds_the_old_scripts_keys_and_fields(plan, tmp_path):
         item, items = found["sample_list"][position], found["k_samples_list"][position]
         assert item["info_index"] == index and item["c_text"] == f"sít {index}"
         np.testing.assert_array_equal(item["sample"], arrays["sample"][index, 0])
-        np.testing.assert_array_equal(items["sample"], arrays["sample"][index])
+        np.testing.assert_array_equal(items["k_samples"], arrays["sample"][index])
+        assert "sample" not in items and items["c_text"] == item["c_text"]
         np.testing.assert_array_equal(item["c_pc_xyz"], arrays["points"][index])
+
+
+def test_with_one_map_an_item_the_list_of_k_samples_is_empty(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plan = make_run(replace(LAYOUT, k_samples=1))
+    merge(plan, quiet)
+    export_npz(plan.archive, tmp_path / "maps.npz", quiet)
+    found = np.load(tmp_path / "maps.npz", allow_pickle=True)
+    assert found["k_samples_list"].shape == (0,) and len(found["sample_list"]) == 6
 
 
 def test_exported_npz_can_be_read_by_numpy_1(plan, tmp_path):

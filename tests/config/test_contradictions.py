@@ -27,6 +27,12 @@ BERT = {"version": "bert-base-uncased"}
         ({"dataset": H3D | {"captions": "reference", "max_horizon": 201}}, "set max_horizon: 200"),
         ({"model": {"arch": "EnhancedPerceiver"}}, "stops with an error in its first layers"),
         ({"model": {"arch": "PointMambaUNet"}}, "docs/models.md says what it would take"),
+        (
+            {"sampling": {"k_samples": 2}, "export": {"to": "d"}},
+            "one map of an item",
+        ),
+        ({"export": {"for": "test"}}, "stage 2 tests on the items of test.txt"),
+        ({"dataset": {"captions": "all"}, "export": {"for": "train"}}, "such as 00004-0.npy"),
     ],
 )
 def test_contradictory_settings_are_errors_that_say_what_to_change(changes, message):

@@ -30,5 +30,19 @@ def test_a_map_has_a_column_for_each_joint(data_repr, contact_dim):
 
 
 def test_a_configuration_survives_json():
-    config = demo_config()
+    config = demo_config(export={"for": "train", "items": ["HUMANISE/3"]}, dataset={"phase": "all"})
+    assert config.as_dict()["export"]["for"] == config.export.for_ == "train"
     assert load_config(json.loads(json.dumps(config.as_dict()))) == config
+
+
+@pytest.mark.parametrize(
+    ("changes", "tests"),
+    [
+        ({}, False),
+        ({"dataset": {"phase": "test"}}, True),
+        ({"dataset": {"name": "ContactMapCustomDataset"}}, True),
+        ({"dataset": {"phase": "all"}, "export": {"for": "train"}}, False),
+    ],
+)
+def test_stage_2_tests_on_the_test_split_and_on_scans_and_trains_on_the_rest(changes, tests):
+    assert demo_config(**changes).stage_2_tests is tests

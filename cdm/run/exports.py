@@ -1,0 +1,216 @@
+"""The exports of a run, as its configuration asks for them (no torch).
+
+An export is made again when its archive is newer, when section `export` asks for something else,
+or when a file of it is gone. No chunk depends on it.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cdm.archive.data_folder import opened, other_exports, put_maps
+from cdm.archive.export import export_npz, export_pred_contact
+from cdm.archive.ply import export_ply
+from cdm.archive.reader import ContactMaps
+from cdm.archive.records import read_archive_record
+from cdm.archive.stage2 import PRED_CONTACT, SetMaps, asked_items, check_maps
+from cdm.config import Config
+from cdm.datasets import Dataset, FileReader, Item, Sample, make_dataset
+from cdm.datasets.statistics import Statistics
+from cdm.errors import BadItem, listed
+from cdm.files import list_names, read_json, write_json
+from cdm.run.dataset import open_dataset
+from cdm.run.plan import Plan
+
+LISTED = 10  # names of a kind that are told before "and N more"
+Log = Callable[[str], None]
+
+
+def export_maps(plan: Plan, record: Path, log: Log) -> None:
+    """The folders that stage 2 reads: in the run's folder, and in `export.to` if that is set.
+
+    What stage 2 will find is looked at at the end; log and record tell it.
+
+    Raises:
+        ArchiveError: a map is damaged, or the data folder is not as it should be; nothing is
+            written there then.
+        DataError: `export.to` has no index files of the split.
+    """
+    config, run = plan.config, Path(plan.config.run_dir)
+    into = _data_folder(config)
+    dataset = _dataset(plan, into)
+    items = asked_items(dataset)
+    origin = {"archive": os.path.abspath(plan.archive), "plan": plan.fingerprint}
+    maps = ContactMaps(plan.archive)
+    sets = dict.fromkeys(set for set, _, _ in maps.keys)
+    split = config.dataset.phase
+    with ExitStack() as stack:
+        folders = {}
+        if into is not None:
+            folders = stack.enter_context(opened(into, sets, config.export.overwrite))
+
+        def finish(files: dict[str, dict[str, list]]) -> dict[str, Any]:
+            if into is not None:
+                put_maps(folders, run, split, files, origin, log)
+                for path in other_exports(into, sets, split):
+                    log(f"{path} is of an earlier export: no sample of it is in this archive")
+            found = _look(config, into or run, items)
+            skipped = read_archive_record(Path(plan.archive_record)).skipped
+            for line in _describe(found, files, skipped, config.stage_2_tests):
+                log(line)
+            return {
+                **origin,
+                "export": asked_of_maps(config),
+                "stage_2": [each.as_dict() for each in found],
+                "files": {set: {n: c[0] for n, c in own.items()} for set, own in files.items()},
+            }
+
+        export_pred_contact(Path(plan.archive), run, record, log, finish)
+
+
+def _data_folder(config: Config) -> Path | None:
+    """The folder of `export.to`, unless that is the run's own."""
+    if config.export.to is None:
+        return None
+    into = Path(config.export.to)
+    same = into.exists() and into.resolve() == Path(config.run_dir).resolve()
+    return None if same else into
+
+
+def _dataset(plan: Plan, into: Path | None) -> Dataset:
+    """The dataset whose items stage 2 asks for: that of the folder with its index files."""
+    config, width = plan.config, plan.architecture.point_feat_dim
+    if into is None or into.resolve() == Path(config.data_dir).resolve():
+        return open_dataset(config, width)
+    return make_dataset(config.dataset, width, config.seed, into)
+
+
+def _look(config: Config, parent: Path, items: dict[str, list[Sample]]) -> list[SetMaps]:
+    num_points = dict.fromkeys(items, config.dataset.num_points)
+    return check_maps(parent, items, config.stage_2_tests, num_points, config.dataset.contact_dim)
+
+
+def _describe(
+    found: list[SetMaps],
+    files: dict[str, dict[str, list]],
+    skipped: list[dict[str, Any]],
+    tests: bool,
+) -> Iterator[str]:
+    """What stage 2 will find, why maps are missing, and what of it this export did not write."""
+    reasons = {f"{row['set']}/{row['index']}": row["reason"] for row in skipped}
+    for each in found:
+        yield from each.lines(tests)
+        names = dict.fromkeys(name.split(" caption ")[0] for name in each.missing)
+        bad = [f"{name} ({reasons[name]})" for name in names if name in reasons]
+        if bad:
+            yield f"  {len(bad)} of these were skipped as bad items: {listed(bad, LISTED, ', ')}"
+        others = sorted({*each.files} - files.get(each.set, {}).keys())
+        if others:
+            yield (
+                f"  {len(others)} file(s) that it reads are not of this export: "
+                f"{listed(others, LISTED, ', ')}"
+            )
+
+
+def export_table(plan: Plan, target: Path, log: Log) -> None:
+    """The old script's .npz, with the fields that are read from the dataset again."""
+    dataset = open_dataset(plan.config, plan.architecture.point_feat_dim)
+    reader = FileReader(plan.config.data_dir)
+    numbers = ContactMaps(plan.archive).attributes["statistics"]
+    mean, std = (np.asarray(numbers[key], np.float32) for key in ("mean", "std"))
+    statistics, lost = Statistics(mean, std, plan.archive), []
+
+    def read_item(sample: Sample) -> Item | None:
+        try:
+            item = dataset.load(sample, reader, statistics)
+        except BadItem as error:
+            lost.append(str(error))
+            return None
+        mesh = item.info_scene_mesh and os.path.join(plan.config.data_dir, item.info_scene_mesh)
+        return replace(item, info_scene_mesh=mesh)
+
+    export_npz(Path(plan.archive), target, log, read_item)
+    if lost:
+        log(
+            f"{len(lost)} item(s) could not be read again, so x, c_pc_feat, info_scene_mesh and "
+            f"info_obj_mask are left out there: {lost[0]}"
+        )
+
+
+def export_clouds(plan: Plan, record: Path, log: Log) -> None:
+    """Point clouds of chosen samples in the run's folder `ply/`."""
+    items = plan.config.export.items
+    folders = export_ply(Path(plan.archive), _clouds(plan.config), items, log)
+    write_json(record, {"export": asked_of_clouds(plan.config), "folders": folders})
+
+
+def _clouds(config: Config) -> Path:
+    return Path(config.run_dir, "ply")
+
+
+# --- whether an export has to be made again -------------------------------------------------------
+
+
+def asked_of_maps(config: Config) -> dict[str, Any]:
+    """The keys that decide what `export_maps` makes."""
+    export = config.as_dict()["export"]
+    return {key: export[key] for key in ("to", "for")}
+
+
+def asked_of_clouds(config: Config) -> dict[str, Any]:
+    """The keys that decide what `export_clouds` makes."""
+    return {"items": config.as_dict()["export"]["items"]}
+
+
+def stale_maps(config: Config, record: Path) -> str | None:
+    """Why exported maps have to be made again although their record is there, or None."""
+    return _stale(record, asked_of_maps(config)) or _lost_maps(config, record)
+
+
+def stale_clouds(config: Config, record: Path) -> str | None:
+    """Why exported point clouds have to be made again although their record is there, or None."""
+    stale = _stale(record, asked_of_clouds(config))
+    if stale or not record.exists():
+        return stale
+    there = list_names(_clouds(config))
+    lost = [name for name in read_json(record)["folders"] if name not in there]
+    return f"{_clouds(config)}/{lost[0]}: is missing" if lost else None
+
+
+def _stale(record: Path, asked: dict[str, Any]) -> str | None:
+    """Why a record does not answer what is asked now."""
+    if not record.exists():
+        return None
+    try:
+        before = read_json(record).get("export", {})
+    except (OSError, ValueError, AttributeError):
+        return f"{record}: cannot be read"
+    changed = [key for key, value in asked.items() if key not in before or before[key] != value]
+    if not changed:
+        return None
+    key = changed[0]
+    return f"export.{key} is {asked[key]}, and was {before.get(key)} when {record} was written"
+
+
+def _lost_maps(config: Config, record: Path) -> str | None:
+    """The first exported file that is missing or has another size than it was written with."""
+    if not record.exists():
+        return None
+    parents = [Path(config.run_dir), *filter(None, [_data_folder(config)])]
+    for set, sizes in read_json(record)["files"].items():
+        for parent in parents:
+            folder = parent / set / PRED_CONTACT
+            try:
+                with os.scandir(folder) as entries:
+                    there = {entry.name: entry.stat().st_size for entry in entries}
+            except OSError as error:
+                return f"{folder}: {error.strerror}"
+            lost = [name for name, size in sizes.items() if there.get(name) != size]
+            if lost:
+                return f"{folder}/{lost[0]}: is missing, or has another size than was written"
+    return None
