@@ -10,6 +10,7 @@ import subprocess
 import forked
 import numpy as np
 import pytest
+import stage2
 import yaml
 from helpers import (
     DEMO_MODEL,
@@ -291,6 +292,22 @@ def test_exports_follow_the_archive(folder):
     assert planned(folder, "export_npz", "export_pred_contact") == ([], set())
     configure(folder, seed=1)
     assert planned(folder, "export_npz")[1] == {"merge", "export_npz"}
+
+
+def test_an_export_runs_again_for_its_own_settings_and_no_chunk_does(folder):
+    targets = ("export_pred_contact", "export_ply")
+    configure(folder, export={"to": "data/", "for": "train", "items": 2})
+    assert planned(folder, *targets) == ([], set(targets))
+    told = run(folder, *targets)
+    assert f"data/HUMANISE/pred_contact: {NUM_ITEMS} of {NUM_ITEMS} items have a map" in told
+    maps, ground_truth = stage2.rows_of_a_training(folder / "data", "HUMANISE", "train")
+    assert not ground_truth and len(maps) == NUM_ITEMS
+    assert len(list((folder / "outputs/run/ply").glob("*-*/contact_joint_05.ply"))) == 2
+    assert planned(folder, *targets) == ([], set())
+    (folder / "data/HUMANISE/pred_contact/00003.npy").unlink()
+    assert planned(folder, *targets) == ([], {"export_pred_contact"})
+    configure(folder, export={"items": ["HUMANISE/3"]})
+    assert planned(folder, *targets) == ([], set(targets))
 
 
 def test_measures_and_study_follow_the_maps_and_their_own_settings(folder):
