@@ -65,7 +65,8 @@ def make_run(layout=LAYOUT, arrays=None, first=0):
         Chunk(n, start, min(start + size, total), f"{first + n:016x}", f"{first + n:016x}", 0)
         for n, start in enumerate(range(0, total, size))
     )
-    plan = Plan(demo_config(exp_name="run"), None, None, None, None, {}, chunks)
+    config = demo_config(exp_name="run", sampling={"batch_size": 2})
+    plan = Plan(config, None, None, None, None, {}, chunks)
     arrays = arrays or whole_arrays(layout)
     for chunk in chunks:
         part = {name: values[chunk.start : chunk.stop] for name, values in arrays.items()}
