@@ -195,11 +195,11 @@ class ChunkMaps:
         cut = [sample for sample in self.samples if sample.text in captions]
         if cut:
             text_model = self.config.model.text_model
+            length = "null" if text_model.max_length is None else text_model.max_length
             self.log(
                 f"text: {len(cut)} of {len(self.samples)} samples have a caption longer than "
-                f"{text_model.version} reads (model.text_model.max_length"
-                f" {text_model.max_length}); its end "
-                f"is cut off, as in afford-motion. The first: {cut[0]} {cut[0].text!r}"
+                f"{text_model.version} reads (model.text_model.max_length {length}); its end is "
+                f"cut off, as in afford-motion. The first: {cut[0]} {cut[0].text!r}"
             )
 
     def finished_arrays(self) -> dict[str, np.ndarray]:
