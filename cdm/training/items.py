@@ -7,6 +7,7 @@ sees what an undisturbed one would have seen.
 
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -58,8 +59,9 @@ class TrainingItems:
     def statistics(self, source: str) -> Statistics:
         """Mean and std of the contact over all points, summed in float64 (`compute_statistics`)."""
         moments = Moments()
-        for contact in self.contact.numpy():
-            moments.add(*Moments.of(contact))
+        with ThreadPoolExecutor(8) as pool:  # merged in order: timing changes no bit
+            for block in pool.map(Moments.of, self.contact.numpy()):
+                moments.add(*block)
         return checked_statistics(
             moments.mean[None], moments.std[None], source, self.contact.shape[-1]
         )

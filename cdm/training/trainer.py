@@ -96,10 +96,6 @@ class Trainer:
         seed = (self.config.seed * 1_000_003 + self.step) % 2**64
         generator = torch.Generator(self.device)
         generator.manual_seed(seed)
-        if self.dropout:
-            # Its masks come from torch's default generator, other numbers than those above. A CUDA
-            # graph reads the seed of that generator at each replay.
-            torch.manual_seed(seed ^ 2**63)
         shape, num_steps = batch.x_start.shape, self.noising.shape[1]
         t = draw_timesteps(shape[0], num_steps, training.noisy_timestep_fraction, generator)
         noise = torch.randn(shape, generator=generator, device=self.device)
@@ -109,6 +105,10 @@ class Trainer:
             self._gradients = self._eager
             if self.device != "cpu":
                 self._gradients = _GradientGraph(self._eager, batch, t, noise)
+        if self.dropout:
+            # Its masks come from torch's default generator, other numbers than those above. A CUDA
+            # graph reads the seed of that generator at each replay, so it is set after the capture.
+            torch.manual_seed(seed ^ 2**63)
         loss = self._gradients(batch, t, noise)
         if training.grad_clip is not None:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), training.grad_clip)

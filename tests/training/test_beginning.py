@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import DEMO_ARCHITECTURE, demo_config
+from helpers import DEMO_ARCHITECTURE, REPO, demo_config
 from trainings import TINY, tiny
 
+from cdm.commands.config_files import read_config
 from cdm.errors import CheckpointError, ConfigError
 from cdm.model.backbones import BACKBONES, load_backbone
 from cdm.model.checkpoint import DEMO_EXP_DIR, expected_shapes
@@ -162,6 +163,24 @@ def test_a_checkpoint_that_does_not_tell_its_chain_is_said_to(tmp_path, monkeypa
     assert "nothing tells the chain" in describe_beginning(beginning, config)[-1]
     table = load_state_dict(DEMO_WEIGHTS)["timestep_embedder.pe"]
     assert torch.equal(initial_weights(beginning, config)["timestep_embedder.pe"], table)
+
+
+@pytest.mark.parametrize("name", ["points_8192", "perceiver"])
+def test_the_configurations_of_the_few_steps_study_can_be_trained(tmp_path, monkeypatch, name):
+    """And they are sampled from where their training writes."""
+    monkeypatch.chdir(tmp_path)
+    files = [REPO / f"benchmarks/few_steps/{name}.yaml", REPO / "config/fast.yaml"]
+    config = read_config(files, [])
+    architecture = find_beginning(config).architecture
+    assert architecture.arch == config.model.arch and architecture.point_feat_dim == 3
+    perceiver = load_backbone("Perceiver").defaults
+    expected = (
+        DEMO_ARCHITECTURE.sizes | {"last_dim": 96} if config.training.init_from else perceiver
+    )
+    assert architecture.sizes | {"last_dim": architecture.last_dim} == expected
+    assert (
+        config.exp_dir == config.run_dir and config.is_demo_data and config.diffusion.steps == 500
+    )
 
 
 def test_a_started_training_needs_the_checkpoint_no_more_and_takes_no_other(few_items):
