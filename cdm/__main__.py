@@ -31,6 +31,16 @@ is given; without either, it is that of the built-in demo.
 exit status: 0 all is well; 1 something is wrong with what was looked at (a failed chunk, a damaged
 archive, maps that differ); 2 the command could not be carried out.
 """
+RUN_MEANING = """\
+Print the snakemake command for what was typed to afford-motion's scripts, and start it. Keys are
+afford-motion's (task.dataset.sigma=0.8 model.arch=PointMamba gpu=0) or ours
+(sampling.batch_size=16). What stands behind -- goes to snakemake as it is."""
+RUN_EPILOG = """\
+examples:
+  cdm run exp_dir=outputs/my_exp task.dataset.sigma=0.8 gpu=0
+  cdm run test.py exp_dir=outputs/my_exp task=text_to_motion_contact_gen -- -n
+  cdm run export_pred_contact exp_dir=outputs/my_exp
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -111,6 +121,16 @@ def build_parser() -> argparse.ArgumentParser:
         "Tell which chunks would run now, and why. With a RUN folder, under the settings of its "
         "last plan; give --configfile or --config to see what changed settings would do.",
     )
+    _add_those_of_afford_motion(commands, add)
+    return parser
+
+
+def _add_those_of_afford_motion(commands, add: Callable) -> None:
+    """The commands for those who have afford-motion's folders.
+
+    Args:
+        commands, add: as in `build_parser`.
+    """
     checking = add(
         "check-stage2",
         run_check_stage2,
@@ -131,7 +151,22 @@ def build_parser() -> argparse.ArgumentParser:
         help="what stage 2 gets as contact_folder; needed for --split test",
     )  # fmt: skip
     checking.add_argument("--deep", action="store_true", help="also read every map")
-    return parser
+    add(
+        "config",
+        run_config,
+        "Print an experiment's configuration in our keys. Each value with its place, then the keys "
+        "without a meaning here; exit status 1 if it cannot be sampled as it was trained.",
+        run="experiment folder, its log, or a composed configuration of afford-motion",
+    )
+    run = commands.add_parser(
+        "run",
+        help="start the job that was typed to afford-motion's scripts",
+        description=RUN_MEANING,
+        epilog=RUN_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    run.add_argument("words", nargs=argparse.REMAINDER, metavar="WORD", help="key=value, or a rule")
+    run.set_defaults(command=run_run, run=None)
 
 
 def _add_command(
@@ -157,7 +192,8 @@ def _add_command(
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    metavar = {"verify": "ARCHIVE", "check-stage2": "DATA_DIR"}.get(name, "RUN")
+    metavars = {"verify": "ARCHIVE", "check-stage2": "DATA_DIR", "config": "EXP_DIR"}
+    metavar = metavars.get(name, "RUN")
     command.add_argument("run", nargs="?", type=Path, metavar=metavar, help=run)
     command.add_argument(
         "--configfile", "--configfiles", nargs="+", default=[], metavar="FILE",
@@ -269,6 +305,30 @@ def run_check_stage2(args: argparse.Namespace) -> int:
     content = {"ok": all(each.ok for each in found), "sets": [each.as_dict() for each in found]}
     show(args, content, describe_maps(found, args.split == "test"))
     return OK if content["ok"] else FOUND
+
+
+def run_config(args: argparse.Namespace) -> int:
+    """Print an experiment's configuration in our keys."""
+    from cdm.commands import show_config
+
+    found = show_config.read_experiment(args.run, args.configfile, args.config)
+    show(args, show_config.as_json(found), show_config.describe_config(found))
+    return FOUND if show_config.told_wrong(found) else OK
+
+
+def run_run(args: argparse.Namespace) -> int:
+    """Print the snakemake command for what was typed, and become it."""
+    from cdm.commands import snakemake_line
+    from cdm.commands.old_words import read_words
+
+    end = args.words.index("--") if "--" in args.words else len(args.words)
+    job = read_words(args.words[:end], snakemake_line.known_rules())
+    words = snakemake_line.snakemake_words(job, args.words[end + 1 :])
+    if job.left_out:
+        tell(f"left out, because it changes nothing here: {', '.join(job.left_out)}")
+    print(printable(shlex.join(words), sys.stdout.encoding), flush=True)
+    program = snakemake_line.program(words)
+    os.execv(program[0], program)
 
 
 # --- what they share -----------------------------------------------------------------------------

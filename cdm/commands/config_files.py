@@ -4,8 +4,9 @@ The workflow and the commands beside it read it here, so that both see the same.
 """
 
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import yaml
@@ -42,11 +43,13 @@ class Configured(NamedTuple):
         raw: nested values of every key.
         provenance: where they come from.
         trainings: what is known of the model's training.
+        missing: our dotted key -> the path that a training names for it, where nothing is.
     """
 
     raw: dict[str, Any]
     provenance: Provenance
-    trainings: list[Training]
+    trainings: Sequence[Training] = ()
+    missing: Mapping[str, str] = MappingProxyType({})
 
 
 def read_config(configfiles: Iterable[str | Path], assignments: Iterable[str]) -> Config:
@@ -100,7 +103,7 @@ def complete(user: UserValues, strict: bool = True) -> Configured:
     raw = overlay(_defaults(user.values), user.values)
     exp_dir, reference = _path(raw, "exp_dir"), _path(raw, "reference")
     if is_demo(raw) or str(raw.get("exp_dir")) == DEMO:
-        return Configured(raw, Provenance(user.places), [])
+        return Configured(raw, Provenance(user.places))
 
     # What the training tells.
     insists = raw.get("trust") == "mine"
@@ -119,7 +122,7 @@ def complete(user: UserValues, strict: bool = True) -> Configured:
         notes.append(f"left out: {error}")
 
     # The user's word first, then each training's.
-    places = dict(user.places)
+    places, missing = dict(user.places), {}
     for training in trainings:
         refused = [text for text, settled_by in training.refused if settled_by not in places]
         if refused and strict and not insists:
@@ -131,16 +134,24 @@ def complete(user: UserValues, strict: bool = True) -> Configured:
         notes += [f"in spite of {line}" for line in refused] + list(training.notes)
         if training.unknown:
             notes.append(f"unknown in {training.source}: {', '.join(training.unknown[:20])}")
-        raw = _fill(raw, places, training, exp_dir, strict)
+        raw, not_there = _fill(raw, places, training, exp_dir)
+        if not_there and strict:
+            raise ConfigError(_not_there(*not_there.popitem(), places))
+        missing |= {key: looked[0] for key, looked in not_there.items()}
     source = trainings[0].source if trainings else None
-    return Configured(raw, Provenance(places, source, tuple(notes)), trainings)
+    return Configured(raw, Provenance(places, source, tuple(notes)), trainings, missing)
 
 
 def _fill(
-    raw: dict[str, Any], places: dict[str, str], training: Training, exp_dir, strict: bool
-) -> dict[str, Any]:
-    """The values with a training's where no other place is known; adds their places."""
-    name = training.values.get("dataset.name")
+    raw: dict[str, Any], places: dict[str, str], training: Training, exp_dir: str | None
+) -> tuple[dict[str, Any], dict[str, list[str]]]:
+    """The values with a training's where no other place is known; adds their places.
+
+    Returns:
+        The values; and of each path that the training names and that is not there, where it was
+        looked for.
+    """
+    name, missing = training.values.get("dataset.name"), {}
     for key, value in training.values.items():
         other_dataset = key == "dataset.transforms" and value_at(raw, "dataset.name") != name
         if key in places or other_dataset:
@@ -148,13 +159,12 @@ def _fill(
         if key in PATHS and isinstance(value, str):
             if key != "dataset.data_dir" and _features_are_read(raw, training):
                 continue  # no scene model runs
-            place, looked = locate(value, exp_dir)
-            if place is None and strict:
-                raise ConfigError(_not_there(key, training.places[key], looked))
-            value = place
+            value, looked = locate(value, exp_dir)
+            if value is None:
+                missing[key] = looked
         raw = overlay(raw, nested(key, value))
         places[key] = training.places[key]
-    return raw
+    return raw, missing
 
 
 def _features_are_read(raw: Mapping[str, Any], training: Training) -> bool:
@@ -165,12 +175,12 @@ def _features_are_read(raw: Mapping[str, Any], training: Training) -> bool:
     )
 
 
-def _not_there(key: str, place: str, looked: list[str]) -> str:
+def _not_there(key: str, looked: list[str], places: Mapping[str, str]) -> str:
     *sections, last = key.split(".")
     typed = "".join(f"{section}: {{" for section in sections[1:]) + f"{last}: /path/to/it"
     listed = "".join(f"\n  {path}" for path in looked)
     return (
-        f"{key}: {place} names {looked[0]}, relative to the folder that the training ran in. "
+        f"{key}: {places[key]} names {looked[0]}, relative to the folder that the training ran in. "
         f"Nothing is at\n  {listed.strip()}\nName it: --config "
         f"{sections[0]}='{{{typed}{'}' * len(sections)}'"
     )

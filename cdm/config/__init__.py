@@ -45,7 +45,9 @@ def is_demo(raw: Mapping[str, Any]) -> bool:
     """Whether nothing is configured, so that the built-in demo runs."""
     dataset = raw.get("dataset")
     data_dir = dataset.get("data_dir") if isinstance(dataset, Mapping) else dataset
-    return raw.get("exp_dir") in (None, "null", DEMO) and data_dir in (None, "null", DEMO)
+    nothing = (None, "null")
+    chosen = raw.get("reference") not in nothing
+    return not chosen and all(found in (*nothing, DEMO) for found in (raw.get("exp_dir"), data_dir))
 
 
 def load_config(raw: Mapping[str, Any], provenance: Provenance | None = None) -> Config:

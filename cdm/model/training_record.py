@@ -149,17 +149,8 @@ def check_sampled_as_trained(config: Config, folder: Path) -> None:
     if config.trust == "mine":
         return
     logs = config.exp_dir not in (None, DEMO)
-    places = config.provenance.places if config.provenance else {}
     for training in read_trainings(folder, config.reference, logs):
-        configured = configured_as_trained(config, training)
-        # A key that only one side has depends on another key that differs and is listed.
-        found = [
-            f"{line} ({places.get(key, 'your configuration')}; there: {place})"
-            for key, (value, place) in _told(training).items()
-            if key in configured
-            for line in differences({key: typed_value(key, value)}, configured)
-        ]
-        if found:
+        if found := contradictions(config, training):
             listed = "".join(f"\n  {line}" for line in found)
             raise ConfigError(
                 f"{training.source}: the model was trained with other settings:{listed}\n"
@@ -167,6 +158,19 @@ def check_sampled_as_trained(config: Config, folder: Path) -> None:
                 f"is taken from there. If yours are right: {INSIST}. To train another model, give "
                 "a new exp_name"
             )
+
+
+def contradictions(config: Config, training: Training) -> list[str]:
+    """One line for each key that has another value than in the training, with both places."""
+    places = config.provenance.places if config.provenance else {}
+    configured = configured_as_trained(config, training)
+    # A key that only one side has depends on another key that differs and is listed.
+    return [
+        f"{line} ({places.get(key, 'your configuration')}; there: {place})"
+        for key, (value, place) in _told(training).items()
+        if key in configured
+        for line in differences({key: typed_value(key, value)}, configured)
+    ]
 
 
 def configured_as_trained(config: Config, training: Training) -> dict[str, Any]:

@@ -1,0 +1,67 @@
+"""The snakemake command of what was typed, and how it is started."""
+
+import os
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+from helpers import REPO
+
+from cdm.__main__ import main
+from cdm.commands.config_files import read_config
+from cdm.commands.old_words import Job
+from cdm.commands.snakemake_line import known_rules, program, snakemake_words
+
+
+def test_the_rules_are_those_of_the_workflow():
+    assert {"all", "train", "merge", "export_npz", "evaluate"} <= known_rules()
+
+
+@pytest.mark.parametrize(
+    ("options", "added"),
+    [
+        ([], ["--cores", "1", "--resources", "gpu=1"]),
+        (["-n"], ["--cores", "1", "--resources", "gpu=1", "-n"]),
+        (["--cores=4"], ["--resources", "gpu=1", "--cores=4"]),
+        (["-j8", "--resources", "gpu=2"], ["-j8", "--resources", "gpu=2"]),
+        (["--workflow-profile", "p"], ["--workflow-profile", "p"]),
+    ],
+)
+def test_options_behind_the_dashes_win_over_the_usual_ones(options, added, monkeypatch):
+    monkeypatch.chdir(REPO)
+    assert snakemake_words(Job(), options) == ["snakemake", *added]
+
+
+def test_elsewhere_the_workflow_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = snakemake_words(Job(targets=["evaluate"], values={"seed": 3}), [])
+    assert words[:2] == ["snakemake", "evaluate"] and words[-2:] == ["--config", "seed=3"]
+    assert words[words.index("--snakefile") + 1] == str(REPO / "Snakefile")
+    Path("Snakefile").touch()  # another workflow
+    assert "--snakefile" in snakemake_words(Job(), [])
+
+
+def test_snakemake_of_this_python_is_started():
+    assert Path(program(["snakemake", "-n"])[0]).parent == Path(sys.executable).parent
+    assert program(["no-such-program", "-n"]) == [sys.executable, "-m", "no-such-program", "-n"]
+
+
+def test_the_command_is_printed_as_it_can_be_pasted_and_then_started(monkeypatch, capsys):
+    started = []
+    monkeypatch.chdir(REPO)
+    monkeypatch.setattr(os, "execv", lambda path, words: started.append([path, *words[1:]]))
+    main(["run", "task.dataset.sigma=0.5", "platform=x", "exp_dir=a b", "--", "-n", "--quiet"])
+    out, err = capsys.readouterr()
+    words = shlex.split(out)
+    assert started[0][1:] == words[1:] and words[0] == "snakemake"
+    assert words[words.index("gpu=1") + 1 :][:3] == ["-n", "--quiet", "--config"]
+    config = read_config([], words[words.index("--config") + 1 :])
+    assert (config.dataset.sigma, config.exp_dir) == (0.5, "a b")
+    assert err == "left out, because it changes nothing here: platform=x\n"
+
+
+def test_an_unknown_key_starts_nothing(monkeypatch, capsys):
+    monkeypatch.setattr(os, "execv", None)  # would fail
+    assert main(["run", "sigma.x=1"]) == 2
+    assert "did you mean" in capsys.readouterr().err
