@@ -14,7 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cdm.commands.config_files import config_arguments, read_config
+from cdm.commands.config_files import read_config
+from cdm.commands.snakemake_line import command_again, started_in
 from cdm.config import Config
 from cdm.errors import CDMError, ConfigError, printable
 from cdm.files import expand_path
@@ -282,7 +283,7 @@ def run_why(args: argparse.Namespace) -> int:
 
     with in_working_directory(args) as config:
         why = explain(*make_plan(config))
-    command = snakemake_command(args, config)
+    command = command_again(args.run, args.configfile, args.config, config)
     content = asdict(why) | {"num_todo": why.num_todo, "command": command}
     show(args, content, describe_why(why, command))
     return OK
@@ -359,37 +360,6 @@ def in_working_directory(args: argparse.Namespace):
     config = read_plan(args.run).config
     with contextlib.chdir(started_in(args.run, config)):
         yield config
-
-
-def started_in(run: Path, config: Config) -> Path:
-    """The folder that a run was started in: the one that holds outputs/EXP_NAME.
-
-    Raises:
-        ConfigError: the run's folder does not lie where its plan says.
-    """
-    # outputs/ may be a link to another disk: first the path as it was typed.
-    for path in (Path(os.path.abspath(run)), run.resolve()):
-        folder = path.parent.parent
-        if (folder / config.run_dir).resolve() == run.resolve():
-            return folder
-    raise ConfigError(
-        f"{run}: its plan is of {config.run_dir}; the run's folder was renamed. Name it as before, "
-        "or give its --configfile with the new exp_name"
-    )
-
-
-def snakemake_command(args: argparse.Namespace, config: Config) -> str:
-    """What to type to run this configuration."""
-    words = ["snakemake", "--cores", "1", "--resources", "gpu=1"]
-    if args.run is not None:
-        folder = started_in(args.run, config)
-        there = "" if folder == Path.cwd() else f"cd {shlex.quote(str(folder))} && "
-        return f"{there}{shlex.join(words)} {config_arguments(config)}".rstrip()
-    if args.configfile:
-        words += ["--configfile", *args.configfile]
-    if args.config:
-        words += ["--config", *args.config]
-    return shlex.join(words)
 
 
 def tell(line: str) -> None:

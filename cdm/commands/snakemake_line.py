@@ -1,14 +1,17 @@
-"""The snakemake command of what was typed to `cdm run`, and how to start it."""
+"""The snakemake command of what was typed to `cdm run`, and of a run that is there."""
 
+import os
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cdm.commands.config_files import flow
+from cdm.commands.config_files import config_arguments, flow
 from cdm.commands.old_words import Job, config_words
-from cdm.config import SCHEMA
+from cdm.config import SCHEMA, Config
+from cdm.errors import ConfigError
 
 SNAKEFILE = SCHEMA.parents[1] / "Snakefile"
 
@@ -61,3 +64,39 @@ def program(words: Sequence[str]) -> list[str]:
     beside = Path(sys.executable).with_name(words[0])
     found = str(beside) if beside.exists() else shutil.which(words[0])
     return [found, *words[1:]] if found else [sys.executable, "-m", *words]
+
+
+# --- of a run that is there ----------------------------------------------------------------------
+
+
+def started_in(run: Path, config: Config) -> Path:
+    """The folder that a run was started in: the one that holds outputs/EXP_NAME.
+
+    Raises:
+        ConfigError: the run's folder does not lie where its plan says.
+    """
+    # outputs/ may be a link to another disk: first the path as it was typed.
+    for path in (Path(os.path.abspath(run)), run.resolve()):
+        folder = path.parent.parent
+        if (folder / config.run_dir).resolve() == run.resolve():
+            return folder
+    raise ConfigError(
+        f"{run}: its plan is of {config.run_dir}; the run's folder was renamed. Name it as before, "
+        "or give its --configfile with the new exp_name"
+    )
+
+
+def command_again(
+    run: Path | None, configfiles: Sequence[str], assignments: Sequence[str], config: Config
+) -> str:
+    """What to type to run a configuration: that of a run's folder, or one that was typed."""
+    words = ["snakemake", "--cores", "1", "--resources", "gpu=1"]
+    if run is not None:
+        folder = started_in(run, config)
+        there = "" if folder == Path.cwd() else f"cd {shlex.quote(str(folder))} && "
+        return f"{there}{shlex.join(words)} {config_arguments(config)}".rstrip()
+    if configfiles:
+        words += ["--configfile", *configfiles]
+    if assignments:
+        words += ["--config", *assignments]
+    return shlex.join(words)
