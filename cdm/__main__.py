@@ -137,7 +137,7 @@ def _add_those_of_afford_motion(commands, add: Callable) -> None:
         run_check_stage2,
         "Look for the maps that stage 2 will read. How many items of a split have one, how many "
         "would silently be trained on ground truth, and which maps no item asks for; exit status 1 "
-        "if any. With --configfile or --config, maps must have their points and joints.",
+        "if any. With --configfile or --config, maps must have the joints of that configuration.",
         run="stage 2's data folder",
     )
     checking.add_argument(
@@ -293,16 +293,19 @@ def run_check_stage2(args: argparse.Namespace) -> int:
     """Print what stage 2 will find in a data folder."""
     from cdm.commands.check_stage2 import check_stage_2, describe_maps
 
-    configured_too = bool(args.configfile or args.config)
-    config = configured(args).dataset
-    data_dir = args.run or (Path(config.data_dir) if configured_too else None)
-    if data_dir is None:
+    told = bool(args.configfile or args.config)
+    if args.run is not None:
+        folder = json.dumps(str(args.run), ensure_ascii=False)
+        args.config = [*args.config, f"dataset={{data_dir: {folder}}}"]
+    elif not told:
         raise ConfigError("name stage 2's data folder: cdm check-stage2 DATA_DIR --split train")
-    shape = (config.num_points, config.contact_dim) if configured_too else None
-    folder = args.contact_folder
-    if folder is not None:
-        folder = Path(expand_path(str(folder), "--contact-folder"))
-    found = check_stage_2(data_dir, args.split, config, args.sets, folder, shape, args.deep)
+    config = configured(args)
+    joints = config.dataset.contact_dim if told else None
+    maps = args.contact_folder
+    if maps is not None:
+        maps = Path(expand_path(str(maps), "--contact-folder"))
+    data_dir = args.run or Path(config.data_dir)
+    found = check_stage_2(data_dir, args.split, config, args.sets, maps, joints, args.deep)
     content = {"ok": all(each.ok for each in found), "sets": [each.as_dict() for each in found]}
     show(args, content, describe_maps(found, args.split == "test"))
     return OK if content["ok"] else FOUND

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from cdm.datasets import Dataset, Sample
+from cdm.datasets.reference_draws import H3D_HORIZON, REFERENCE
 from cdm.errors import listed
 
 PRED_CONTACT = "pred_contact"  # name of the folder that stage 2 reads, one in each set's
@@ -105,16 +106,27 @@ class SetMaps:
         return f"{count} {what}: {listed(names, LISTED, ', ')}"
 
 
-def asked_items(dataset: Dataset) -> dict[str, list[Sample]]:
-    """The items of the dataset's split, by set: one sample each, whatever the captions.
+def asked_items(dataset: Dataset, tests: bool) -> dict[str, list[Sample]]:
+    """The items that stage 2 takes of the dataset's split, by set: one sample each.
+
+    It trains on all of them, whatever `max_items` says. Of a test that is cut to its first items,
+    those are the first in afford-motion's order. Of H3D, it takes all clips below 200 frames, and
+    leaves out those that it cannot read.
 
     Raises:
         DataError: an index file is missing or damaged.
     """
-    once = copy.copy(dataset)
-    once.config = replace(dataset.config, captions="first")
+    config, asking = dataset.config, copy.copy(dataset)
+    captions = "first" if config.captions == "all" else config.captions
+    asking.config = replace(
+        config,
+        captions=REFERENCE if tests and config.max_items is not None else captions,
+        max_items=config.max_items if tests else None,
+        max_horizon=H3D_HORIZON,
+        on_bad_item="skip",
+    )
     items: dict[str, list[Sample]] = {}
-    for sample in once.samples():
+    for sample in asking.samples():
         items.setdefault(sample.set, []).append(sample)
     return items
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cdm.archive.stage2 import H3D, PRED_CONTACT, SetMaps, asked_items, check_maps
-from cdm.config import DatasetConfig
+from cdm.config import Config
 from cdm.config.sections import CUSTOM
 from cdm.datasets import Dataset, FileReader, Sample, make_dataset
 from cdm.datasets.files import load_npz
@@ -20,10 +20,10 @@ SPLITS = ("train", "all", "val", "test")
 def check_stage_2(
     data_dir: Path,
     split: str,
-    config: DatasetConfig,
+    config: Config,
     sets: Sequence[str] | None = None,
     contact_folder: Path | None = None,
-    shape: tuple[int, int] | None = None,
+    joints: int | None = None,
     deep: bool = False,
 ) -> list[SetMaps]:
     """Look for the map of every item of a split, as stage 2 does.
@@ -31,12 +31,12 @@ def check_stage_2(
     Args:
         data_dir: stage 2's data folder.
         split: "train" or "all", which stage 2 trains on; "test"; or "val", as if it trained on it.
-        config: tells mirrored clips and the lengths of H3D clips; its other keys do not matter.
+        config: tells which items there are, and afford-motion's order of them: `dataset` with
+            mirrored clips, lengths of H3D clips and `max_items`, and the seed.
         sets: to look at; None for those that are trained on together with one that has maps, or
             for all sets where none has.
         contact_folder: parent of {set}/pred_contact; None for the data folder.
-        shape: (num_points, joints) of a map; None for the points of the set's first item, and the
-            joints that most maps have.
+        joints: of a map; None for those that most maps have.
         deep: read the values too.
     Raises:
         ConfigError: no such folder or set, or no contact folder for a test.
@@ -59,12 +59,8 @@ def check_stage_2(
     # The items of each, and what is there for them.
     reports = []
     for dataset in _datasets(data_dir, split, config, chosen):
-        items = asked_items(dataset)
-        if shape is not None:
-            num_points: dict[str, int | None] = dict.fromkeys(items, shape[0])
-        else:
-            num_points = {set: _num_points(dataset, samples[0]) for set, samples in items.items()}
-        joints = shape and shape[1]
+        items = asked_items(dataset, tests)
+        num_points = {set: _num_points(dataset, samples[0]) for set, samples in items.items()}
         reports += check_maps(parent, items, tests, num_points, joints, deep)
     return reports
 
@@ -110,17 +106,12 @@ def _index_file(data_dir: Path, set: str, split: str) -> Path:
 
 
 def _datasets(
-    data_dir: Path, split: str, config: DatasetConfig, chosen: dict[str, list[str]]
+    data_dir: Path, split: str, config: Config, chosen: dict[str, list[str]]
 ) -> Iterator[Dataset]:
     for name, sets in chosen.items():
         own = tuple(sets) if name == "ContactMapDataset" else SETS
-        # As stage 2, which leaves out a clip without motion or captions.
-        yield make_dataset(
-            replace(
-                config, name=name, data_dir=str(data_dir), phase=split, sets=own,
-                use_openscene=False, on_bad_item="skip",
-            )
-        )  # fmt: skip
+        dataset = replace(config.dataset, name=name, phase=split, sets=own, use_openscene=False)
+        yield make_dataset(dataset, seed=config.seed, data_dir=data_dir)
 
 
 def _num_points(dataset: Dataset, sample: Sample) -> int | None:

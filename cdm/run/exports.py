@@ -44,7 +44,7 @@ def export_maps(plan: Plan, record: Path, log: Log) -> None:
     config, run = plan.config, Path(plan.config.run_dir)
     into = _data_folder(config)
     dataset = _dataset(plan, into)
-    items = asked_items(dataset)
+    items = asked_items(dataset, config.stage_2_tests)
     origin = {"archive": os.path.abspath(plan.archive), "plan": plan.fingerprint}
     maps = ContactMaps(plan.archive)
     sets = dict.fromkeys(set for set, _, _ in maps.keys)

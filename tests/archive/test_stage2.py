@@ -2,6 +2,7 @@
 
 import io
 import os
+import random
 
 import numpy as np
 import pytest
@@ -31,8 +32,8 @@ def data(tmp_path_factory):
     return stage2.write_data(tmp_path_factory.mktemp("data"))
 
 
-def items(data, **options):
-    return asked_items(make_dataset(dataset_config(**options), data_dir=data))
+def items(data, tests=False, **options):
+    return asked_items(make_dataset(dataset_config(**options), seed=2023, data_dir=data), tests)
 
 
 @pytest.mark.parametrize("captions", ["random", "all"])
@@ -40,9 +41,24 @@ def test_an_item_is_asked_for_once_whatever_its_captions(data, captions):
     found = items(data, phase="train", captions=captions)
     rows = [(set, [sample.index for sample in samples]) for set, samples in found.items()]
     assert rows == [(set, ["0", "1", "3"]) for set in stage2.SETS]
-    found = items(data, name="ContactHumanML3DDataset", phase="test", captions=captions)
+    found = items(data, True, name="ContactHumanML3DDataset", phase="test", captions=captions)
     keys = [(sample.index, sample.caption_idx) for sample in found["H3D"]]
     assert keys == [("000021", 2), ("M000004", 0), ("000021", 0)]
+
+
+def test_training_takes_all_items_and_a_test_its_first_ones_in_afford_motions_order(data):
+    train = items(data, phase="all", sets=("PROX",), max_items=2)
+    assert [sample.index for sample in train["PROX"]] == ["0", "1", "2", "3", "4", "5"]
+    options = {"phase": "all", "sets": ("PROX",), "max_items": 2}
+    first = [sample.index for sample in items(data, True, **options)["PROX"]]
+    order = list(range(6))
+    random.Random(2023).shuffle(order)
+    assert first == [str(index) for index in order[:2]]
+
+
+def test_h3d_is_asked_for_below_200_frames_whatever_our_max_horizon(data):
+    found = items(data, name="ContactHumanML3DDataset", phase="train", max_horizon=50)
+    assert {sample.index for sample in found["H3D"]} == {"000021", "M000004"}
 
 
 def look(folder, files, tests=False, joints=6, deep=False, **options):
@@ -52,7 +68,7 @@ def look(folder, files, tests=False, joints=6, deep=False, **options):
     if not data.exists():
         data.mkdir()
         stage2.write_data(data)
-    wanted = items(data, **options)
+    wanted = items(data, tests, **options)
     [set] = wanted
     (folder / set / "pred_contact").mkdir(parents=True)
     for name, content in files.items():

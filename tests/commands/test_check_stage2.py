@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 from pathlib import Path
 
@@ -104,10 +105,23 @@ def test_the_folder_of_the_fork_can_be_looked_at_for_training(capsys):
     )
 
 
+def test_a_test_of_the_first_items_needs_their_maps_alone(capsys):
+    for set in stage2.SETS:
+        shutil.copy(f"data/{set}/all.txt", f"data/{set}/test.txt")
+    order = [(set, row) for set in stage2.SETS for row in range(6)]
+    random.Random(2023).shuffle(order)
+    for set, row in order[:5]:
+        put(set, rows=[row], parent="outputs/run", array=MAP.repeat(3, 0))
+    arguments = ("data", "--split", "test", "--contact-folder", "outputs/run")
+    assert check(*arguments) == 1
+    status, shown = check(*arguments, "--config", "dataset={max_items: 5}", capsys=capsys)
+    assert status == 0, shown
+
+
 def test_points_are_those_of_the_data_and_a_configuration_tells_the_joints(capsys):
     put(*stage2.SETS, array=MAP[..., :1])
     assert check("data", "--split", "train") == 0
-    settings = ("--config", "dataset={num_points: 16}")
+    settings = ("--config", "dataset={captions: first}")
     status, shown = check("data", "--split", "train", *settings, capsys=capsys)
     assert status == 1 and "is (1, 16, 1), expected (1, 16, 6)" in shown
     put(*stage2.SETS, array=MAP[:, 1:])
@@ -151,7 +165,7 @@ def test_mirrored_clips_of_humanml3d_are_asked_for_unless_the_configuration_says
     shutil.move("data/HumanML3D/train.txt", "data/HumanML3D/train_without_mirror.txt")
     Path("data/HumanML3D/train.txt").write_text("0\n1\n3\n4\n")
     assert check("data", "--split", "train") == 1
-    settings = "dataset={num_points: 16, sets_config: {HumanML3D: {use_mirror: false}}}"
+    settings = "dataset={sets_config: {HumanML3D: {use_mirror: false}}}"
     assert check("data", "--split", "train", "--config", settings) == 0
 
 
