@@ -23,6 +23,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: one thread 
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(name, "1")
 
+# Waiting for the disk is a third of the time of a test that writes chunks. No test here can lose
+# power, and the processes that tests start do wait.
+os.fsync = lambda descriptor: None
+
 
 @pytest.hookimpl(optionalhook=True)  # only where pytest-xdist is installed and used
 def pytest_xdist_auto_num_workers(config):

@@ -1,5 +1,6 @@
 """Chunks made in this process: what decides a map, what does not, and bad items."""
 
+import contextlib
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -23,15 +24,17 @@ from cdm.config import load_config
 from cdm.datasets.statistics import Statistics
 from cdm.errors import ArchiveError, BadItem, CDMError, ConfigError, DataError
 from cdm.model.cdm import CDM
-from cdm.model.checkpoint import DEMO_EXP_DIR
 from cdm.model.text import TextEncoder, load_text_encoder
 from cdm.run.generate import ChunkMaps, generate_chunk
 from cdm.run.losses import find_losses
 from cdm.run.merge import merge
 from cdm.run.plan_files import save_plan
 from cdm.run.planning import load_plan, make_plan
+from cdm.training.initial_weights import write_checkpoint
 
 NUM_ITEMS, NUM_POINTS = 7, 48
+# As wide as the demo's model, and one layer instead of six.
+ARCHITECTURE = replace(DEMO_ARCHITECTURE, sizes=DEMO_ARCHITECTURE.sizes | {"depth": 1})
 BASE = overlay(
     SMALL_RUN,
     {
@@ -70,18 +73,33 @@ def assert_same(a, b):
         np.testing.assert_array_equal(values, b[name], err_msg=name)
 
 
+@pytest.fixture(scope="session")
+def finished(made_once):
+    """A dataset, a small model and the finished run of both, which no test changes."""
+
+    def make(folder):
+        write_dataset(folder / "data", NUM_ITEMS, NUM_POINTS)
+        write_checkpoint(folder / "bare/ckpt/model000001.pt", ARCHITECTURE)
+        with contextlib.chdir(folder):
+            run(configure())
+
+    return made_once("generated", make)
+
+
 @pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
+def folder(finished, tmp_path, monkeypatch):
+    """A copy of the dataset and the model, as working folder."""
     monkeypatch.chdir(tmp_path)
-    write_dataset(tmp_path / "data", NUM_ITEMS, NUM_POINTS)
-    # the demo's weights, whose own statistics do not belong to this dataset
-    shutil.copytree(DEMO_EXP_DIR / "ckpt", "bare/ckpt")
+    for name in ("data", "bare"):
+        shutil.copytree(finished / name, name)
     return tmp_path
 
 
 @pytest.fixture
-def usual():
-    return arrays(run(configure()))
+def usual(finished, folder):
+    """Arrays of the usual run, which lies in the working folder."""
+    shutil.copytree(finished / "outputs", "outputs")
+    return arrays(ContactMaps("outputs/run/contact_maps.zarr"))
 
 
 def contacts(index):
@@ -390,7 +408,7 @@ def test_statistics_that_change_between_plan_and_job_are_refused():
 def test_a_model_that_gives_nan_never_reaches_the_archive(folder):
     from cdm.model.checkpoint import find_checkpoint
 
-    state = torch.load(find_checkpoint("demo"), weights_only=True)
+    state = torch.load(find_checkpoint("bare"), weights_only=True)
     state["contact_layer.weight"][2] = 3e38  # finite, but products with it are not
     Path("exp/ckpt").mkdir(parents=True)
     torch.save(state, "exp/ckpt/model000001.pt")
@@ -483,9 +501,7 @@ def test_records_tell_the_device_in_parts(usual):
 
 
 def test_point_features_count_only_where_the_model_sees_them():
-    from cdm.training.initial_weights import write_checkpoint
-
-    write_checkpoint(Path("exp/ckpt/model000001.pt"), replace(DEMO_ARCHITECTURE, point_feat_dim=0))
+    write_checkpoint(Path("exp/ckpt/model000001.pt"), replace(ARCHITECTURE, point_feat_dim=0))
     blind = {"exp_dir": "exp", "model": {"scene_model": raw_config()["model"]["scene_model"]}}
 
     def names(use_color, **changes):

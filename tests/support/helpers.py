@@ -1,5 +1,7 @@
 """Small things several tests build."""
 
+import copy
+import functools
 import io
 from dataclasses import asdict
 from pathlib import Path
@@ -93,15 +95,19 @@ SMALL_RUN = {
 }
 
 
+@functools.cache
+def _read_yaml(name: str) -> dict:
+    return yaml.safe_load((REPO / "config" / name).read_text())
+
+
 def raw_config(**changes: Any) -> dict:
     """config/config.yaml with changes."""
-    return overlay(yaml.safe_load((REPO / "config/config.yaml").read_text()), changes)
+    return overlay(copy.deepcopy(_read_yaml("config.yaml")), changes)
 
 
 def demo_config(**changes: Any) -> Config:
     """The demo's configuration with changes."""
-    demo = yaml.safe_load((REPO / "config/demo.yaml").read_text())
-    return load_config(overlay(raw_config(**demo), changes))
+    return load_config(overlay(raw_config(**_read_yaml("demo.yaml")), changes))
 
 
 def small_architecture(arch: str, point_feat_dim: int = 0, **sizes: Any) -> Architecture:
