@@ -27,6 +27,8 @@ from cdm.evaluation.measure import MapMeasures, read_truth
 from cdm.evaluation.measure_table import measure_of
 from cdm.run.dataset import open_dataset
 
+pytestmark = pytest.mark.usefixtures("unpainted")
+
 
 def test_evaluation_is_the_mean_over_items_of_the_measures_of_each(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

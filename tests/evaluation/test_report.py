@@ -54,7 +54,7 @@ def write_captions(folder):
 
 def test_captions_of_any_kind_are_shown_and_obeyed_by_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("evaluations.write_dataset", lambda *_: write_captions(tmp_path))
+    write_captions(tmp_path)
     plan = make_archive(tmp_path, masks=False)
     _, record = run_evaluate(plan)
     page = report(plan, record)
@@ -95,6 +95,7 @@ def test_names_from_files_are_text_and_no_markup(tmp_path, monkeypatch):
     assert found.text.count("<script>alert(1)</script>\\u001b[31m") == 3
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_a_table_changed_by_hand_is_told_and_not_shown(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     plan = make_archive(tmp_path)
@@ -110,6 +111,7 @@ def test_a_table_changed_by_hand_is_told_and_not_shown(tmp_path, monkeypatch):
         report(plan, record)
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_a_lost_shard_is_no_figure(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     plan = make_archive(tmp_path)
@@ -121,6 +123,7 @@ def test_a_lost_shard_is_no_figure(tmp_path, monkeypatch):
     assert not (record.parent / "report.html").exists()
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_the_study_of_samplers_is_in_the_report_where_it_has_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     plan = make_archive(tmp_path)

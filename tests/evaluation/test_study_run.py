@@ -16,6 +16,8 @@ from cdm.evaluation.study_run import Study, compare_samplers
 from cdm.run.generate import generate_chunk
 from cdm.run.merge import merge
 
+pytestmark = pytest.mark.usefixtures("unpainted")
+
 
 @pytest.fixture
 def plan(tmp_path, monkeypatch):

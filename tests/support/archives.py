@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from helpers import demo_config
+from remembered import remembered
 
 from cdm.archive.layout import Layout
 from cdm.archive.records import ChunkRecord, read_archive_record
@@ -60,6 +61,11 @@ def make_run(layout=LAYOUT, arrays=None, first=0):
 
     Plans with other arrays need other fingerprints, which count from `first`.
     """
+    return _make_run(Path("."), layout, arrays, first)
+
+
+@remembered
+def _make_run(folder, layout, arrays, first):
     size, total = layout.chunk_size, layout.num_samples
     chunks = tuple(
         Chunk(n, start, min(start + size, total), f"{first + n:016x}", f"{first + n:016x}", 0)

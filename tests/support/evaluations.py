@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from helpers import NUM_POINTS, plan_run, run_config, write_dataset, write_dummy_chunk
+from remembered import remembered
 
 from cdm.evaluation.evaluate import evaluate, evaluation_key
 from cdm.evaluation.study import Setting, SettingResult, study_settings
@@ -43,6 +44,7 @@ def write_masks(folder, count):
         np.save(folder / MASKS / f"{index:05}.npy", np.arange(NUM_POINTS) % 8 == index)
 
 
+@remembered
 def make_archive(folder, skipped=None, masks=True, **changes):
     """The plan of a merged archive of random maps over 7 random items, with target masks.
 
@@ -50,7 +52,8 @@ def make_archive(folder, skipped=None, masks=True, **changes):
         folder: the working directory.
         skipped: row of the first chunk -> the reason why it was skipped.
     """
-    write_dataset(folder / "data", 7, NUM_POINTS)
+    if not (folder / "data").exists():
+        write_dataset(folder / "data", 7, NUM_POINTS)
     if masks:
         write_masks(folder, 7)
     plan, _ = plan_run(folder, **(FEW_DRAWS | changes))

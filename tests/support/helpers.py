@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from remembered import remembered
 
 from cdm.archive.layout import Layout
 from cdm.archive.records import ChunkRecord, record_path
@@ -179,6 +180,7 @@ def write_split(folder: Path, ids) -> None:
     (folder / "HUMANISE" / "train.txt").write_text("".join(f"{i:06}\n" for i in ids))
 
 
+@remembered
 def plan_run(folder: Path, num_items: int = 7, **changes: Any) -> tuple[Plan, list[Sample]]:
     """A dataset with a plan under `folder`/outputs/run, which must be the working directory."""
     if not (folder / "data").exists():
@@ -239,6 +241,7 @@ def write_dummy_chunk(plan: Plan, chunk: Chunk, skipped: dict[int, str] | None =
     return record_path(store)
 
 
+@remembered
 def merged_run(folder: Path, skipped: dict[int, dict[int, str]] | None = None) -> Plan:
     """A finished run of three dummy chunks with its archive; `folder` is the working directory.
 
