@@ -73,6 +73,12 @@ def sampling_settings(config: Config) -> dict[str, Any]:
         values["dataset.use_color"] = dataset.use_color
         from_dataset = PointFeatures.of(config).source == DATASET
         values["model.scene_model.use_openscene"] = from_dataset
+    if model.arch == "Perceiver":  # what its weights do not tell
+        sizes = model.arch_perceiver
+        for key in HEADS["Perceiver"]:
+            values[key] = getattr(sizes, key.rpartition(".")[2]) or USUAL_HEADS
+        if sizes.point_pos_emb is not None:
+            values["model.arch_perceiver.point_pos_emb"] = sizes.point_pos_emb
     return json.loads(json.dumps(values))
 
 

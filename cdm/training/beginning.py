@@ -10,6 +10,7 @@ import torch
 
 from cdm.commands.config_files import DEMO_DEFAULTS, read_config
 from cdm.config import DEMO, Config
+from cdm.config.layers import typed_value
 from cdm.errors import CheckpointError, ConfigError, NoCheckpoint
 from cdm.model.architecture import Architecture
 from cdm.model.backbones import BACKBONES, load_backbone
@@ -17,7 +18,12 @@ from cdm.model.checkpoint import find_checkpoint, inspect_checkpoint
 from cdm.model.point_features import check_configuration, check_trainable, dim_to_train
 from cdm.model.state_dict import load_state_dict
 from cdm.model.text_weights import HASHING_FEAT_DIM, TEXT_FEAT_DIMS
-from cdm.model.training_record import differences, read_training_record, sampling_settings
+from cdm.model.training_record import (
+    differences,
+    read_training_record,
+    read_trainings,
+    sampling_settings,
+)
 from cdm.sampling.diffusion import GaussianDiffusion, create_diffusion
 
 TIME_EMB_DIM = 128  # if the configuration has null
@@ -69,7 +75,7 @@ def find_beginning(config: Config) -> Beginning:
     except CheckpointError as error:
         raise CheckpointError(f"training.init_from: {error}") from None
     _check_trained_here(checkpoint.architecture.arch, config)
-    trained_with = _trained_with(experiment) if experiment else {}
+    trained_with = _trained_with(experiment, config) if experiment else {}
     return Beginning(checkpoint.architecture, str(path), checkpoint.sha256, trained_with)
 
 
@@ -190,9 +196,14 @@ def _find_weights(init_from: str) -> tuple[Path, Path | None]:
     return path, Path(DEMO) if init_from == DEMO else path.parents[1]
 
 
-def _trained_with(experiment: Path) -> dict[str, Any]:
-    """The settings that an experiment's training recorded; {} if it recorded nothing."""
+def _trained_with(experiment: Path, config: Config) -> dict[str, Any]:
+    """What an experiment tells of its training, of the keys of `sampling_settings`."""
     if experiment == Path(DEMO):
         return sampling_settings(read_config([DEMO_DEFAULTS], []))
-    record = read_training_record(experiment)
-    return record.sampling if record else {}
+    wanted = sampling_settings(config)
+    return {
+        key: typed_value(key, value)
+        for training in read_trainings(experiment)[:1]
+        for key, value in training.values.items()
+        if key in wanted
+    }

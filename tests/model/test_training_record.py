@@ -93,6 +93,11 @@ CLIP = {"text_model": {"version": "ViT-B/32", "max_length": 20}}
             {},
             "model.scene_model.use_scene_model: false there, true configured",
         ),
+        (
+            {"model": {"arch": "Perceiver", "arch_perceiver": {"encoder_num_heads": 4}}},
+            {"model": {"arch": "Perceiver"}},
+            "model.arch_perceiver.encoder_num_heads: 4 there, 8 configured",
+        ),
     ],
 )
 def test_a_setting_that_contradicts_the_training_is_named_with_both_values(

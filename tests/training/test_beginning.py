@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import DEMO_ARCHITECTURE, REPO, demo_config
+from training_logs import composed, write_log
 from trainings import TINY, tiny
 
 from cdm.commands.config_files import read_config
@@ -15,7 +16,12 @@ from cdm.errors import CheckpointError, ConfigError
 from cdm.model.backbones import BACKBONES, load_backbone
 from cdm.model.checkpoint import DEMO_EXP_DIR, expected_shapes
 from cdm.model.state_dict import load_state_dict
-from cdm.model.training_record import read_training_record
+from cdm.model.training_record import (
+    TrainingRecord,
+    read_training_record,
+    sampling_settings,
+    write_training_record,
+)
 from cdm.sampling.diffusion import create_diffusion
 from cdm.training.beginning import (
     architecture_to_train,
@@ -153,6 +159,24 @@ def test_each_step_takes_the_embedding_of_the_step_with_the_same_noise():
     lines = describe_beginning(beginning, config)
     assert any("diffusion.steps: 1000 there, 500 configured" in line for line in lines)
     assert "same noise" in lines[-1]
+
+
+@pytest.mark.parametrize("told_by", ["record", "log"])
+def test_the_chain_is_the_one_that_the_experiment_tells(tmp_path, monkeypatch, told_by):
+    monkeypatch.chdir(tmp_path)
+    there = tiny({"diffusion": {"steps": 400}})
+    write_checkpoint(Path("other/ckpt/model000009.pt"), architecture_to_train(there))
+    if told_by == "record":
+        record = TrainingRecord(sampling_settings(there), {}, [{"step": 0, "recipe": {}}])
+        write_training_record(Path("other"), record)
+    else:
+        write_log(Path("other"), composed(diffusion__steps=400))
+    config = tiny({"diffusion": {"steps": 200}}, init_from="other")
+    beginning = find_beginning(config)
+    assert beginning.trained_with["diffusion.steps"] == 400
+    table = load_state_dict(Path("other/ckpt/model000009.pt"))["timestep_embedder.pe"]
+    found = initial_weights(beginning, config)["timestep_embedder.pe"]
+    assert torch.equal(found[:190], table[1:380:2]) and torch.equal(found[200:], table[200:])
 
 
 def test_a_checkpoint_that_does_not_tell_its_chain_is_said_to(tmp_path, monkeypatch):
