@@ -131,7 +131,8 @@ def test_a_training_writes_what_it_was_trained_with(few_items):
 
 def test_a_finished_training_is_extended_and_never_cut_short(few_items):
     lines = []
-    train(tiny(steps=2), lines.append)
+    train(tiny({"dataset": {"max_items": 1}}, steps=2), lines.append)  # it is of the sampling
+    assert any(": 6 items, steps 0 to 2" in line for line in lines)
     assert train(tiny(steps=3), lines.append).name == "model000003.pt"
     assert "from step 2 on: training.steps: 2 there, 3 configured" in lines
     with pytest.raises(CheckpointError, match=r"is at step 3, but training\.steps is 2"):
