@@ -8,6 +8,7 @@ has least to do so far. What is finished is kept, so a killed process is simply 
 No setting is dropped early. For that, let the study have one round: compare.first_items null.
 
 The processes lease no GPU, so several may share one. Say which one by CUDA_VISIBLE_DEVICES.
+Seconds per map are then those of a shared GPU.
 """
 
 import argparse

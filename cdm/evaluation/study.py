@@ -189,15 +189,15 @@ class SettingResult:
         """Seconds of sampling for a map."""
         return self.seconds / (self.projections.shape[0] * self.projections.shape[1])
 
-    def first(self, samples: int) -> "SettingResult":
-        """The same of the first samples alone."""
-        part = slice(0, samples)
+    def take(self, samples: Sequence[int]) -> "SettingResult":
+        """The same of some of the samples."""
+        part = np.asarray(samples, int)
         return replace(
             self,
-            items=self.items[part],
+            items=[self.items[sample] for sample in samples],
             values={name: values[part] for name, values in self.values.items()},
             projections=self.projections[part],
-            seconds=self.seconds * samples / len(self.items),
+            seconds=self.seconds * len(part) / len(self.items),
         )
 
 

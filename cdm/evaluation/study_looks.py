@@ -152,4 +152,4 @@ def item_values(result: SettingResult, names: Sequence[str]) -> np.ndarray:
 
 def chains_of(outcome: Outcome, config: Config, samples: int) -> Chains:
     """The full chains of the first samples."""
-    return Chains([r.first(samples) for r in outcome.draws[full_chain(config)]], config)
+    return Chains([r.take(range(samples)) for r in outcome.draws[full_chain(config)]], config)

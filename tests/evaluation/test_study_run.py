@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from evaluations import MASKS, TINY, quiet, tiny, write_masks
 from helpers import NUM_POINTS, plan_run, write_contacts, write_dataset
 
@@ -70,6 +71,12 @@ def test_finished_draws_are_kept_and_the_others_drawn(plan, tmp_path, monkeypatc
     assert first == second
     files = {path.name for path in folder.iterdir()}
     assert files >= {"summary.json", "summary.csv", "summary.txt", "summary.md", "quality.png"}
+    # The settings that it recommends are a configfile, of which a plan is made.
+    settings = yaml.safe_load((folder / "recommended.yaml").read_text())
+    recommended = plan_run(tmp_path, **tiny(**settings))[0]
+    assert recommended.num_steps == first["recommended"]["steps"]
+    assert recommended.config.sampling.method == first["recommended"]["method"]
+    assert recommended.checkpoint.sha256.startswith(first["checkpoint"])
     rule = json.loads((folder / "summary.json").read_text())["rule"]
     assert rule in (folder / "summary.txt").read_text()
 

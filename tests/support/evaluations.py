@@ -1,6 +1,5 @@
 """Small archives that are evaluated, and small studies of samplers."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -128,14 +127,7 @@ def study_outcome(config=STUDIED, **changed):
     def draw(setting, number, positions):
         options = changed.get(setting.name.replace(" ", "_"), {})
         result = setting_result(setting, number, number=settings.index(setting), **options)
-        part = slice(positions.start, positions.stop)
-        return replace(
-            result,
-            items=result.items[part],
-            values={name: values[part] for name, values in result.values.items()},
-            projections=result.projections[part],
-            seconds=result.seconds * len(positions) / 40,
-        )
+        return result.take(positions)
 
     return run_looks(config, 40, draw)
 
