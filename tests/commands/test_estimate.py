@@ -37,6 +37,8 @@ def test_two_batches_are_timed_and_the_run_is_extrapolated(planned, monkeypatch)
     assert found.fast_steps == 18
     assert found.fast_device_hours == pytest.approx(3 * (6 + 6 + 2 * 36) / 3600)
     assert "18 steps in place of 2, with config/fast.yaml: 0.07 device" in describe_estimate(found)
+    too_short = replace(found, fast_steps=None, fast_device_hours=None)
+    assert "fast.yaml" not in describe_estimate(too_short)
     # one minute has room for twelve batches, more than the seven samples need
     assert found.suggested_chunk_size == 7
     assert found.suggested_minutes == pytest.approx((6 + 6 + 4 * 4) / 60)

@@ -9,7 +9,7 @@ import pytest
 from helpers import plan_run, run_config, write_contacts, write_dummy_chunk, write_split
 
 from cdm.archive import ContactMaps
-from cdm.errors import DataError, NotTrained
+from cdm.errors import ConfigError, DataError, NotTrained
 from cdm.files import seal, unseal
 from cdm.run.dataset import open_dataset
 from cdm.run.losses import find_losses
@@ -116,6 +116,16 @@ def test_captions_do_not_depend_on_how_the_split_is_cut(plan, captions):
         opened = open_dataset(found.config, found.architecture.point_feat_dim)
         rows.append([row for chunk in found.chunks for row in read_samples(found, chunk, opened)])
     assert rows[0] == rows[1] == rows[2] and len(rows[0]) == 7
+
+
+def test_a_grid_is_named_by_its_steps_and_refused_where_it_is_not_possible(plan):
+    def names(respacing):
+        found = make_plan(run_config(diffusion={"timestep_respacing": respacing}))[0]
+        return [chunk.name for chunk in found.chunks]
+
+    assert names("snr4") == names("steps=0, 331, 498, 499") != names("4")
+    with pytest.raises(ConfigError, match='"snr2" to "snr500" are possible'):
+        names("snr501")
 
 
 def in_the_old_form(path):
