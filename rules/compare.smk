@@ -2,6 +2,7 @@
 
 
 rule compare_samplers:
+    """Find which sampler with how few steps is as good as the full chain."""
     input:
         ancient(dataset_files() + statistics_file()),
     output:

@@ -2,6 +2,7 @@
 
 
 rule demo_data:
+    """Write the built-in dataset."""
     output:
         DEMO_DATA,
     log:

@@ -7,6 +7,7 @@ STUDY = f"{RUN}/compare_samplers/summary-{study_key(PLAN)}.json"
 
 
 rule evaluate:
+    """Measure the archive against the ground truth."""
     input:
         PLAN.archive_record,
     output:
@@ -21,6 +22,7 @@ rule evaluate:
 
 
 rule report:
+    """Write the measures as one HTML page."""
     input:
         evaluation=EVALUATION,
         study=study_to_show,

@@ -4,6 +4,7 @@
 
 
 rule generate_chunk:
+    """Sample one chunk on one GPU."""
     input:
         ancient(dataset_files() + statistics_file()),
         lambda wildcards: run_again_if_lost(

@@ -2,6 +2,7 @@
 
 
 rule merge:
+    """Verify all chunks and join them into the archive."""
     input:
         PLAN.chunk_records(),
         lambda wildcards: run_again_if_lost("merge", PLAN.archive_record),

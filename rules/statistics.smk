@@ -4,6 +4,7 @@
 if PLAN.statistics.computed:
 
     rule compute_statistics:
+        """Compute the mean and std that maps are normalised by."""
         input:
             ancient(dataset_files()),
         output:

@@ -4,6 +4,7 @@
 
 
 rule train:
+    """Train a contact diffusion model, or go on with its training."""
     output:
         str(finished_path(CONFIG)),
     log:

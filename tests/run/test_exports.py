@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import stage2
 
-from cdm.archive import ContactMaps
+from cdm.__main__ import main
+from cdm.archive import ContactMaps, data_folder
 from cdm.errors import ArchiveError, ConfigError, DataError
 from cdm.run.exports import export_clouds, export_maps, export_table, stale_clouds, stale_maps
 
@@ -227,6 +228,28 @@ def test_a_lost_shard_leaves_the_data_folder_as_it_was():
     with pytest.raises(ArchiveError, match="No such file"):
         export(plan, to="data")
     assert not list(DATA.rglob("pred_contact*")) and not RECORD.exists()
+
+
+def test_an_export_that_was_cut_off_is_told_by_the_check_and_goes_on(monkeypatch, capsys):
+    plan, put, left = stage2.make_archive(stage2.stage_1(DATA)), data_folder._put_file, [4]
+
+    def stop(*args):
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+        return put(*args)
+
+    monkeypatch.setattr(data_folder, "_put_file", stop)
+    with pytest.raises(KeyboardInterrupt):
+        export(plan, to="data")
+    assert main(["check-stage2", "data", "--split", "train"]) == 1
+    assert "3 without one" in capsys.readouterr().out and not RECORD.exists()
+    assert len(stage2.rows_of_a_training(DATA, "PROX", "train")[1]) == 3
+    export(plan, to="data")
+    assert main(["check-stage2", "data", "--split", "train", "--deep"]) == 0
+    for set in stage2.SETS:
+        maps, ground_truth = stage2.rows_of_a_training(DATA, set, "train")
+        assert not ground_truth and len(maps) == 3
 
 
 @pytest.mark.parametrize(
