@@ -106,8 +106,8 @@ def measure_step_pace(plan: Plan) -> StepPace | None:
             break
     else:
         return None
-    device = device_text(records[0].provenance["device"])
-    records = [each for each in records if device_text(each.provenance["device"]) == device]
+    device = _device(records[0])
+    records = [record for record in records if _device(record) == device]
     return StepPace(
         device=device,
         num_steps=_num_steps(records[0]),
@@ -175,7 +175,7 @@ def _alike(plan: Plan, run: Path, cost: Callable, wanted: str) -> Iterator[Chunk
             # Seconds are rounded: a chunk of skipped samples took none.
             if found == wanted and record.seconds["sample"] > 0 and _num_maps(record) > 0:
                 yield record
-        except (ArchiveError, KeyError, TypeError):
+        except (ArchiveError, KeyError, IndexError, TypeError):
             continue  # a damaged record has nothing to say
 
 
@@ -187,6 +187,11 @@ def _num_maps(record: ChunkRecord) -> int:
 def _num_steps(record: ChunkRecord) -> int:
     """Steps of one map."""
     return len(record.provenance["settings"]["diffusion"][2])
+
+
+def _device(record: ChunkRecord) -> str:
+    """What sampled the chunk, as people call it."""
+    return device_text(record.provenance.get("device", "an unknown device"))
 
 
 def _start_s(record: ChunkRecord) -> float:
@@ -202,6 +207,8 @@ def _cost(settings: Mapping[str, Any], architecture: Mapping[str, Any]) -> str:
 
 def _step_cost(settings: Mapping[str, Any], architecture: Mapping[str, Any]) -> str:
     """The same for settings in which a step of a map costs the same."""
+    if not settings["diffusion"][2]:
+        raise KeyError("no steps")
     num_points, precision = settings["dataset"]["num_points"], settings["sampling"]["precision"]
     return json.dumps([num_points, architecture, precision], sort_keys=True)
 
