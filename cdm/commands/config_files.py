@@ -26,7 +26,7 @@ from cdm.config.layers import (
 )
 from cdm.config.reference_keys import PATHS, is_true
 from cdm.config.schema import schema
-from cdm.config.training_log import Training, locate
+from cdm.config.training_log import OF_TRAINING_ONLY, Training, locate
 from cdm.config.values import coerce
 from cdm.errors import CDMError, ConfigError
 from cdm.files import expand_path
@@ -151,10 +151,9 @@ def _fill(
         The values; and of each path that the training names and that is not there, where it was
         looked for.
     """
-    name, missing = training.values.get("dataset.name"), {}
+    missing: dict[str, list[str]] = {}
     for key, value in training.values.items():
-        other_dataset = key == "dataset.transforms" and value_at(raw, "dataset.name") != name
-        if key in places or other_dataset:
+        if key in places or _is_of_another_dataset(key, raw, training):
             continue
         if key in PATHS and isinstance(value, str):
             if key != "dataset.data_dir" and _features_are_read(raw, training):
@@ -165,6 +164,15 @@ def _fill(
         raw = overlay(raw, nested(key, value))
         places[key] = training.places[key]
     return raw, missing
+
+
+def _is_of_another_dataset(key: str, raw: Mapping[str, Any], training: Training) -> bool:
+    """Whether the user samples another dataset than the trained one, which has no such value."""
+    name, trained = value_at(raw, "dataset.name"), training.values.get("dataset.name")
+    return name != trained and (
+        key == "dataset.transforms"
+        or (key in OF_TRAINING_ONLY and name == "ContactHumanML3DDataset")
+    )
 
 
 def _features_are_read(raw: Mapping[str, Any], training: Training) -> bool:

@@ -87,7 +87,7 @@ NO_MEANING = [
     (r"exp_name|exp_dir", "of the training's own output; exp_dir is the folder you name"),
     (r"gpu", "the training's device; here gpu is auto"),
     (r"task\.name", "a title"),
-    (r"task\.train\.phase", "read where statistics are computed from the training's split"),
+    (r"task\.train\.phase", "read as dataset.statistics_phase, where statistics are of a split"),
     (r"task\.train\..*", "of the training alone"),
     (r"task\.(test|sample)\..*", "batches and examples of the old scripts"),
     (r"task\.visualizer\..*", "of the old script's pictures"),
@@ -162,6 +162,7 @@ def translate(tree: Node, place: str, accepts_null: Callable[[str], bool]) -> Tr
         if value is not None or (node.value is None and accepts_null(ours)):
             found.values[ours], found.lines[ours] = value, node.line
     _leave_out(found)
+    _read_statistics(tree, value_of, found)
     _read_transforms(tree, value_of, found)
 
     # Values that are not sampled here.
@@ -241,6 +242,16 @@ def _read_transforms(tree: Node, value_of: Callable[[str], Any], found: Translat
     if isinstance(names, list):
         found.values["dataset.transforms"] = [name for name in names if name == "RandomRotation"]
         found.lines["dataset.transforms"] = node.line
+
+
+def _read_statistics(tree: Node, value_of: Callable[[str], Any], found: Translation) -> None:
+    """The split and the sets of the training, by which maps of the sets were normalised."""
+    told = {"statistics_phase": "task.train.phase", "statistics_sets": "task.dataset.sets"}
+    for ours, key in told.items():
+        value = value_of(key)
+        if found.values.get("dataset.name") == "ContactMapDataset" and value is not None:
+            found.values[f"dataset.{ours}"] = value
+            found.lines[f"dataset.{ours}"] = find(tree, key).line
 
 
 def _refusals(

@@ -34,6 +34,7 @@ class DatasetConfig:
     on_bad_item: str
     min_horizon: int
     max_horizon: int
+    statistics_sets: tuple[str, ...] | None = None
 
     @property
     def contact_dim(self) -> int:

@@ -26,6 +26,7 @@ from cdm.errors import ConfigError
 from cdm.files import list_names, read_bytes
 
 RUNTIME_LOG = Path("log", "runtime.log")
+OF_TRAINING_ONLY = ("dataset.statistics_phase", "dataset.statistics_sets")
 LEVELS = 3  # folders above an experiment in which the training may have run
 LARGEST = 1 << 28  # bytes of a log; a training of a million steps writes a tenth of it
 
@@ -97,7 +98,11 @@ def read_log(exp_dir: str | Path) -> Training | None:
         return None
     path, blocks = found
     tree, notes = last_configuration(path, blocks)
-    return _training(str(path), translate(tree, str(path), accepts_null), notes)
+    translation = translate(tree, str(path), accepts_null)
+    if path.parent.name != RUNTIME_LOG.parent.name or "test" in path.name:
+        for key in OF_TRAINING_ONLY:  # a test run does not tell them
+            translation.values.pop(key, None)
+    return _training(str(path), translation, notes)
 
 
 def last_configuration(path: Path, blocks: list[Block]) -> tuple[Node, list[str]]:
@@ -160,7 +165,7 @@ def _training(source: str, found: Translation, notes: list[str]) -> Training:
     return Training(
         source=source,
         values=found.values,
-        places={key: f"{source} line {line}" for key, line in found.lines.items()},
+        places={key: f"{source} line {found.lines[key]}" for key in found.values},
         refused=tuple(dict.fromkeys(found.refused)),
         no_meaning=found.no_meaning,
         unknown=tuple(found.unknown),

@@ -167,36 +167,46 @@ class Dataset(ABC):
             chosen = trained_split(self.exp_dir)
         return chosen or self.statistics_split
 
+    @property
+    def statistics_sets(self) -> tuple[str, ...]:
+        """Sets that the model was trained on, whichever of them are sampled."""
+        return self.config.statistics_sets or self.config.sets
+
     def statistics_samples(self) -> list[Sample]:
         """One sample for each item the statistics are computed from."""
-        config = replace(self.config, phase=self.statistics_phase, captions="first", max_items=None)
+        trained_on = {"phase": self.statistics_phase, "sets": self.statistics_sets}
+        config = replace(self.config, **trained_on, captions="first", max_items=None)
         trained_on = type(self)(config, self.data_dir, self.point_feat_dim, self.seed)
         try:
             samples = trained_on.samples()
         except DataError as error:
-            if self.statistics_phase == self.config.phase:
+            if self.statistics_origin() == "computed":
                 raise
             raise DataError(
                 f"{error}\nThe mean and std that the model was trained with are computed from the "
-                f"split {self.statistics_phase}, as there is no file of them. Name that file in "
-                "dataset.statistics, or the split the model was trained on in "
-                "dataset.statistics_phase"
+                f"split {self.statistics_phase} of {', '.join(self.statistics_sets)}, as there is "
+                "no file of them. Name that file in dataset.statistics, or what the model was "
+                "trained on in dataset.statistics_phase and dataset.statistics_sets"
             ) from error
         return list({(sample.set, sample.index): sample for sample in samples}.values())
 
     def statistics_origin(self) -> str:
         """How the names of chunks tell computed statistics.
 
-        The split stays untold where it is the sampled one, as in the names of earlier versions.
+        Split and sets stay untold where they are the sampled ones, as in the names of earlier
+        versions.
         """
-        if self.statistics_phase == self.config.phase:
+        other_sets = self.statistics_sets != self.config.sets
+        if self.statistics_phase == self.config.phase and not other_sets:
             return "computed"
-        return f"computed from {self.statistics_phase}"
+        of_sets = f" of {' '.join(self.statistics_sets)}" if other_sets else ""
+        return f"computed from {self.statistics_phase}{of_sets}"
 
     def statistics_name(self) -> str:
         """File name under which afford-motion caches mean and std."""
-        fur = "HumanML3D" in self.config.sets and self._option("use_fur")
-        return self._statistics_name("_".join(self.config.sets), "_fur" if fur else "")
+        sets = self.statistics_sets
+        fur = "HumanML3D" in sets and self._option("use_fur")
+        return self._statistics_name("_".join(sets), "_fur" if fur else "")
 
     def load(self, sample: Sample, reader: FileReader, statistics=None) -> Item:
         """Read, rotate and normalise one item.

@@ -134,8 +134,10 @@ def read_trainings(
     record = read_training_record(Path(folder))
     if record is not None:
         source = str(Path(folder, SETTINGS))
-        places = dict.fromkeys(record.sampling, source)
-        return [*found, Training(source, dict(record.sampling), places)]
+        values = dict(record.sampling)
+        if record.training.get("dataset.name") == "ContactMapDataset":
+            values["dataset.statistics_sets"] = record.training.get("dataset.sets")
+        return [*found, Training(source, values, dict.fromkeys(values, source))]
     log = read_log(folder) if logs else None
     return [*found, log] if log is not None else found
 

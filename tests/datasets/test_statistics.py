@@ -227,3 +227,15 @@ def test_configured_file_comes_first_and_custom_needs_one(data_dir):
     assert "Mean_Std_Cont_HUMANISE_contact_cont_joints_0.8.npz: no such file" in str(error.value)
     assert f"holds {dataset.statistics_name()}" in str(error.value)
     assert "statistics: path/to" in str(error.value)
+
+
+def test_statistics_are_those_of_the_sets_the_model_was_trained_on(data_dir):
+    """Whichever of them are sampled: the name of the file, and the items they are computed from."""
+    sets = {"sets": ("PROX",), "statistics_sets": ("HUMANISE", "PROX")}
+    dataset = make(data_dir, **sets)
+    assert dataset.statistics_name().startswith("Mean_Std_Cont_HUMANISE_PROX_")
+    assert {sample.set for sample in dataset.statistics_samples()} == {"HUMANISE", "PROX"}
+    assert {sample.set for sample in dataset.samples()} == {"PROX"}
+    assert dataset.statistics_origin() == "computed from train of HUMANISE PROX"
+    same = make(data_dir, sets=("PROX",), statistics_sets=("PROX",))
+    assert same.statistics_origin() == "computed"
