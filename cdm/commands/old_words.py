@@ -152,7 +152,10 @@ def _sort_in(word: str, override: Override, job: Job, theirs: dict[str, Override
     key = override.key
     of_kind = OF_TRAINING if job.kind == TRAIN else OF_SAMPLING
     ours = {**of_kind, **OF_A_RUN}.get(key)
-    if key in ("task", "model"):
+    if key == "save_dir":  # the fork's gen_train_contact.py
+        job.values |= {"export.to": override.value, "export.for": "train"}
+        job.targets.append("export_pred_contact")
+    elif key in ("task", "model"):
         _check_group(word, override)
         theirs[key] = override
     elif override.deletes:

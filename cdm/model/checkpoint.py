@@ -254,10 +254,12 @@ def _contradictions(found: Architecture, section: str | None, config: Config) ->
     for key, configured in asdict(getattr(model, section)).items() if section else ():
         if key in in_weights:  # else of a part that this model does not have
             pairs[f"model.{section}.{key}"] = (configured, in_weights[key])
+    places = config.provenance.places if config.provenance else {}
     for key, (configured, seen) in pairs.items():
         configured = list(configured) if isinstance(configured, tuple) else configured
         if configured not in (None, seen):
-            yield f"{key} is {configured}, the weights have {seen}; set it to null"
+            place = f" ({places[key]})" if key in places else ""
+            yield f"{key} is {configured}{place}, the weights have {seen}; set it to null"
     if config.dataset.contact_dim != found.contact_dim:
         yield (
             f"dataset.data_repr {config.dataset.data_repr} has {config.dataset.contact_dim} "

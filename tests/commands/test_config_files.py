@@ -14,12 +14,11 @@ from cdm.__main__ import main
 from cdm.commands.config_files import (
     config_arguments,
     configure,
-    fast_config,
-    overlay,
     read_config,
 )
 from cdm.config import Config, load_config
 from cdm.errors import ConfigError
+from cdm.model.checkpoint import DEMO_EXP_DIR
 
 FILE = {"exp_dir": "demo", "sampling": {"batch_size": 7}}
 FAST = {
@@ -30,35 +29,27 @@ ARGUMENTS = ["dataset={data_dir: data, sets: [HUMANISE], num_points: 64}", "seed
 
 
 def test_the_configuration_is_the_one_snakemake_plans_with(tmp_path, monkeypatch):
+    """With an experiment whose log tells what neither the file nor the command line does."""
     monkeypatch.chdir(tmp_path)
     write_dataset(tmp_path / "data", 3)
-    slow = {"diffusion": {"steps": 400, "timestep_respacing": 250}, "sampling": {"method": "ddpm"}}
-    content = "exp_name: 007\n" + yaml.safe_dump(overlay(FILE, slow) | {"model": DEMO_MODEL})
+    (tmp_path / "exp").mkdir()
+    (tmp_path / "exp/ckpt").symlink_to(DEMO_EXP_DIR / "ckpt")
+    told = {"diffusion__steps": 900, "model__text_model__version": "hashing"}
+    told |= {"model__arch": "PointMamba"}
+    write_log(tmp_path / "exp", composed(sets=True, **told))
+    content = "exp_name: 007\n" + yaml.safe_dump(FILE | {"exp_dir": "exp", "model": DEMO_MODEL})
     (tmp_path / "mine.yaml").write_text(content)
-    files = ["mine.yaml", REPO / "config/fast.yaml"]
-    command = ["snakemake", "-s", REPO / "Snakefile", "--cores", "1", "--configfile", *files]
-    command += ["--config", *ARGUMENTS, "--until", "demo_data"]  # plans, and runs nothing
+    arguments = [*ARGUMENTS, "trust=mine"]  # the demo's model has point features
+    command = ["snakemake", "-s", REPO / "Snakefile", "--configfile", "mine.yaml", "--cores", "1"]
+    command += ["--config", *arguments, "--until", "demo_data"]  # plans, and runs nothing
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    plan = json.loads((tmp_path / "outputs/007/plan/plan.json").read_bytes())
-    assert plan["config"] == read_config(files, ARGUMENTS).as_dict()
-    # config/fast.yaml wins over the user's own steps and sampler, and changes nothing else.
-    own = read_config(["mine.yaml"], ARGUMENTS)
-    assert plan["config"] == overlay(own.as_dict(), FAST)
-    steps = plan["identity"]["diffusion"][2]
-    assert len(steps) == 18 and steps[0] == 0 and steps[-1] == 399
-    assert fast_config(own).as_dict() == plan["config"]
-
-
-def test_fast_yaml_wins_over_the_noise_of_ddim(tmp_path):
-    (tmp_path / "mine.yaml").write_text("sampling: {method: ddim, eta: 0.5}\n")
-    config = read_config([tmp_path / "mine.yaml", REPO / "config/fast.yaml"], [])
-    assert (config.sampling.method, config.sampling.eta) == ("dpmpp_2m_sde", 0.0)
-
-
-def test_the_demo_runs_with_the_settings_of_fast_yaml():
-    demo = read_config([], [])
-    assert fast_config(demo) == demo
+    found = json.loads((tmp_path / "outputs/007/plan/plan.json").read_bytes())["config"]
+    assert found == read_config(["mine.yaml"], arguments).as_dict()
+    assert (found["diffusion"]["steps"], found["seed"]) == (900, 5)
+    table = (tmp_path / "outputs/007/checkpoint_info.txt").read_text()
+    [row] = [line for line in table.splitlines() if line.startswith("diffusion.steps")]
+    assert row.split()[1:] == ["900", "exp/log/runtime.log", "line", row.split()[-1]]
 
 
 def test_nothing_configured_is_the_demo():

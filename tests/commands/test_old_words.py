@@ -94,6 +94,12 @@ def test_the_name_of_a_script_says_what_is_done():
     assert read("export_pred_contact exp_dir=x").targets == ["export_pred_contact"]
 
 
+def test_maps_may_go_straight_to_where_stage_2_looks():
+    job = read("python gen_train_contact.py exp_dir=x save_dir=data task.dataset.phase=train")
+    assert job.targets == ["export_pred_contact"]
+    assert (job.values["export.to"], job.values["export.for"]) == ("data", "train")
+
+
 @pytest.mark.parametrize(
     ("words", "maps", "items"),
     [
