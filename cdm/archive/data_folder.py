@@ -37,7 +37,7 @@ from cdm.files import (
 )
 
 RECORD = f"{PRED_CONTACT}.json"
-LISTED = 20  # files that a message names
+LISTED = 100  # files that a message names
 Log = Callable[[str], None]
 Checksums = Mapping[str, list]  # name of a file -> [size in bytes, sha256]
 

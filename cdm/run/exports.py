@@ -169,40 +169,42 @@ def asked_of_clouds(config: Config) -> dict[str, Any]:
 
 def stale_maps(config: Config, record: Path) -> str | None:
     """Why exported maps have to be made again although their record is there, or None."""
-    return _stale(record, asked_of_maps(config)) or _lost_maps(config, record)
+    return _stale(record, asked_of_maps(config), lambda content: _lost_maps(config, content))
 
 
 def stale_clouds(config: Config, record: Path) -> str | None:
     """Why exported point clouds have to be made again although their record is there, or None."""
-    stale = _stale(record, asked_of_clouds(config))
-    if stale or not record.exists():
-        return stale
-    there = list_names(_clouds(config))
-    lost = [name for name in read_json(record)["folders"] if name not in there]
-    return f"{_clouds(config)}/{lost[0]}: is missing" if lost else None
+
+    def lost(content: dict[str, Any]) -> str | None:
+        there = list_names(_clouds(config))
+        gone = [name for name in content["folders"] if name not in there]
+        return f"{_clouds(config)}/{gone[0]}: is missing" if gone else None
+
+    return _stale(record, asked_of_clouds(config), lost)
 
 
-def _stale(record: Path, asked: dict[str, Any]) -> str | None:
-    """Why a record does not answer what is asked now."""
+def _stale(
+    record: Path, asked: dict[str, Any], lost: Callable[[dict[str, Any]], str | None]
+) -> str | None:
+    """Why a record does not answer what is asked now; without one, Snakemake knows."""
     if not record.exists():
         return None
     try:
-        before = read_json(record).get("export", {})
-    except (OSError, ValueError, AttributeError):
-        return f"{record}: cannot be read"
-    changed = [key for key, value in asked.items() if key not in before or before[key] != value]
-    if not changed:
-        return None
-    key = changed[0]
-    return f"export.{key} is {asked[key]}, and was {before.get(key)} when {record} was written"
+        content = read_json(record)
+        before = content["export"]
+        changed = [key for key, value in asked.items() if before[key] != value]
+        if changed:
+            key = changed[0]
+            return f"export.{key} is {asked[key]}, and was {before[key]} when {record} was written"
+        return lost(content)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return f"{record}: is not the record of an export of this version"
 
 
-def _lost_maps(config: Config, record: Path) -> str | None:
+def _lost_maps(config: Config, content: dict[str, Any]) -> str | None:
     """The first exported file that is missing or has another size than it was written with."""
-    if not record.exists():
-        return None
     parents = [Path(config.run_dir), *filter(None, [_data_folder(config)])]
-    for set, sizes in read_json(record)["files"].items():
+    for set, sizes in content["files"].items():
         for parent in parents:
             folder = parent / set / PRED_CONTACT
             try:
