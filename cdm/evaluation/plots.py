@@ -213,6 +213,7 @@ def plot_study(summary: dict[str, Any], path: Path) -> None:
         axes.set_xscale("log")
         axes.set_xticks(sorted({setting["steps"] for setting in compared}))
         _plain_numbers(axes.xaxis)
+        axes.minorticks_off()
         axes.tick_params(axis="x", labelrotation=45)
         axes.set_xlabel("evaluations of the model for a map")
         axes.grid(alpha=0.3)

@@ -28,13 +28,13 @@ class Look:
 
     Attributes:
         samples: drawn so far.
-        early_looks: 0 at the last look, else the number of looks that were planned before it.
+        early: whether another look followed, or could have.
         detectable: the relative difference in diversity that would be seen.
         told_apart: names of the settings that were told apart at this look.
     """
 
     samples: int
-    early_looks: int
+    early: bool
     detectable: float
     told_apart: tuple[str, ...]
 
@@ -86,11 +86,10 @@ def run_looks(
         detectable = chains.rule.detectable_diversity()
         enough = detectable <= config.compare.detect
         last = enough or number == len(parts)
-        early_looks = 0 if last else len(parts) - 1
-        judged = {each: chains.judge(joined[each], early_looks) for each in active}
+        judged = {each: chains.judge(joined[each], early=not last) for each in active}
         told_apart = [each for each in active if judged[each].told_apart_by]
         names = tuple(each.name for each in told_apart)
-        looks.append(Look(positions.stop, early_looks, detectable, names))
+        looks.append(Look(positions.stop, not last, detectable, names))
         log(
             f"{positions.stop} samples: a difference of {detectable:.1%} in diversity would be "
             f"seen; told apart: {', '.join(names) or 'none'}"
@@ -137,9 +136,9 @@ class Chains:
         """(d, S, k, P) projections."""
         return np.array([draw.projections for draw in draws])
 
-    def judge(self, draws: Sequence[SettingResult], early_looks: int = 0) -> Judgement:
+    def judge(self, draws: Sequence[SettingResult], early: bool = False) -> Judgement:
         """How draws of a setting compare with the full chains, see `FullChains.judge`."""
-        return self.rule.judge(self.values(draws), self.maps(draws), early_looks)
+        return self.rule.judge(self.values(draws), self.maps(draws), early)
 
 
 def item_values(result: SettingResult, names: Sequence[str]) -> np.ndarray:

@@ -21,10 +21,8 @@ import numpy as np
 
 from cdm.evaluation.metrics import energy_distances
 
-LEVEL = (
-    0.01  # of each of the four parts: how often it tells a right sampler apart, at the last look
-)
-EARLY_LEVEL = 0.01  # the same of all earlier looks together
+LEVEL = 0.01  # how often each of the four parts tells a right sampler apart, at the last look
+EARLY_DEVIATIONS = 4.0  # of chance: what is clear at an earlier look, when items are few
 POWER = 0.8  # how often a difference that "would have been seen" is seen
 RELABELLINGS = 4000  # times that one chain of each item is taken out
 ENERGY, DIVERSITY = "energy_distance", "diversity"
@@ -34,17 +32,17 @@ RULE = (
     "sampler is held against the pool item by item, so that what differs between items cancels. "
     "How much chance alone differs is found from the full chains themselves: of each item, one of "
     "them, chosen at random, is held against the others; this is done 4000 times. A sampler is "
-    "told apart if one of four values is larger than chance makes it in 99 of 100 studies: (1) its "
-    "energy distance to the pool, (2) its difference in diversity, in either direction, (3) the "
-    "number of measures outside their own bounds, which lie symmetrically around the pooled value "
-    "and hold 95 of 100 values of a full chain, and (4) the distance of the measure that is "
+    "told apart if one of four values is larger than chance makes it in 99 of 100 studies: (1) "
+    "its energy distance to the pool, (2) its difference in diversity, in either direction, (3) "
+    "the number of measures outside their own bounds, which lie symmetrically around the pooled "
+    "value and hold 95 of 100 values of a full chain, and (4) the distance of the measure that is "
     "farthest off. Rounds of items are added until a difference in diversity of compare.detect "
-    "would be seen in 80 of 100 studies. After an earlier round, a sampler whose energy distance "
-    "or diversity is clearly different is drawn no further; these looks together tell a right "
-    "sampler apart in at most 1 of 100 studies, so the whole study does in about 5 at most. Of "
-    "the samplers that are not told apart, the one with the fewest steps is recommended; of "
-    "several with as many steps, the one with the smallest energy distance. If too few items were "
-    "drawn to see such a difference, none is recommended."
+    "would be seen in 80 of 100 studies. After an earlier round, a sampler is drawn no further if "
+    "its energy distance or diversity is 4 standard deviations of chance away. The whole study "
+    "tells a right sampler apart in about 5 of 100 cases at most. Of the samplers that are not "
+    "told apart, the one with the fewest steps is recommended; of several with as many steps, the "
+    "one with the smallest energy distance. If too few items were drawn to see such a difference, "
+    "none is recommended."
 )
 
 
@@ -195,14 +193,14 @@ class FullChains:
         chance = resampled(self.left_out_energy, seed, RELABELLINGS) * scale
         self.energy_limit = float(np.quantile(chance, 1 - LEVEL))
 
-    def judge(self, values: np.ndarray, maps: np.ndarray, early_looks: int = 0) -> Judgement:
+    def judge(self, values: np.ndarray, maps: np.ndarray, early: bool = False) -> Judgement:
         """Hold d draws of a sampler against the pool.
 
         Args:
             values: (d, I, M).
             maps: (d, S, k, P).
-            early_looks: 0 at the last look. Earlier, the number of looks before the last one:
-                only what is clear even among so many looks tells a sampler apart then.
+            early: whether this is not the last look. With few items, the tails of chance are not
+                well known, so only what is clear tells a sampler apart then.
         """
         # How it differs.
         differences = values.mean(axis=0) - self.pooled
@@ -212,10 +210,9 @@ class FullChains:
         outside, z = self._outside(shift), self._z(shift)
 
         # Which parts of the rule tell it apart.
-        if early_looks:
-            level = EARLY_LEVEL / (2 * early_looks)
-            energy_limit = max(quantile(1 - level) * self.energy_error, self.energy_limit)
-            diversity_limit = quantile(1 - level / 2) * self.diversity_error
+        if early:
+            energy_limit = EARLY_DEVIATIONS * self.energy_error
+            diversity_limit = EARLY_DEVIATIONS * self.diversity_error
             found = {}
         else:
             energy_limit, diversity_limit = self.energy_limit, self.diversity_limit

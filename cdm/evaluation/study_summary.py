@@ -103,7 +103,7 @@ def _compared(setting: Setting, outcome: Outcome, config: Config, chains: Chains
         chains = chains_of(outcome, config, look.samples)
 
     # All draws together, and each by itself.
-    judged = chains.judge(draws, look.early_looks)
+    judged = chains.judge(draws, look.early)
     each = [chains.values([draw])[0] for draw in draws]
     values = np.mean(each, axis=0)
     by_draw = [

@@ -27,7 +27,7 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
     lines = [_what_is_recommended(summary), _what_was_shown(summary), summary["rule"]]
 
     # What limits the verdict.
-    early = [each for each in summary["looks"] if each["early_looks"] and each["told_apart"]]
+    early = [each for each in summary["looks"] if each["early"] and each["told_apart"]]
     for look in early:
         lines.append(
             f"Told apart after {look['samples']} samples, and drawn no further: "

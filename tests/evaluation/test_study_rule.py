@@ -188,13 +188,13 @@ def test_one_measure_far_off_fails_and_many_a_little_off_fail():
 def test_early_looks_tell_apart_only_what_is_clear():
     rng = np.random.default_rng(0)
     rule = full_chains(rng)
-    clear = rule.judge(*draw(rng, 1, spread=0.7), early_looks=3)
+    clear = rule.judge(*draw(rng, 1, spread=0.7), early=True)
     assert set(clear.told_apart_by) >= {DIVERSITY}
     barely = rule.pooled.copy()
     barely[:, 0] += 1.1 * rule.diversity_limit
     maps = rule.maps[None, :, :K]
     assert DIVERSITY in rule.judge(barely[None], maps).told_apart_by
-    assert not rule.judge(barely[None], maps, early_looks=3).told_apart_by
+    assert not rule.judge(barely[None], maps, early=True).told_apart_by
 
 
 def test_fewest_steps_then_the_smallest_energy_distance_are_recommended():
