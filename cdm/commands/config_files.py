@@ -44,12 +44,14 @@ class Configured(NamedTuple):
         provenance: where they come from.
         trainings: what is known of the model's training.
         missing: our dotted key -> the path that a training names for it, where nothing is.
+        refused: sentences on what cannot be sampled as it was trained.
     """
 
     raw: dict[str, Any]
     provenance: Provenance
     trainings: Sequence[Training] = ()
     missing: Mapping[str, str] = MappingProxyType({})
+    refused: Sequence[str] = ()
 
 
 def read_config(configfiles: Iterable[str | Path], assignments: Iterable[str]) -> Config:
@@ -122,9 +124,10 @@ def complete(user: UserValues, strict: bool = True) -> Configured:
         notes.append(f"left out: {error}")
 
     # The user's word first, then each training's.
-    places, missing = dict(user.places), {}
+    places, missing, all_refused = dict(user.places), {}, []
     for training in trainings:
         refused = [text for text, settled_by in training.refused if settled_by not in places]
+        all_refused += refused
         if refused and strict and not insists:
             listed = "".join(f"\n  {line}" for line in refused)
             raise ConfigError(
@@ -139,7 +142,9 @@ def complete(user: UserValues, strict: bool = True) -> Configured:
             raise ConfigError(_not_there(*not_there.popitem(), places))
         missing |= {key: looked[0] for key, looked in not_there.items()}
     source = trainings[0].source if trainings else None
-    return Configured(raw, Provenance(places, source, tuple(notes)), trainings, missing)
+    return Configured(
+        raw, Provenance(places, source, tuple(notes)), trainings, missing, all_refused
+    )
 
 
 def _fill(

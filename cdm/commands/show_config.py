@@ -40,12 +40,7 @@ def read_experiment(
 def told_wrong(found: Configured) -> list[str]:
     """What could not be sampled with this configuration: refused, contradictory, or not there."""
     config = load_config(found.raw, found.provenance)
-    wrong = [
-        text
-        for training in found.trainings
-        for text, settled_by in training.refused
-        if settled_by is None or found.provenance.places[settled_by] == training.places[settled_by]
-    ]
+    wrong = [*found.refused]
     wrong += [line for training in found.trainings for line in contradictions(config, training)]
     return wrong + [f"{key}: nothing is at {text}" for key, text in found.missing.items()]
 

@@ -11,14 +11,20 @@ from cdm.errors import printable
 
 # Sections whose values decide numbers; others tell how the work is done.
 DECIDING = ("reference", "trust", "seed", "dataset", "model", "diffusion", "sampling")
+# What a model must be sampled with as it was trained.
+TRAINED = (
+    *("diffusion.steps", "diffusion.noise_schedule", "dataset.data_repr", "dataset.sigma"),
+    *("model.text_model.version", "model.text_model.max_length"),
+    "model.scene_model.use_scene_model",
+)
 DEFAULT = "default"
 
 
 def describe_sources(config: Config) -> str:
     """One line, for the run's start: which files told how many of the deciding values.
 
-    Where no training tells how the model was trained, it says what is taken for granted. It is
-    empty where the places of the values are not known.
+    A second line says what is taken for granted of the training. Both are empty where the places
+    of the values are not known.
     """
     provenance = config.provenance
     if provenance is None or config.exp_dir == DEMO:
@@ -28,24 +34,24 @@ def describe_sources(config: Config) -> str:
     )
     told = [f"{count} from {name}" for name, count in files.most_common()]
     said = f"settings        {', '.join([*told, 'the rest are defaults'])}\n"
-    if provenance.training is None:
-        said += f"assumed         {_assumed(config)}\n"
+    if assumed := _assumed(config):
+        said += f"assumed         {assumed}\n"
     notes = "".join(f"warning         {note}\n" for note in provenance.notes)
     return printable(said + notes)
 
 
 def _assumed(config: Config) -> str:
-    """What had to be taken for granted of a training that nothing tells of."""
-    text, diffusion, dataset = config.model.text_model, config.diffusion, config.dataset
-    where = f"{config.exp_dir}/log/runtime.log tells" if config.exp_dir else "no record tells"
-    negated = where.replace("tells", "does not tell") if config.exp_dir else where
-    scene = "with" if config.model.scene_model.use_scene_model else "without"
-    return (
-        f"{negated} how the model was trained; taken for granted, unless you set it: "
-        f"{diffusion.steps} steps ({diffusion.noise_schedule}), sigma {dataset.sigma}, "
-        f"{dataset.data_repr}, {text.version} with max_length {text.max_length}, {scene} point "
-        "features"
+    """What had to be taken for granted, because neither the user nor the training told it."""
+    places, values = config.provenance.places, config.as_dict()
+    open_keys = [f"{key} {value_at(values, key)}" for key in TRAINED if key not in places]
+    if not open_keys:
+        return ""
+    if config.provenance.training is not None:
+        return f"{', '.join(open_keys)}: {config.provenance.training} does not tell"
+    untold = (
+        f"{config.exp_dir}/log/runtime.log does not tell" if config.exp_dir else "nothing tells"
     )
+    return f"{', '.join(open_keys)}: {untold} how the model was trained"
 
 
 def describe_values(config: Config) -> str:

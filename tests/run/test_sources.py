@@ -42,8 +42,20 @@ def test_one_line_counts_the_values_of_each_file(folder):
 
 def test_without_a_log_one_line_says_what_is_taken_for_granted(folder):
     [_, assumed] = describe_sources(read_config(["mine.yaml"], [])).splitlines()
-    assert assumed.startswith("assumed         exp/log/runtime.log does not tell")
-    assert "500 steps (cosine), sigma 0.8, contact_cont_joints, ViT-B/32 with" in assumed
+    assert assumed.startswith(
+        "assumed         diffusion.steps 500, diffusion.noise_schedule cosine,"
+    )
+    assert assumed.endswith("exp/log/runtime.log does not tell how the model was trained")
+    given = read_config(["mine.yaml"], ["dataset={sigma: 0.8}"])
+    assert "dataset.sigma" in assumed and "dataset.sigma" not in describe_sources(given)
+
+
+def test_a_key_that_is_not_in_the_log_is_told(folder):
+    content = composed()
+    del content["task"]["dataset"]["sigma"]
+    write_log(Path("exp"), content)
+    [_, assumed] = describe_sources(read_config(["mine.yaml"], [])).splitlines()
+    assert assumed == "assumed         dataset.sigma 0.8: exp/log/runtime.log does not tell"
 
 
 def test_warnings_are_shown_and_the_demo_says_nothing(folder):
