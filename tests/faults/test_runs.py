@@ -28,6 +28,7 @@ def chunks_finished(run, number):
     return lambda: len(run.records()) >= number
 
 
+@pytest.mark.long
 def test_losing_snakemakes_folder_in_the_middle_and_moving_the_run_loses_nothing(
     run, usual_run, tmp_path
 ):
@@ -77,6 +78,7 @@ def test_a_clock_that_goes_back_a_day_between_chunks_and_merge_changes_nothing(r
     assert_same(arrays(run), usual_run)
 
 
+@pytest.mark.long
 def test_an_item_that_disappears_or_is_cut_off_fails_its_chunk_only(run, usual_run):
     contacts = run.folder / "data/HUMANISE/contact_motion/contacts"
     saved = {name: (contacts / name).read_bytes() for name in ("00001.npz", "00004.npz")}
@@ -116,6 +118,7 @@ def test_a_preempted_chunk_job_stops_within_seconds_and_its_retry_finishes(slow,
     assert not slow.leftovers()
 
 
+@pytest.mark.long
 def test_jobs_of_one_machine_never_share_a_gpu(slow, slow_run, tmp_path):
     leases = tmp_path / "leases.txt"
     environment = {

@@ -12,7 +12,10 @@ from slurm_lab import SlurmLab, unusable, wait_until
 from cdm.archive.records import read_record
 
 pytest.importorskip("snakemake_executor_plugin_slurm", reason="pip install -e '.[cluster]'")
-pytestmark = pytest.mark.xdist_group("slurm")  # one cluster, whose ports are fixed
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.xdist_group("slurm"),  # one cluster, whose ports are fixed
+]
 PROFILE = (
     "--workflow-profile",
     f"{REPO}/profiles/slurm",
@@ -119,7 +122,6 @@ def test_a_requeued_job_is_clean(disturbed):
     assert all(not read_record(path).skipped for path in run.records())
 
 
-@pytest.mark.long
 def test_job_arrays_give_the_same_archive(lab, local_run, tmp_path):
     run = Run(tmp_path / "run", **SETTINGS)
     output = run.finish(*PROFILE, "--slurm-array-jobs", "generate_chunk")

@@ -56,7 +56,9 @@ def test_any_length_matches_naive(backend, length, reverse):
     assert_agrees(backend, make_inputs(length=length), delta_softplus=True, reverse=reverse)
 
 
-@pytest.mark.parametrize("d_state", [1, 4, 6, 8, 16, 32, 64])
+@pytest.mark.parametrize(
+    "d_state", [1, 4, 6, 8, 16, pytest.param(32, marks=pytest.mark.long), 64]
+)  # numba compiles another kernel for 4, 8, 16, 32 and 64, which takes seconds
 @pytest.mark.parametrize("d_inner", [1, 15, 16, 33, 48])
 @pytest.mark.parametrize("backend", FAST)
 def test_any_width_matches_naive(backend, d_inner, d_state):

@@ -1,4 +1,4 @@
-"""What children of the fork server find imported: Snakemake, and what our rules import."""
+"""What children of the fork server find ready: Snakemake, what our rules import, the schema."""
 
 import jinja2  # noqa: F401
 import requests  # noqa: F401
@@ -17,3 +17,7 @@ import cdm.evaluation.evaluate
 import cdm.evaluation.study
 import cdm.run.merge
 import cdm.run.planning  # noqa: F401
+from cdm.config import schema
+
+snakemake.cli.get_argument_parser()  # looks for plugins in all that is installed
+schema()
