@@ -3,6 +3,7 @@
 The workflow and the commands beside it read it here, so that both see the same.
 """
 
+import functools
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -232,6 +233,11 @@ def flow(value: Any) -> str:
 
 
 def _defaults(user: Mapping[str, Any]) -> dict[str, Any]:
-    defaults = read_file(DEFAULTS)[0]
+    defaults = _read_defaults(DEFAULTS)
     demo = is_demo(overlay(defaults, user))
-    return overlay(defaults, read_file(DEMO_DEFAULTS)[0]) if demo else defaults
+    return overlay(defaults, _read_defaults(DEMO_DEFAULTS)) if demo else defaults
+
+
+@functools.cache
+def _read_defaults(path: Path) -> Mapping[str, Any]:
+    return read_file(path)[0]

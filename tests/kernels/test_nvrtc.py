@@ -58,7 +58,10 @@ def nvrtc():
 
 
 # Every source once; every variant for every architecture takes minutes.
-COMPILED = [("sm_90", 1), *(pytest.param(arch, None, marks=pytest.mark.long) for arch in ARCHITECTURES)]
+COMPILED = [
+    ("sm_90", 1),
+    *(pytest.param(arch, None, marks=pytest.mark.long) for arch in ARCHITECTURES),
+]
 
 
 @pytest.mark.parametrize(("arch", "first"), COMPILED)

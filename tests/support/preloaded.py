@@ -1,4 +1,4 @@
-"""What children of the fork server find ready: Snakemake, what our rules import, the schema."""
+"""What children of the fork server find ready: Snakemake, what our rules import, our defaults."""
 
 import jinja2  # noqa: F401
 import requests  # noqa: F401
@@ -8,7 +8,7 @@ import snakemake.assets
 import snakemake.cli
 import snakemake.profiles
 import snakemake.report.html_reporter
-import snakemake.workflow  # noqa: F401
+import snakemake.workflow
 
 import cdm.archive
 import cdm.commands.live
@@ -17,7 +17,7 @@ import cdm.evaluation.evaluate
 import cdm.evaluation.study
 import cdm.run.merge
 import cdm.run.planning  # noqa: F401
-from cdm.config import schema
+from cdm.commands.config_files import read_config
 
 snakemake.cli.get_argument_parser()  # looks for plugins in all that is installed
-schema()
+read_config([], [])  # parses our defaults and their schema
