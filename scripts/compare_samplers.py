@@ -1,5 +1,9 @@
 """Draw maps with every sampler and number of steps of the study, and sum them up."""
 
+import os
+
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # each thread measures maps by itself; before numpy
+
 from pathlib import Path
 
 from cdm.config import load_config

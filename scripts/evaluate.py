@@ -1,5 +1,9 @@
 """Measure the merged archive against the ground truth."""
 
+import os
+
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # each thread measures maps by itself; before numpy
+
 from pathlib import Path
 
 from cdm.config import load_config
