@@ -45,6 +45,10 @@ def training_settings(config: Config) -> dict[str, Any]:
     for section, sizes in model.items():
         if section.startswith("arch_"):
             values |= {f"model.{section}.{key}": value for key, value in sizes.items()}
+    # What is compared there must not be compared here: a null that has a meaning is resolved there,
+    # and the next run takes the resolved value from the record.
+    beside = values.keys() - sampling_settings(config).keys()
+    values = {key: value for key, value in values.items() if key in beside}
     return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
 
 

@@ -16,6 +16,8 @@ from cdm.training.record import (
     write_finished,
 )
 
+PARTS = ("encoder", "decoder")  # of a Perceiver
+
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
@@ -137,3 +139,17 @@ def test_a_record_of_an_earlier_version_lacks_keys_that_said_what_is_the_default
         check_may_go_on(tiny(steps=8, init_from="demo", dropout=0.5))
     assert 'training.init_from: null there, "demo" configured' in str(error.value)
     assert "training.dropout: null there, 0.5 configured" in str(error.value)
+
+
+def test_a_perceiver_goes_on_with_the_heads_that_its_record_tells(folder):
+    """The configuration of the next run takes them from there, in place of its null."""
+    stopped_at(folder, 0, tiny(arch="Perceiver"))
+    told = read_training_record(folder).sampling
+    heads = {f"{part}_num_heads": told[f"model.arch_perceiver.{part}_num_heads"] for part in PARTS}
+    assert set(heads.values()) == {8}
+    completed = tiny({"model": {"arch_perceiver": heads}}, arch="Perceiver")
+    check_may_go_on(completed)
+    assert finished_path(completed) == finished_path(tiny(arch="Perceiver"))
+    other = tiny({"model": {"arch_perceiver": heads | {"encoder_num_heads": 4}}}, arch="Perceiver")
+    with pytest.raises(CheckpointError, match=r"encoder_num_heads: 8 there, 4 configured"):
+        check_may_go_on(other)
