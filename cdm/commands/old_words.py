@@ -104,6 +104,8 @@ def read_words(words: Iterable[str], rules: Iterable[str]) -> Job:
         override = read_override(word)
         if override is None and word in rules:
             job.targets.append(word)
+        elif word.startswith("-"):
+            raise ConfigError(f"{word}: options of Snakemake stand behind --, as in: -- {word}")
         elif override is None:
             raise ConfigError(f"{word}: expected key=value, or a rule such as {_rules(rules)}")
         else:

@@ -63,6 +63,10 @@ def load_config(raw: Mapping[str, Any], provenance: Provenance | None = None) ->
     """
     values = coerce(raw, schema())
     problems = explain(values, schema())
+    if problems and isinstance(raw.get("task"), Mapping):
+        problems.append(
+            "this is a configuration of afford-motion: give it as --config reference=FILE"
+        )
     _raise_if_any(problems, provenance)
     config = _build(Config, expand_paths(values, schema()) | {"provenance": provenance})
     if config.exp_dir is not None and config.dataset.data_dir is None:

@@ -4,6 +4,7 @@ The user's word wins over the training's, and the training's over our defaults. 
 set if the user wrote it, also where it is the default.
 """
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,8 +45,10 @@ def read_user(configfiles: Iterable[str | Path], assignments: Iterable[str]) -> 
     for name in configfiles:
         path = expand_path(str(name), "--configfile")
         values, lines = read_file(Path(path))
+        near = os.path.relpath(path)  # Snakemake makes paths absolute
+        shown = path if near.startswith(os.pardir) else near
         places = {
-            key: f"{path} line {lines[key]}" if key in lines else path for key in set_keys(values)
+            key: f"{shown} line {lines[key]}" if key in lines else shown for key in set_keys(values)
         }
         user = UserValues(values, places).over(user)
     for assignment in assignments:

@@ -48,6 +48,7 @@ REPEATED = {
     for key in ("use_color", "use_openscene", "num_points")
 }
 BACKBONES = {"Perceiver": "model.arch_perceiver.", "HybridMamba": "model.arch_hybridmamba."}
+READ_DIM = "task.dataset.point_feat_dim"
 PATHS = ("dataset.data_dir", "model.scene_model.pretrained_weight")
 
 DATASETS = ("ContactMapDataset", "ContactHumanML3DDataset", "ContactMapCustomDataset")
@@ -106,7 +107,7 @@ NO_MEANING = [
     (r"model\.scene_model\..*", "the model has no point features"),
     (r"diffusion\.(rescale_timesteps|loss_type|learn_sigma|sigma_small)", "as it is here"),
     (r"model\.name", "as it is here"),
-    (r"hydra(\..*)?", "of the old scripts' command line"),
+    (r"(hydra|defaults)(\..*)?", "of the old scripts' command line"),
 ]  # fmt: skip
 
 
@@ -278,6 +279,10 @@ def _refusals(
             why = f"lists of examples are not read here. Set dataset.name: {whole}, their source"
         line = found.lines["dataset.name"]
         yield line, f"task.dataset.name is {name}: {why}", "dataset.name"
+    dim, read = value_of("model.scene_model.point_feat_dim"), value_of(READ_DIM)
+    if "model.scene_model.point_feat_dim" in found.values and read not in (None, dim):
+        why = f"but model.scene_model.point_feat_dim is {dim}"
+        yield find(tree, READ_DIM).line, f"{READ_DIM} is {read}, {why}", None
     mine, theirs = value_of("task.dataset.data_repr"), value_of("model.data_repr")
     if None not in (mine, theirs) and mine != theirs:
         line = found.lines["dataset.data_repr"]

@@ -95,3 +95,16 @@ def test_environments_pin_what_the_constraints_pin(name):
     environment = yaml.safe_load((REPO / f"envs/{name}.yaml").read_text())
     pins = environment["dependencies"][-1]["pip"]
     assert pins and not set(pins) - set(constraints)
+
+
+def test_a_configuration_of_afford_motion_is_told_where_to_go():
+    with pytest.raises(ConfigError, match="--config reference=FILE"):
+        load_config(raw_config(**REAL, task={"dataset": {"sigma": 0.8}}))
+
+
+def test_values_of_an_older_plan_that_lack_the_newest_keys_are_read():
+    values = demo_config().as_dict()
+    for key in ("reference", "trust"):
+        del values[key]
+    del values["dataset"]["statistics_sets"]
+    assert load_config(values) == demo_config()

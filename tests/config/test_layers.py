@@ -16,7 +16,8 @@ from cdm.errors import ConfigError
 
 
 @pytest.fixture
-def mine(tmp_path):
+def mine(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path.parent)
     path = tmp_path / "mine.yaml"
     path.write_text("# mine\nexp_name: 007\ndataset:\n  sigma: 0.8\n  sets: [PROX]\n")
     return path
@@ -29,12 +30,18 @@ def test_each_value_has_its_place_and_the_last_word_counts(mine, tmp_path):
     assert user.values["exp_name"] == "007"
     assert user.values["dataset"] == {"sigma": "0.5", "sets": ["PROX"], "phase": "val"}
     assert user.places == {
-        "exp_name": f"{mine} line 2",
-        "dataset.sets": f"{mine} line 5",
-        "dataset.phase": f"{other} line 1",
+        "exp_name": f"{tmp_path.name}/mine.yaml line 2",
+        "dataset.sets": f"{tmp_path.name}/mine.yaml line 5",
+        "dataset.phase": f"{tmp_path.name}/other.yaml line 1",
         "dataset.sigma": "--config",
         "seed": "--config",
     }
+
+
+def test_a_file_elsewhere_is_named_in_full(mine, tmp_path, monkeypatch):
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    assert read_user([mine], []).places["exp_name"] == f"{mine} line 2"
 
 
 def test_a_value_that_is_the_default_counts_as_set(mine):

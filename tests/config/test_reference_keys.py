@@ -109,6 +109,14 @@ def test_what_repeats_the_dataset_is_left_to_it():
             },
             "model.scene_model.freeze is false",
         ),
+        (
+            {
+                "sets": True,
+                "model__scene_model__use_scene_model": True,
+                "task__dataset__point_feat_dim": 1,
+            },
+            "task.dataset.point_feat_dim is 1, but model.scene_model.point_feat_dim is 32",
+        ),
         ({"seed": "${oc.env:SEED}"}, "seed: .* is computed by a resolver"),
     ],
 )
