@@ -144,8 +144,10 @@ class Chains:
 def item_values(result: SettingResult, names: Sequence[str]) -> np.ndarray:
     """(num_items, len(names)): the mean over an item's samples."""
     nothing = np.full(len(result.items), np.nan)
-    columns = (result.values.get(name, nothing).tolist() for name in names)
-    rows = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+    columns = np.stack([result.values.get(name, nothing) for name in names], axis=1)
+    if len(set(result.items)) == len(result.items):
+        return columns
+    rows = [dict(zip(names, row, strict=True)) for row in columns.tolist()]
     return by_item(result.items, rows, names)
 
 
