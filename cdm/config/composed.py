@@ -107,10 +107,13 @@ def _looks_whole(text: str, alone: bool) -> bool:
     """Whether a configuration at the very end of a file is all there.
 
     afford-motion ends it with an empty line. Where there is no other one in the file, one with its
-    last section, `model`, will do; a last line without its end is never whole.
+    backbone in the last section will do; a last line without its end is never whole.
     """
     last_section = text.partition("\nmodel:\n")[2]
-    has_backbone = re.search(r"^ +arch:", last_section, re.MULTILINE) is not None
+    arch = re.search(r"^ +arch: (.*)$", last_section, re.MULTILINE)
+    has_backbone = arch is not None and (
+        arch[1] != "Perceiver" or "decoder_num_heads:" in last_section
+    )
     return text.endswith("\n\n") or (alone and text.endswith("\n") and has_backbone)
 
 

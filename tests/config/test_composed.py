@@ -56,7 +56,8 @@ def test_a_configuration_counts_as_whole_only_if_its_end_is_seen():
     whole = block(composed(), end=False)
     assert find_blocks(whole.encode())[0].whole
     assert find_blocks(whole.rstrip().encode() + b"\n")[0].whole
-    for end in (whole.index("sigma: 0.") + 8, whole.index("  arch: P") + 9, whole.index("model:")):
+    cuts = ("sigma: 0.", "  arch: P", "\nmodel:\n", "  arch_perceiver:\n", "encoder_num_heads: 8\n")
+    for end in (whole.index(cut) + len(cut) for cut in cuts):
         [found] = find_blocks(whole[:end].encode())
         assert not found.whole
         assert not whole_lines(found).text.endswith("sigma: 0.\n")
