@@ -21,7 +21,8 @@ from cdm.archive.store import verify_chunk, write_chunk
 from cdm.errors import ArchiveError
 from cdm.run.merge import merge
 
-FLIPS = 12  # of each file
+# How many bits of each file are flipped, one after the other.
+every_file = pytest.mark.parametrize("flips", [3, pytest.param(12, marks=pytest.mark.long)])
 
 
 @pytest.fixture
@@ -30,11 +31,11 @@ def plan(tmp_path, monkeypatch):
     return make_run()
 
 
-def flips(path):
+def flip(path, flips):
     """Flip single bits of a file, one after the other; afterwards it is as it was."""
     content = path.read_bytes()
     path.chmod(0o644)
-    for position in np.unique(np.linspace(0, len(content) - 1, FLIPS).astype(int)):
+    for position in np.unique(np.linspace(0, len(content) - 1, flips).astype(int)):
         flipped = bytearray(content)
         flipped[position] ^= 1 << (position % 8)
         path.write_bytes(flipped)
@@ -42,11 +43,12 @@ def flips(path):
     path.write_bytes(content)
 
 
-def test_every_flipped_bit_of_a_chunk_is_found_by_verification_and_by_the_merge(plan):
+@every_file
+def test_every_flipped_bit_of_a_chunk_is_found_by_verification_and_by_the_merge(plan, flips):
     record = Path(plan.chunk_record(plan.chunks[1]))
     store = record_to_store(record)
     for path in [record, *(store / name for name in checksum_files(store))]:
-        for position in flips(path):
+        for position in flip(path, flips):
             with pytest.raises(ArchiveError, match="to rebuild this chunk: rm -rf"):
                 verify_chunk(record)
                 pytest.fail(f"{path} at {position}")
@@ -56,14 +58,15 @@ def test_every_flipped_bit_of_a_chunk_is_found_by_verification_and_by_the_merge(
     merge(plan, quiet)
 
 
-def test_every_flipped_bit_of_the_archive_is_found(plan):
+@every_file
+def test_every_flipped_bit_of_the_archive_is_found(plan, flips):
     merge(plan, quiet)
     record, archive = Path(plan.archive_record), Path(plan.archive)
     assert verify_archive(record).num_samples == 7
     files = checksum_files(archive)
     assert len(files) > 5 * 3 + 11  # shards, columns, metadata
     for path in [record, *(archive / name for name in files)]:
-        for position in flips(path):
+        for position in flip(path, flips):
             with pytest.raises(ArchiveError, match="to merge again from the chunks: rm "):
                 verify_archive(record)
                 pytest.fail(f"{path} at {position}")
