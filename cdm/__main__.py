@@ -232,7 +232,7 @@ def run_verify(args: argparse.Namespace) -> int:
     """Check an archive, and generate samples again if that was asked for."""
     from cdm.commands.verify import describe_report, verify
 
-    path = args.run or Path(configured(args).run_dir)
+    path = args.run or run_folder(args)
     report = verify(path, deep=args.deep, log=tell)
     if args.resample and report.problems:
         report.notes.append("no sample was generated again: see to the problems first")
@@ -343,9 +343,14 @@ def configured(args: argparse.Namespace) -> Config:
     return read_config(args.configfile, args.config)
 
 
+def run_folder(args: argparse.Namespace) -> Path:
+    """The folder of the run given by --configfile and --config, whatever became of its data."""
+    return Path(read_config(args.configfile, args.config, strict=False).run_dir)
+
+
 def planned(args: argparse.Namespace) -> tuple[Plan, Path]:
     """The plan that lies in the run's folder, and that folder."""
-    run = args.run or Path(configured(args).run_dir)
+    run = args.run or run_folder(args)
     return read_plan(run), run
 
 

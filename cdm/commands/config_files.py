@@ -55,16 +55,19 @@ class Configured(NamedTuple):
     refused: Sequence[str] = ()
 
 
-def read_config(configfiles: Iterable[str | Path], assignments: Iterable[str]) -> Config:
+def read_config(
+    configfiles: Iterable[str | Path], assignments: Iterable[str], strict: bool = True
+) -> Config:
     """The configuration that `snakemake --configfile ... --config ...` runs with.
 
     Args:
         configfiles: laid over config/config.yaml, in this order.
         assignments: `key=value`, laid over those; values are YAML.
+        strict: as in `complete`; False to find a run that is there.
     Raises:
         ConfigError: no such file, not YAML, or not a valid configuration.
     """
-    found = complete(read_user(configfiles, assignments))
+    found = complete(read_user(configfiles, assignments), strict)
     return load_config(found.raw, found.provenance)
 
 

@@ -187,6 +187,13 @@ def test_data_is_looked_for_here_and_then_beside_the_experiment(experiment, tmp_
     assert given.data_dir == "/x"
 
 
+def test_a_run_is_found_by_its_configuration_whatever_became_of_the_data(experiment, capsys):
+    Path("data").rmdir()
+    write_log(experiment, composed(diffusion__learn_sigma=True))
+    assert main(["status", "--config", "exp_dir=outputs/mine", "exp_name=x"]) == 2
+    assert "outputs/x/plan/plan.json: no such file" in capsys.readouterr().err
+
+
 def test_weights_of_a_scene_model_are_found_beside_the_data(experiment):
     scene = {"model__scene_model__use_scene_model": True}
     write_log(experiment, composed(sets=True, **scene))

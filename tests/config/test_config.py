@@ -53,6 +53,7 @@ def test_the_demo_runs_only_when_neither_data_nor_checkpoint_is_named():
     assert is_demo(raw_config())
     assert not is_demo(raw_config(**REAL))
     assert not is_demo(raw_config(dataset={"data_dir": "d"}))
+    assert not is_demo(raw_config(reference="theirs.yaml"))
     assert demo_config().is_demo_data
 
 
