@@ -211,4 +211,5 @@ def test_what_was_trained_is_sampled_with_no_further_setting(few_items, arch):
     generate_chunk(plan, plan.chunks[0], lambda line: None)
     store = Path(f"outputs/mine/chunks/{plan.chunks[0].name}.zarr")
     maps = zarr.open_group(store, mode="r")["sample"][:]
-    assert maps.shape == (3, 1, 1024, 6) and np.isfinite(maps).all() and maps.std() > 0.1
+    num_samples = plan.chunks[0].num_samples
+    assert maps.shape == (num_samples, 1, 1024, 6) and np.isfinite(maps).all() and maps.std() > 0.1
