@@ -93,7 +93,7 @@ def test_a_read_only_folder_is_told_before_anything_runs(tmp_path, big_run):
         assert_told(done, "Read-only file system", "run from a folder you can write to")
         assert "rule generate_chunk" not in done.stdout
         remount(run.outputs, "rw")
-        run.make_chunks(1)
+        run.make_chunks()
         run.finish()
         assert_same(arrays(run), big_run)
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import DEMO_ARCHITECTURE, overlay, raw_config, write_dataset
+from remembered import remembered
 
 from cdm.archive import ContactMaps
 from cdm.config import load_config
@@ -163,17 +164,24 @@ def test_training_wants_its_columns_configured_and_no_scene_model():
 # --- from file to archive ------------------------------------------------------------------------
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """A dataset, checkpoints for each width of point features, and a scene model."""
-    monkeypatch.chdir(tmp_path)
-    write_dataset(tmp_path / "data", NUM_ITEMS, NUM_POINTS)
+@remembered
+def fill(folder):
+    """A dataset, checkpoints of one layer for each width of point features, and a scene model."""
+    write_dataset(folder / "data", NUM_ITEMS, NUM_POINTS)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         torch.save(PointTransformerSeg(6).state_dict(), "scene_model.pth")
+    sizes = DEMO_ARCHITECTURE.sizes | {"depth": 1}
     for width in (0, 1, 3, 32):
-        architecture = replace(DEMO_ARCHITECTURE, point_feat_dim=width)
+        architecture = replace(DEMO_ARCHITECTURE, point_feat_dim=width, sizes=sizes)
         write_checkpoint(Path(f"exp{width}/ckpt/model000001.pt"), architecture)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """What `fill` makes, as working folder."""
+    monkeypatch.chdir(tmp_path)
+    fill(tmp_path)
     return tmp_path
 
 
