@@ -57,6 +57,7 @@ def assert_told(done, *words):
     assert "Traceback" not in done.stdout, done.stdout
 
 
+@pytest.mark.long
 def test_a_disk_that_fills_up_in_a_chunk_keeps_the_finished_ones(tmp_path, big_run):
     run = Run(tmp_path / "run", **BIG)
     with tmpfs(run.outputs, "800k"):

@@ -103,15 +103,16 @@ def critical(calls):
     return {number + step for number in names for step in (0, 1)}
 
 
-EVERY = [
-    200,
-    pytest.param(20, marks=pytest.mark.long),
-    pytest.param(1, marks=pytest.mark.exhaustive),
+# The long ones visit all the places of the quick ones, and more.
+QUICK = ("a new chunk", "a merge that replaces another plan's archive")
+ATTEMPTS = [
+    *((case, 200) for case in QUICK),
+    *(pytest.param(case, 20, marks=pytest.mark.long) for case in CASES),
+    *(pytest.param(case, 1, marks=pytest.mark.exhaustive) for case in CASES),
 ]
 
 
-@pytest.mark.parametrize("every", EVERY)
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("case", "every"), ATTEMPTS)
 def test_killed_before_a_call_that_changes_the_disk(plan, tmp_path, monkeypatch, case, every):
     before, function = CASES[case]
     before(plan)

@@ -1,6 +1,8 @@
-"""What children of the fork server find ready: Snakemake, what our rules import, our defaults."""
+"""What children of the fork server find ready: Snakemake, our imports, our defaults."""
 
+import archives  # noqa: F401
 import jinja2  # noqa: F401
+import pytest  # noqa: F401
 import requests  # noqa: F401
 import smart_open  # noqa: F401
 import snakemake.api
