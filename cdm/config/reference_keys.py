@@ -195,7 +195,8 @@ def _value(tree: Node, place: str, found: Translation, key: str) -> Any:
     except KeyError:
         return None
     except Unresolved as problem:
-        text = f"{place} line {find(tree, key).line}: {key}: {problem}"
+        advice = f"; set {SAME[key]}" if key in SAME else ""
+        text = f"{place} line {find(tree, key).line}: {key}: {problem}{advice}"
         found.refused.append(Refusal(text, SAME.get(key)))
         return None
 

@@ -117,7 +117,7 @@ def test_what_repeats_the_dataset_is_left_to_it():
             },
             "task.dataset.point_feat_dim is 1, but model.scene_model.point_feat_dim is 32",
         ),
-        ({"seed": "${oc.env:SEED}"}, "seed: .* is computed by a resolver"),
+        ({"seed": "${oc.env:SEED}"}, r"seed: .* is computed by a resolver.*; set seed$"),
     ],
 )
 def test_what_cannot_be_sampled_as_it_was_trained_is_refused_by_name(changes, message):
