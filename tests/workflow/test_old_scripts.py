@@ -41,9 +41,11 @@ def write_tree(folder: Path) -> None:
     mask.parent.mkdir()
     np.save(mask, np.zeros(NUM_POINTS, bool))
     shutil.copytree(data / "HUMANISE", data / "PROX")
-    for index, sets in enumerate(("HUMANISE", "HUMANISE_PROX", "OriH3D")):
+    kinds = ("HUMANISE", "HUMANISE_PROX", "OriH3D", "HumanML3D_HUMANISE_PROX")
+    for index, sets in enumerate(kinds):
         mean = np.full((1, 6), 0.1 * (index + 1), np.float32)
-        path = data / f"Mean_Std_Cont_{sets}_contact_cont_joints_0.8.npz"
+        fur = "_fur" if "HumanML3D" in sets else ""
+        path = data / f"Mean_Std_Cont_{sets}_contact_cont_joints_0.8{fur}.npz"
         np.savez(path, mean=mean, std=mean)
 
     for name in ("a", "b"):
@@ -67,13 +69,13 @@ def write_tree(folder: Path) -> None:
     torch.save(
         {k: torch.zeros(s, dtype=torch.float16) for k, s in shapes.items()}, data / SCENE_WEIGHTS
     )
-    for dim in (0, 32):
-        architecture = replace(small_architecture("Perceiver", dim), text_feat_dim=512)
-        write_checkpoint(folder / f"{dim}.pt", architecture)
+    for arch, dim in (("Perceiver", 0), ("Perceiver", 32), ("PointMamba", 0)):
+        architecture = replace(small_architecture(arch, dim), text_feat_dim=512)
+        write_checkpoint(folder / f"{arch}-{dim}.pt", architecture)
     for name, (sets, dim, changes) in EXPERIMENTS.items():
         checkpoint = folder / f"outputs/{name}/ckpt/model000100.pt"
         checkpoint.parent.mkdir(parents=True)
-        checkpoint.hardlink_to(folder / f"{dim}.pt")
+        checkpoint.hardlink_to(folder / f"Perceiver-{dim}.pt")
         usual = {
             "model__arch_perceiver__encoder_num_heads": 4,
             "model__scene_model__use_scene_model": bool(dim),
@@ -175,3 +177,44 @@ def test_the_training_script_starts_a_training(command):
     assert (config.training.steps, config.training.batch_size) == (300000, 64)
     architecture = architecture_to_train(config)
     assert architecture.arch == "Perceiver" and expected_shapes(architecture)
+
+
+def experiment(tree: Path, model: str) -> Path:
+    """A new experiment folder with the weights of a small model, and no log."""
+    checkpoint = Path("exp/ckpt/model000100.pt")
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.symlink_to(tree / f"{model}.pt")
+    return Path("exp")
+
+
+def test_an_experiment_of_the_fork_needs_its_folder_alone(tree):
+    write_log(experiment(tree, "PointMamba-0"), composed(fork=True), composed(fork=True, seed=9))
+    plan, samples = make_plan(read_config([], ["exp_dir=exp"]))
+    assert plan.architecture.arch == "PointMamba" and plan.config.seed == 9
+    assert {sample.set for sample in samples} == {"H3D"}
+
+
+# Logs of the public forks -> model, what is set beside them for the small tree, first mean.
+REAL = {
+    "t2m_perceiver": ("Perceiver-0", [], 0.3),
+    "t2m_pointmamba": ("PointMamba-0", [], 0.3),
+    "novel_perceiver": ("Perceiver-32", ["dataset={sets: [HUMANISE]}"], 0.4),
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_logs_as_the_public_forks_write_them_plan(name, tree):
+    log = REPO / "../shared/experiments" / name / "log"
+    if not log.exists():
+        pytest.skip(f"no logs of experiments: {log} is missing")
+    model, settings, mean = REAL[name]
+    (experiment(tree, model) / "log").symlink_to(log.resolve())
+    points = f"dataset={{num_points: {NUM_POINTS}}}"
+    config = read_config([], ["exp_dir=exp", points, *settings])
+    plan, samples = make_plan(config)
+    assert plan.architecture.arch == config.model.arch == model.split("-")[0]
+    assert (config.dataset.sigma, config.diffusion.steps, config.seed) == (0.8, 500, 2023)
+    assert plan.statistics.values["mean"][0][0] == pytest.approx(mean)
+    assert config.model.text_model.max_length == (32 if settings else 20)
+    assert bool(plan.scene_model) == bool(settings) == plan.identity["dataset"]["rotates"]
+    assert {sample.set for sample in samples} == {"HUMANISE" if settings else "H3D"}
