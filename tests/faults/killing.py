@@ -5,7 +5,7 @@ import signal
 import threading
 from pathlib import Path
 
-from forked import context as _forkserver
+from forked import server
 
 from cdm.files import whole
 
@@ -14,7 +14,7 @@ CALLS = ("fsync", "link", "mkdir", "rename", "replace", "rmdir", "unlink")
 
 def disk_calls(folder: Path, function, *arguments) -> list[tuple[str, str]]:
     """(call, its last path) of every call that changes the disk, in order."""
-    receiver, sender = _forkserver.Pipe(duplex=False)
+    receiver, sender = server().Pipe(duplex=False)
     _start(None, sender, folder, function, arguments)
     sender.close()
     calls = []
@@ -38,7 +38,7 @@ def killed_at_call(number: int, folder: Path, function, *arguments) -> bool:
 
 
 def _start(*arguments):
-    process = _forkserver.Process(target=_run, args=arguments)
+    process = server().Process(target=_run, args=arguments)
     process.start()
     return process
 

@@ -3,15 +3,30 @@
 Children of a fork server start without the threads of pytest, and without torch.
 """
 
+import functools
 import multiprocessing
 import os
 import subprocess
 import sys
 import tempfile
+from multiprocessing import forkserver
 from pathlib import Path
 
-context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["preloaded"])
+HERE = str(Path(__file__).parent)
+
+
+@functools.cache
+def server():
+    """The context of the fork server, which runs."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["preloaded"])
+    before = os.environ.get("PYTHONPATH", "")  # all that the server finds modules by
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [HERE, before]))
+    try:
+        forkserver.ensure_running()
+    finally:
+        os.environ["PYTHONPATH"] = before
+    return context
 
 
 def snakemake(
@@ -27,7 +42,7 @@ def snakemake(
     words = ["snakemake", *map(str, arguments)]
     with tempfile.NamedTemporaryFile("r", prefix="snakemake-") as output:
         variables = dict(os.environ) | (environment or {})
-        process = context.Process(target=_main, args=(words, folder, variables, output.name))
+        process = server().Process(target=_main, args=(words, folder, variables, output.name))
         process.start()
         process.join()
         return subprocess.CompletedProcess(words, process.exitcode, output.read(), "")
