@@ -6,7 +6,7 @@ mathematics: in matplotlib, a caption such as `$\\frac$` would end the report.
 
 import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -203,7 +203,7 @@ def plot_study(summary: dict[str, Any], path: Path) -> None:
     compared = [setting for setting in summary["settings"] if setting["role"] == "compared"]
     lines = dict.fromkeys((setting["method"], setting["grid"]) for setting in compared)
     panels = study_panels(summary)
-    figure, row = plt.subplots(1, len(panels), figsize=(13, 4))
+    figure, row = plt.subplots(1, len(panels), figsize=(13, 4.6))
     for axes, panel in zip(row, panels, strict=True):
         axes.axhspan(*panel.band, color="black", alpha=0.12, label="chance alone")
         for method, grid in lines:
@@ -211,15 +211,24 @@ def plot_study(summary: dict[str, Any], path: Path) -> None:
             _plot_line(axes, panel, points, f"{method}, {grid}")
         axes.set_title(panel.title, fontsize=10)
         axes.set_xscale("log")
-        axes.set_xticks(sorted({setting["steps"] for setting in compared}))
+        axes.set_xticks(apart({setting["steps"] for setting in compared}))
         _plain_numbers(axes.xaxis)
         axes.minorticks_off()
-        axes.tick_params(axis="x", labelrotation=45)
         axes.set_xlabel("evaluations of the model for a map")
         axes.grid(alpha=0.3)
-    row[0].legend(fontsize=8)
-    figure.tight_layout()
+    labels = row[0].get_legend_handles_labels()
+    figure.legend(*labels, fontsize=8, loc="lower center", ncols=6, frameon=False)
+    figure.tight_layout(rect=(0, 0.12, 1, 1))
     save(figure, path)
+
+
+def apart(values: Iterable[int]) -> list[int]:
+    """Values for the ticks of a logarithmic axis, each at least a fifth above the one before."""
+    ticks: list[int] = []
+    for value in sorted(values):
+        if not ticks or value >= 1.2 * ticks[-1]:
+            ticks.append(value)
+    return ticks
 
 
 def _plot_line(axes, panel: Panel, settings: list[dict[str, Any]], label: str) -> None:

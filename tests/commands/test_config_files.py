@@ -22,7 +22,7 @@ from cdm.model.checkpoint import DEMO_EXP_DIR
 
 FILE = {"exp_dir": "demo", "sampling": {"batch_size": 7}}
 FAST = {
-    "diffusion": {"timestep_respacing": "snr18"},
+    "diffusion": {"timestep_respacing": "snr20"},
     "sampling": {"method": "dpmpp_2m_sde", "eta": 0.0},
 }
 ARGUMENTS = ["dataset={data_dir: data, sets: [HUMANISE], num_points: 64}", "seed=5", "gpu=null"]

@@ -33,10 +33,10 @@ def test_two_batches_are_timed_and_the_run_is_extrapolated(planned, monkeypatch)
     # 6 s to start, 6 s to warm up, and two batches of two maps for a chunk of three
     assert found.minutes_per_chunk == pytest.approx((6 + 6 + 2 * 4) / 60)
     assert found.device_hours == pytest.approx(3 * (6 + 6 + 2 * 4) / 3600)
-    # 18 steps in place of 2: batches of 36 s
-    assert found.fast_steps == 18
-    assert found.fast_device_hours == pytest.approx(3 * (6 + 6 + 2 * 36) / 3600)
-    assert "18 steps in place of 2, with config/fast.yaml: 0.07 device" in describe_estimate(found)
+    # 20 steps in place of 2: batches of 40 s
+    assert found.fast_steps == 20
+    assert found.fast_device_hours == pytest.approx(3 * (6 + 6 + 2 * 40) / 3600)
+    assert "20 steps in place of 2, with config/fast.yaml: 0.08 device" in describe_estimate(found)
     too_short = replace(found, fast_steps=None, fast_device_hours=None)
     assert "fast.yaml" not in describe_estimate(too_short)
     # one minute has room for twelve batches, more than the seven samples need

@@ -42,9 +42,9 @@ def test_the_full_chain_and_the_fast_one_are_told_once_a_rate_is_known(tmp_path,
     assert describe_choice(plan) == ""
     write_dummy_chunk(plan, plan.chunks[0])  # 2 steps a map: 1 s a step
     told = describe_choice(plan)
-    # 4 chunks start for 2 s each; 12 maps of 500 or of 18 steps
-    assert "about 1:40:08 with the full chain (500 steps), 0:03:44 with config/fast.yaml" in told
-    assert "(18 steps), of one device, at 0.5 maps/s of 2 steps measured on dummy" in told
+    # 4 chunks start for 2 s each; 12 maps of 500 or of 20 steps
+    assert "about 1:40:08 with the full chain (500 steps), 0:04:08 with config/fast.yaml" in told
+    assert "(20 steps), of one device, at 0.5 maps/s of 2 steps measured on dummy" in told
 
 
 def test_a_rate_of_another_run_and_sampler_serves_if_the_model_is_the_same(tmp_path, monkeypatch):

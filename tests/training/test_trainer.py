@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers import demo_config, relative_error
+from helpers import demo_config
 from small_models import make_inputs, small_model
 from trainings import TINY, tiny
 
@@ -145,8 +145,11 @@ def test_a_gpu_trains_like_the_cpu(arch, precision):
             loss = gradients(*(moved if cpu else map_tensors(torch.Tensor.cuda, moved)))
         results[device] = [loss.detach(), *(p.grad for p in trainer.model.parameters())]
     tolerance = {"fp32": 1e-5 if arch == "PointMamba" else 1e-4, "bf16": 0.1}[precision]
+    # A bias that softmax cancels has the gradient 0: what is computed for it is rounding.
+    floor = 1e-2 * max(float(gradient.norm()) for gradient in results["cpu"][1:])
     for a, b in zip(*results.values(), strict=True):
-        assert relative_error(b, a) < tolerance
+        error = float((b.cpu() - a).norm())
+        assert error < tolerance * max(float(a.norm()), floor)
 
 
 def test_the_learning_rate_warms_up_and_falls():
