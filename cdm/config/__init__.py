@@ -63,7 +63,7 @@ def load_config(raw: Mapping[str, Any], provenance: Provenance | None = None) ->
     """
     values = coerce(raw, schema())
     problems = explain(values, schema())
-    if problems and isinstance(raw.get("task"), Mapping):
+    if problems and isinstance(raw, Mapping) and isinstance(raw.get("task"), Mapping):
         problems.append(
             "this is a configuration of afford-motion: give it as --config reference=FILE"
         )
