@@ -4,18 +4,22 @@
     python benchmarks/training_step.py --configfile mine.yaml   # a model of one's own
     python benchmarks/training_step.py --profile                # and where the time goes
 
-A step is all of it: gradients, optimiser and averaged weights. Batches are random numbers of the
-configured sizes.
+A step is all of it: features of the frozen scene model where there is one, gradients, optimiser and
+averaged weights. Batches are random numbers of the configured sizes.
 """
 
 import argparse
 import statistics
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
 from cdm.commands.config_files import DEMO_DEFAULTS, read_config
+from cdm.model.checkpoint import inspect_scene_model
 from cdm.model.mamba import Mamba
+from cdm.model.point_features import columns_to_read
+from cdm.model.scene_model import load_scene_model
 from cdm.training.beginning import find_beginning
 from cdm.training.items import TrainingBatch
 from cdm.training.trainer import Trainer
@@ -26,19 +30,20 @@ DEMO = [DEMO_DEFAULTS, DEMO_DEFAULTS.with_name("demo_training.yaml")]
 def random_batch(config, architecture) -> TrainingBatch:
     """Normal maps and features, points in a box of 4 m."""
     batch, points = config.training.batch_size, config.dataset.num_points
-    feat = architecture.point_feat_dim
+    columns = columns_to_read(config, architecture.point_feat_dim)
     return TrainingBatch(
         x_start=torch.randn(batch, points, architecture.contact_dim, device="cuda"),
         c_text=torch.randn(batch, architecture.text_feat_dim, device="cuda"),
         c_pc_xyz=4 * torch.rand(batch, points, 3, device="cuda"),
-        c_pc_feat=torch.randn(batch, points, feat, device="cuda") if feat else None,
+        c_pc_feat=torch.randn(batch, points, columns, device="cuda") if columns else None,
     )
 
 
-def make_trainer(config, architecture, precision: str, form: str) -> Trainer:
+def make_trainer(config, architecture, precision: str, form: str, scene_model) -> Trainer:
     """A trainer whose gradients come as a CUDA graph, kernel by kernel, or from plain torch."""
     settings = replace(config.training, precision=precision)
-    trainer = Trainer(replace(config, training=settings), architecture, "cuda")
+    config = replace(config, training=settings)
+    trainer = Trainer(config, architecture, "cuda", scene_model=scene_model)
     if form != "graph":
         trainer._gradients = trainer._eager
     if form == "plain torch scan":
@@ -88,6 +93,10 @@ def main():
     options = parser.parse_args()
     config = read_config(options.configfile, options.config)
     architecture = find_beginning(config).architecture
+    scene_weights = inspect_scene_model(config, architecture.point_feat_dim)
+    scene_model = None
+    if scene_weights is not None:
+        scene_model = load_scene_model(Path(scene_weights["path"]), scene_weights["sha256"]).cuda()
     batch = random_batch(config, architecture)
     print(
         f"{torch.cuda.get_device_name()}, torch {torch.__version__}; {len(batch.x_start)} items of "
@@ -99,7 +108,7 @@ def main():
         for form in forms:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-            trainer = make_trainer(config, architecture, precision, form)
+            trainer = make_trainer(config, architecture, precision, form, scene_model)
             try:
                 ms = milliseconds(lambda: trainer.train_step(batch), options.repeats)  # noqa: B023
                 found = f"{ms:9.2f}{torch.cuda.max_memory_allocated() / 2**30:9.2f}"
@@ -107,7 +116,7 @@ def main():
                 found = "  out of memory"
             print(f"{form:24}{precision:6}{found}", flush=True)
     if options.profile:
-        trainer = make_trainer(config, architecture, "bf16", "kernel by kernel")
+        trainer = make_trainer(config, architecture, "bf16", "kernel by kernel", scene_model)
         trainer.train_step(batch)
         print_profile(lambda: trainer.train_step(batch))
 

@@ -118,6 +118,8 @@ def read_words(words: Iterable[str], rules: Iterable[str]) -> Job:
         raise ConfigError(
             f"task.train.phase={trained.value}: a model is trained on the split train here"
         )
+    if job.kind == TRAIN:  # without it, the built-in rooms would be trained on
+        job.values.setdefault("dataset.data_dir", "data")
     if job.kind == TEST:
         _read_protocol(theirs, job)
     task = theirs.get("task")

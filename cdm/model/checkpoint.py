@@ -310,7 +310,8 @@ def inspect_scene_model(config: Config, point_feat_dim: int) -> dict[str, Any] |
     if not os.path.exists(path):
         raise CheckpointError(
             f"{path}: no such file; model.scene_model.pretrained_weight must name the weights of "
-            "the frozen PointTransformerSeg (a .pth file)"
+            "the frozen PointTransformerSeg (a .pth file): --config "
+            "'model={scene_model: {pretrained_weight: /path/to/model.pth}}'"
         )
     found = inspect_weights(path, SCENE_WEIGHTS)
 

@@ -166,28 +166,19 @@ def _contradictions(config: Config) -> Iterator[str]:
         )
 
 
-def check_trainable(config: Config) -> None:
-    """Refuse to train with point features that the scene model would make.
-
-    Raises:
-        ConfigError: it would make them.
-    """
-    if PointFeatures.of(config).source == SCENE_MODEL:
-        raise ConfigError(
-            "model.scene_model has the frozen scene model make the point features, with which this "
-            "version samples but does not train: set use_openscene: true to train on the dataset's "
-            "features as they are, or use_scene_model: false"
-        )
-
-
 def dim_to_train(config: Config) -> int:
     """Columns of point features of a model that is trained from scratch.
 
     Raises:
-        ConfigError: the scene model would make them, or the configuration leaves their number open.
+        ConfigError: the configuration leaves their number open, or names another one than the scene
+            model gives.
     """
-    check_trainable(config)
     features = PointFeatures.of(config)
+    if features.source == SCENE_MODEL and features.dim != SCENE_FEAT_DIM:
+        raise ConfigError(
+            f"model.scene_model.point_feat_dim is {features.dim}, but the frozen scene model gives "
+            f"{SCENE_FEAT_DIM} columns: set it to null"
+        )
     if features.dim is None:
         raise ConfigError(
             "model.scene_model.point_feat_dim is null, but there are no weights to read it "
@@ -196,10 +187,23 @@ def dim_to_train(config: Config) -> int:
     return features.dim
 
 
+def columns_to_read(config: Config, point_feat_dim: int) -> int:
+    """Columns of features that a training reads with each point.
+
+    With a scene model these are the colours that go into it, else what the backbone sees.
+
+    Args:
+        point_feat_dim: columns that the backbone sees.
+    """
+    if PointFeatures.of(config).source == SCENE_MODEL:
+        return COLOR_DIM * gives_color(config)
+    return point_feat_dim
+
+
 def training_problem(found: int, dim: int) -> str:
     """What is wrong with the columns of a training item's features; "" if nothing is.
 
-    Training compares no features with captions: it takes exactly the columns that are configured.
+    Training compares no features with captions: it takes exactly these columns.
     """
     if dim in (0, found):
         return ""

@@ -19,6 +19,7 @@ from cdm.files import read_bytes, seal, typed, unseal, write_bytes
 from cdm.model.point_features import DATASET, PointFeatures
 
 SETTINGS = "training/settings.json"  # in the folder that also holds ckpt/
+PRETRAINED_WEIGHT = "model.scene_model.pretrained_weight"
 INSIST = "--config trust=mine"
 USUAL_HEADS = 8  # where the configuration has null
 HEADS = {
@@ -40,12 +41,15 @@ class TrainingRecord:
         history: since which step which recipe held: {"step": int, "recipe": key -> value}.
         started_from: path, sha256 and architecture of the checkpoint that it began with
             (`training.init_from`); None if it began with random weights.
+        scene_model: path and sha256 of the frozen scene model's weights; None if the model was
+            trained without it.
     """
 
     sampling: dict[str, Any]
     training: dict[str, Any]
     history: list[dict[str, Any]]
     started_from: dict[str, Any] | None = None
+    scene_model: dict[str, Any] | None = None
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -137,6 +141,8 @@ def read_trainings(
         values = dict(record.sampling)
         if record.training.get("dataset.name") == "ContactMapDataset":
             values["dataset.statistics_sets"] = record.training.get("dataset.sets")
+        if record.scene_model is not None:
+            values[PRETRAINED_WEIGHT] = record.scene_model["path"]
         return [*found, Training(source, values, dict.fromkeys(values, source))]
     log = read_log(folder) if logs else None
     return [*found, log] if log is not None else found
@@ -166,6 +172,45 @@ def check_sampled_as_trained(config: Config, folder: Path) -> None:
                 f"is taken from there. If yours are right: {INSIST}. To train another model, give "
                 "a new exp_name"
             )
+
+
+def check_scene_model_as_trained(
+    config: Config, folder: Path, found: dict[str, Any] | None
+) -> None:
+    """Compare the scene model's weights with those that a training here had, by content.
+
+    Another scene model gives other features, and the model would give wrong maps without an error.
+    With `trust: mine` nothing is compared.
+
+    Args:
+        folder: that holds ckpt/.
+        found: as from `cdm.model.checkpoint.inspect_scene_model`.
+    Raises:
+        ConfigError: the weights are others; names both files.
+        CheckpointError: the record of a training here is damaged.
+    """
+    if config.trust == "mine":
+        return
+    record = read_training_record(folder)
+    line = scene_model_difference(record and record.scene_model, found)
+    if line:
+        raise ConfigError(
+            f"{folder / SETTINGS}: the model was trained with another scene model:\n  {line}\nName "
+            f"the weights of the training in {PRETRAINED_WEIGHT}. If yours are right: {INSIST}"
+        )
+
+
+def scene_model_difference(then: dict[str, Any] | None, found: dict[str, Any] | None) -> str:
+    """A line that names both files of the scene model's weights; "" if they do not differ.
+
+    Args:
+        then: `TrainingRecord.scene_model`; None if nothing is known of it.
+        found: as from `cdm.model.checkpoint.inspect_scene_model`.
+    """
+    if not then or not found or then["sha256"] == found["sha256"]:
+        return ""
+    was, now = (f"{file['path']} (sha256 {file['sha256'][:12]})" for file in (then, found))
+    return f"{PRETRAINED_WEIGHT}: {was} there, {now} configured"
 
 
 def contradictions(config: Config, training: Training) -> list[str]:

@@ -15,7 +15,7 @@ from cdm.model.architecture import Architecture
 from cdm.model.checkpoint import find_checkpoint, inspect_checkpoint, inspect_scene_model
 from cdm.model.point_features import check_configuration, check_dataset_columns
 from cdm.model.text_weights import find_text_weights
-from cdm.model.training_record import check_sampled_as_trained
+from cdm.model.training_record import check_sampled_as_trained, check_scene_model_as_trained
 from cdm.run.dataset import open_dataset
 from cdm.run.inputs import InputResolver
 from cdm.run.notes import plan_notes
@@ -47,6 +47,7 @@ def make_plan(config: Config) -> tuple[Plan, list[Sample]]:
     point_feat_dim = checkpoint.architecture.point_feat_dim
     check_dataset_columns(config, point_feat_dim)
     found_scene_model = inspect_scene_model(config, point_feat_dim)
+    check_scene_model_as_trained(config, checkpoint_path.parents[1], found_scene_model)
     scene_model = PlannedFile(**found_scene_model) if found_scene_model else None
     text_model, text_feat_dim = config.model.text_model, checkpoint.architecture.text_feat_dim
     weights = find_text_weights(text_model.version, text_model.path, text_feat_dim)

@@ -15,7 +15,7 @@ from cdm.errors import CheckpointError, ConfigError, NoCheckpoint
 from cdm.model.architecture import Architecture
 from cdm.model.backbones import BACKBONES, load_backbone
 from cdm.model.checkpoint import find_checkpoint, inspect_checkpoint
-from cdm.model.point_features import check_configuration, check_trainable, dim_to_train
+from cdm.model.point_features import check_configuration, dim_to_train
 from cdm.model.state_dict import load_state_dict
 from cdm.model.text_weights import HASHING_FEAT_DIM, TEXT_FEAT_DIMS
 from cdm.model.training_record import (
@@ -23,6 +23,7 @@ from cdm.model.training_record import (
     read_training_record,
     read_trainings,
     sampling_settings,
+    scene_model_difference,
 )
 from cdm.sampling.diffusion import GaussianDiffusion, create_diffusion
 
@@ -39,12 +40,15 @@ class Beginning:
         path, sha256: the checkpoint whose weights it begins with; None for random weights.
         trained_with: settings that this checkpoint was trained with, as far as they are known,
             by the keys of `sampling_settings`.
+        scene_model: path and sha256 of the scene model that it was trained with, if its training
+            recorded them.
     """
 
     architecture: Architecture
     path: str | None = None
     sha256: str | None = None
     trained_with: dict[str, Any] | None = None
+    scene_model: dict[str, Any] | None = None
 
     def record(self) -> dict[str, Any] | None:
         """`TrainingRecord.started_from`."""
@@ -68,7 +72,6 @@ def find_beginning(config: Config) -> Beginning:
     if record and record.started_from and (folder / "ckpt" / "training.pt").exists():
         kept = dict(record.started_from)
         return Beginning(Architecture(**kept.pop("architecture")), **kept)
-    check_trainable(config)
     path, experiment = _find_weights(config.training.init_from)
     try:
         checkpoint = inspect_checkpoint(path, config)
@@ -76,7 +79,11 @@ def find_beginning(config: Config) -> Beginning:
         raise CheckpointError(f"training.init_from: {error}") from None
     _check_trained_here(checkpoint.architecture.arch, config)
     trained_with = _trained_with(experiment, config) if experiment else {}
-    return Beginning(checkpoint.architecture, str(path), checkpoint.sha256, trained_with)
+    told = read_training_record(experiment) if experiment else None
+    scene_model = told and told.scene_model
+    return Beginning(
+        checkpoint.architecture, str(path), checkpoint.sha256, trained_with, scene_model
+    )
 
 
 def architecture_to_train(config: Config) -> Architecture:
@@ -137,11 +144,18 @@ def initial_weights(beginning: Beginning, config: Config) -> dict[str, torch.Ten
     return state
 
 
-def describe_beginning(beginning: Beginning, config: Config) -> list[str]:
-    """Lines for the log: the checkpoint, and which settings it was trained with that differ."""
+def describe_beginning(
+    beginning: Beginning, config: Config, scene_weights: dict[str, Any] | None = None
+) -> list[str]:
+    """Lines for the log: the checkpoint, and which settings it was trained with that differ.
+
+    Args:
+        scene_weights: as from `inspect_scene_model`.
+    """
     lines = [f"training.init_from: begins with {beginning.path} ({beginning.sha256[:12]})"]
     then, now = _settings(beginning, config)
     changes = differences({key: value for key, value in then.items() if key in now}, now)
+    changes += filter(None, [scene_model_difference(beginning.scene_model, scene_weights)])
     lines += [f"training.init_from: {change}" for change in changes]
     if not set(CHAIN) <= then.keys():
         lines.append(

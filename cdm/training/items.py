@@ -29,7 +29,7 @@ class TrainingBatch(NamedTuple):
     x_start: torch.Tensor  # (batch, num_points, contact_dim), normalised contact
     c_text: torch.Tensor  # (batch, text_feat_dim)
     c_pc_xyz: torch.Tensor  # (batch, num_points, 3), metres, rotated
-    c_pc_feat: torch.Tensor | None  # (batch, num_points, point_feat_dim)
+    c_pc_feat: torch.Tensor | None  # (batch, num_points, columns); colours for the scene model
 
 
 class TrainingItems:
@@ -37,7 +37,7 @@ class TrainingItems:
 
     Attributes:
         xyz: (num_items, num_points, 3) float32, metres.
-        feat: (num_items, num_points, point_feat_dim) float32, or None.
+        feat: (num_items, num_points, columns) float32 as the dataset gives them, or None.
         contact: (num_items, num_points, contact_dim) float32; `normalise` normalises it in place.
         captions: the captions of each item.
     """
@@ -138,11 +138,11 @@ def rotate_about(xyz: torch.Tensor, angle: torch.Tensor, gravity_dim: int) -> to
     return turned
 
 
-def read_training_items(dataset: Dataset, point_feat_dim: int, threads: int, log) -> TrainingItems:
+def read_training_items(dataset: Dataset, columns: int, threads: int, log) -> TrainingItems:
     """Read all items of a dataset whose option `captions` is "all".
 
     Args:
-        point_feat_dim: columns of point features that the model takes; 0 for none.
+        columns: of features that are read with each point (`columns_to_read`); 0 for none.
         threads: number of worker processes that read.
         log: gets one line of text at a time.
     Raises:
@@ -159,13 +159,13 @@ def read_training_items(dataset: Dataset, point_feat_dim: int, threads: int, log
         raise DataError(f"dataset.name {dataset.config.name} has no ground truth to train on")
     config = dataset.config
     shape = len(firsts), config.num_points
-    _check_memory(shape, 3 + point_feat_dim + config.contact_dim)
+    _check_memory(shape, 3 + columns + config.contact_dim)
 
     xyz = torch.empty(*shape, 3)
-    feat = torch.empty(*shape, point_feat_dim) if point_feat_dim else None
+    feat = torch.empty(*shape, columns) if columns else None
     contact = torch.empty(*shape, config.contact_dim)
     loader = DataLoader(
-        _Reading(dataset, list(firsts.values()), point_feat_dim),
+        _Reading(dataset, list(firsts.values()), columns),
         READ_AT_ONCE, num_workers=threads, collate_fn=list,
     )  # fmt: skip
     read = (entry for group in loader for entry in group)
@@ -194,8 +194,8 @@ class _Reading(torch.utils.data.Dataset):
     type on the way out of a worker.
     """
 
-    def __init__(self, dataset: Dataset, samples: list[Sample], point_feat_dim: int):
-        self.dataset, self.samples, self.point_feat_dim = dataset, samples, point_feat_dim
+    def __init__(self, dataset: Dataset, samples: list[Sample], columns: int):
+        self.dataset, self.samples, self.columns = dataset, samples, columns
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -206,7 +206,7 @@ class _Reading(torch.utils.data.Dataset):
             item = self.dataset.read_item(sample, FileReader(self.dataset.data_dir))
             if item.distance is None:
                 raise BadItem(f"{sample.set}/{sample.index}: has no ground truth")
-            problem = training_problem(item.c_pc_feat.shape[1], self.point_feat_dim)
+            problem = training_problem(item.c_pc_feat.shape[1], self.columns)
             if problem:
                 raise BadItem(f"{sample.set}/{sample.index}: {problem}")
             arrays = item.c_pc_xyz, item.c_pc_feat, self.dataset.contact(item.distance)

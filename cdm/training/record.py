@@ -4,6 +4,7 @@ The file that `snakemake train` has to write is named by the settings. With othe
 file is not there, so the job starts, and either goes on or says why it does not.
 """
 
+import os
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,15 @@ from typing import Any
 from cdm.config import Config
 from cdm.errors import CheckpointError
 from cdm.files import digest, read_bytes, seal, unseal, write_bytes
+from cdm.model.point_features import SCENE_MODEL, PointFeatures
 from cdm.model.training_record import (
+    PRETRAINED_WEIGHT,
     SETTINGS,
     TrainingRecord,
     differences,
     read_training_record,
     sampling_settings,
+    scene_model_difference,
     write_training_record,
 )
 
@@ -70,6 +74,9 @@ def changes_since(recorded: dict[str, Any], now: dict[str, Any]) -> list[str]:
 def _base(config: Config) -> str:
     """A key of everything that decides the weights of a finished training."""
     parts = [sampling_settings(config), training_settings(config), recipe(config)]
+    if PointFeatures.of(config).source == SCENE_MODEL:
+        path = os.path.normpath(config.model.scene_model.pretrained_weight or "")
+        parts.append({PRETRAINED_WEIGHT: path})
     kept = [
         {k: v for k, v in part.items() if k not in ADDED_LATER or ADDED_LATER[k] != v}
         for part in parts
@@ -123,10 +130,7 @@ def check_may_go_on(config: Config) -> None:
     record = read_training_record(folder)
     state = folder / "ckpt" / "training.pt"
     models = sorted(path.name for path in folder.glob("ckpt/model*.pt"))
-    anew = (
-        "Give a new exp_name to train another model; or, to train from the start here: rm -rf "
-        f"{folder}/ckpt {folder}/training {folder}/Mean_Std_*.npz"
-    )
+    anew = _anew(folder)
     if models and not state.exists():
         raise CheckpointError(
             f"{folder}/ckpt: holds {models[-1]} but no training.pt to go on from. {anew}"
@@ -148,18 +152,51 @@ def check_may_go_on(config: Config) -> None:
         )
 
 
+def check_same_scene_model(config: Config, found: dict[str, Any] | None) -> None:
+    """Compare the scene model's weights with those of the training that lies in the run's folder.
+
+    The file may move while a training goes on; its content may not change.
+
+    Args:
+        found: as from `cdm.model.checkpoint.inspect_scene_model`.
+    Raises:
+        CheckpointError: the weights are others.
+    """
+    folder = Path(config.run_dir)
+    if not (folder / "ckpt" / "training.pt").exists():
+        return
+    record = read_training_record(folder)
+    line = scene_model_difference(record and record.scene_model, found)
+    if line:
+        raise CheckpointError(
+            f"{folder / SETTINGS}: {folder}/ckpt is of a training with another scene model:\n  "
+            f"{line}\nName the weights of that training to go on. {_anew(folder)}"
+        )
+
+
+def _anew(folder: Path) -> str:
+    return (
+        "Give a new exp_name to train another model; or, to train from the start here: rm -rf "
+        f"{folder}/ckpt {folder}/training {folder}/Mean_Std_*.npz"
+    )
+
+
 def record_settings(
-    config: Config, step: int, started_from: dict[str, Any] | None = None
+    config: Config,
+    step: int,
+    started_from: dict[str, Any] | None = None,
+    scene_model: dict[str, Any] | None = None,
 ) -> list[str]:
     """Write down the settings with which a training begins or goes on, at a step.
 
     Args:
-        started_from: as in `TrainingRecord`.
+        started_from, scene_model: as in `TrainingRecord`.
     Returns:
         Lines that tell which part of the recipe is new since then.
     """
     folder, now = Path(config.run_dir), recipe(config)
-    record = TrainingRecord(sampling_settings(config), training_settings(config), [], started_from)
+    settings = sampling_settings(config), training_settings(config)
+    record = TrainingRecord(*settings, [], started_from, scene_model)
     before = read_training_record(folder) if step else None
     history = before.history if before else []
     changes = changes_since(history[-1]["recipe"], now) if history else []

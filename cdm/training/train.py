@@ -13,6 +13,7 @@ import math
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,6 +25,9 @@ from cdm.jobs.device import choose_device, device_name
 from cdm.jobs.every import Every
 from cdm.jobs.log import Log, signals_wait
 from cdm.model.architecture import Architecture
+from cdm.model.checkpoint import inspect_scene_model
+from cdm.model.point_features import columns_to_read
+from cdm.model.scene_model import load_scene_model
 from cdm.model.text import load_text_encoder
 from cdm.run.dataset import open_dataset
 from cdm.training.beginning import (
@@ -36,6 +40,7 @@ from cdm.training.beginning import (
 from cdm.training.items import TrainingItems, read_training_items
 from cdm.training.record import (
     check_may_go_on,
+    check_same_scene_model,
     finished_path,
     record_settings,
     write_finished,
@@ -73,6 +78,8 @@ def train(config: Config, log: Log, threads: int = 1) -> Path:
     check_may_go_on(config)
     beginning = find_beginning(config)
     architecture = beginning.architecture
+    scene_weights = inspect_scene_model(config, architecture.point_feat_dim)
+    check_same_scene_model(config, scene_weights)
     dropout = dropout_to_train(config, architecture.arch)
     finished = finished_path(config)
 
@@ -83,14 +90,8 @@ def train(config: Config, log: Log, threads: int = 1) -> Path:
     _place(items, device, log)
 
     # The model, as it is after the last step that was saved.
-    trainer, resumed = _make_trainer(beginning, dropout, config, device, log)
-    if trainer.step > config.training.steps:
-        raise CheckpointError(
-            f"{_state_path(config)}: is at step {trainer.step}, but training.steps is "
-            f"{config.training.steps}: set training.steps: {trainer.step} or more, or give a new "
-            "exp_name"
-        )
-    for change in record_settings(config, trainer.step, beginning.record()):
+    trainer, resumed = _make_trainer(beginning, scene_weights, dropout, config, device, log)
+    for change in record_settings(config, trainer.step, beginning.record(), scene_weights):
         log(f"from step {trainer.step} on: {change}")
     log(
         f"training {architecture.arch} ({trainer.num_parameters:,} parameters) on "
@@ -155,28 +156,52 @@ def _run(trainer: Trainer, items, config: Config, log: Log, let_signals_through)
 
 
 def _make_trainer(
-    beginning: Beginning, dropout: float, config: Config, device: str, log: Log
+    beginning: Beginning,
+    scene_weights: dict[str, Any] | None,
+    dropout: float,
+    config: Config,
+    device: str,
+    log: Log,
 ) -> tuple[Trainer, bool]:
     """The trainer as the training left it, or with the weights that it begins with.
 
+    Args:
+        scene_weights: as from `inspect_scene_model`.
     Returns:
         The trainer, and whether it goes on.
+    Raises:
+        CheckpointError: it cannot go on, or more steps are done than configured.
     """
-    path, weights = _state_path(config), None
+    # The weights that it begins with, and the frozen scene model.
+    path, weights, scene_model = _state_path(config), None, None
     if beginning.path is not None and not path.exists():
-        for line in describe_beginning(beginning, config):
+        for line in describe_beginning(beginning, config, scene_weights):
             log(line)
         weights = initial_weights(beginning, config)
-    trainer = Trainer(config, beginning.architecture, device, weights, dropout)
-    return trainer, trainer.resume(path)
+    if scene_weights is not None:
+        scene_path = Path(scene_weights["path"])
+        scene_model = load_scene_model(scene_path, scene_weights["sha256"]).to(device)
+        log(f"point features by the frozen scene model {scene_path}, in fp32")
+
+    # The trainer, and where it was stopped.
+    trainer = Trainer(config, beginning.architecture, device, weights, dropout, scene_model)
+    resumed = trainer.resume(path)
+    if trainer.step > config.training.steps:
+        raise CheckpointError(
+            f"{path}: is at step {trainer.step}, but training.steps is "
+            f"{config.training.steps}: set training.steps: {trainer.step} or more, or give a new "
+            "exp_name"
+        )
+    return trainer, resumed
 
 
 def _load_items(config: Config, architecture: Architecture, threads: int, log: Log):
     """Read the items and normalise their contact; the statistics are written beside ckpt/."""
     dataset = open_dataset(config, architecture.point_feat_dim)
+    columns = columns_to_read(config, architecture.point_feat_dim)
     log(f"reading the items of phase train with {threads} process(es)")
     began = time.perf_counter()
-    items = read_training_items(dataset, architecture.point_feat_dim, threads, log)
+    items = read_training_items(dataset, columns, threads, log)
     log(
         f"read {len(items)} items in {time.perf_counter() - began:.0f} s, "
         f"{items.num_bytes / 2**30:.2f} GB"

@@ -17,6 +17,7 @@ from cdm.kernels.cuda_graph import capture
 from cdm.model.architecture import Architecture
 from cdm.model.backbones.base import map_tensors
 from cdm.model.cdm import CDM, resolve_precision
+from cdm.model.scene_model import PointTransformerSeg
 from cdm.model.state_dict import is_frozen
 from cdm.model.training_record import differences, sampling_settings
 from cdm.sampling.diffusion import GaussianDiffusion, create_diffusion
@@ -36,6 +37,8 @@ class Trainer:
         device: torch device name.
         weights: that it begins with, a whole state dict; random ones by default.
         dropout: share of the attention weights that is dropped; 0 for none.
+        scene_model: the frozen scene model, on the device; None if the dataset gives what the
+            backbone sees. It is no part of `model`, so no checkpoint holds its weights.
     Attributes:
         step: steps of the optimiser that are done.
         curve: the loss curve, rows of (step, mean loss since the row before).
@@ -49,6 +52,7 @@ class Trainer:
         device: str,
         weights: dict[str, torch.Tensor] | None = None,
         dropout: float = 0.0,
+        scene_model: PointTransformerSeg | None = None,
     ):
         self.config, self.architecture, self.device = config, architecture, device
         training = config.training
@@ -59,6 +63,7 @@ class Trainer:
             weights = {key: torch.from_numpy(value.copy()) for key, value in state.items()}
         self.model.load_state_dict(weights)
         self.model.to(device).train()
+        self.scene_model = scene_model
         self.dropout = dropout
         if dropout:
             self.model.contact_model.set_dropout(dropout)
@@ -101,6 +106,7 @@ class Trainer:
         noise = torch.randn(shape, generator=generator, device=self.device)
 
         # Gradients, and the step.
+        batch = self.with_scene_features(batch)
         if self._gradients is None:
             self._gradients = self._eager
             if self.device != "cpu":
@@ -122,6 +128,16 @@ class Trainer:
         self._losses.append(loss.detach())
         if self.step % max(1, training.steps // CURVE_POINTS) == 0:
             self.recent_loss()
+
+    def with_scene_features(self, batch: TrainingBatch) -> TrainingBatch:
+        """The batch with the features that the scene model makes of its points and colours.
+
+        They are made of the turned points, as in sampling, and have no gradients. So they are an
+        input of the gradients' CUDA graph, and not a part of it.
+        """
+        if self.scene_model is None:
+            return batch
+        return batch._replace(c_pc_feat=self.scene_model(batch.c_pc_xyz, batch.c_pc_feat))
 
     def loss(self, batch: TrainingBatch, t: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """`diffusion_loss` of the model with its present weights."""

@@ -84,7 +84,12 @@ def test_what_cannot_be_done_is_told(line, message):
 def test_the_name_of_a_script_says_what_is_done():
     job = read("torchrun --nnodes=1 train_ddp.py task.train.batch_size=64 task.train.max_steps=9")
     assert (job.kind, job.targets) == ("train", ["train"])
-    assert job.values == {"training.batch_size": 64, "training.steps": 9}
+    assert job.values == {
+        "training.batch_size": 64,
+        "training.steps": 9,
+        "dataset.data_dir": "data",
+    }
+    assert read("train.py task.dataset.data_dir=x").values == {"dataset.data_dir": "x"}
     job = read("python test.py exp_dir=x")
     assert job.values == {
         "dataset.phase": "test",

@@ -17,6 +17,7 @@ from cdm.model.point_features import (
     PointFeatures,
     check_configuration,
     columns_taken,
+    columns_to_read,
     dim_to_train,
     gives_color,
     training_problem,
@@ -149,14 +150,19 @@ def test_a_model_takes_its_columns_or_with_one_column_features_as_wide_as_the_te
         columns_taken(wide, 3).check(None)
 
 
-def test_training_wants_its_columns_configured_and_no_scene_model():
+def test_training_wants_its_columns_configured_or_the_scene_models():
     assert dim_to_train(configured({}, {})) == 0
     given = {"use_scene_model": True, "use_openscene": True}
     assert dim_to_train(configured(given | {"point_feat_dim": 3}, {})) == 3
     with pytest.raises(ConfigError, match="point_feat_dim is null"):
         dim_to_train(configured(given, {}))
-    with pytest.raises(ConfigError, match="samples but does not train"):
-        dim_to_train(configured({"use_scene_model": True}, {}))
+    seen = {"use_scene_model": True}
+    assert dim_to_train(configured(seen, {})) == 32
+    with pytest.raises(ConfigError, match="is 16, but the frozen scene model gives 32"):
+        dim_to_train(configured(seen | {"point_feat_dim": 16}, {}))
+    assert columns_to_read(configured(seen, {}), 32) == 3  # colours go into the scene model
+    assert columns_to_read(configured(seen, {"use_color": False}), 32) == 0
+    assert columns_to_read(configured(given, {}), 7) == 7
     assert training_problem(3, 3) == training_problem(3, 0) == ""
     assert "has 4 point features, expected 3" in training_problem(4, 3)
 

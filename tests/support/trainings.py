@@ -16,6 +16,16 @@ TINY = {
     "MLP": {"arch_mlp": {"point_mlp_dims": [12, 10]}},
 }
 
+# Changes that have a small frozen scene model make the point features, of rooms of few points.
+SEEN = {
+    "dataset": {"num_points": 64},
+    "model": {
+        "scene_model": {
+            "use_openscene": False, "point_feat_dim": None, "pretrained_weight": "scene.pth"
+        }
+    },
+}  # fmt: skip
+
 
 def tiny(changes=None, arch="PointMamba", **training):
     """A configuration that trains a tiny model for four steps on the demo's items.

@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 import torch
 import zarr
-from trainings import TINY, tiny
+from helpers import overlay
+from trainings import SEEN, TINY, tiny
 
+from cdm.commands.config_files import read_config
 from cdm.datasets.statistics import load_statistics
 from cdm.demo.scenes import write_demo
 from cdm.errors import CDMError, CheckpointError, ConfigError, DataError, NotTrained
-from cdm.model.checkpoint import find_checkpoint, inspect_checkpoint
+from cdm.files import hash_file
+from cdm.model.checkpoint import expected_shapes, find_checkpoint, inspect_checkpoint
 from cdm.model.state_dict import load_state_dict
 from cdm.model.training_record import read_training_record
 from cdm.run.generate import generate_chunk
@@ -25,11 +28,14 @@ from cdm.training.train import train
 from cdm.training.trainer import Trainer
 
 
-@pytest.mark.parametrize("arch", TINY)  # a Perceiver's dropout has random masks
+@pytest.mark.parametrize(
+    ("arch", "changes"),
+    [(arch, None) for arch in TINY] + [("PointMamba", SEEN)],  # a Perceiver's dropout has masks
+)
 def test_a_stopped_training_goes_on_as_if_nothing_had_happened(
-    few_items, tmp_path, monkeypatch, arch
+    scene_weights, tmp_path, monkeypatch, arch, changes
 ):
-    lines, config = [], tiny(arch=arch, ema_decay=0.5)
+    lines, config = [], tiny(changes, arch=arch, ema_decay=0.5)
     straight = load_state_dict(train(replace(config, exp_name="a"), lines.append))
     assert any("dropout 0.1" in line for line in lines) == (arch == "Perceiver")
     torch.manual_seed(1)  # whatever else drew random numbers in between
@@ -213,3 +219,108 @@ def test_what_was_trained_is_sampled_with_no_further_setting(few_items, arch):
     maps = zarr.open_group(store, mode="r")["sample"][:]
     num_samples = plan.chunks[0].num_samples
     assert maps.shape == (num_samples, 1, 1024, 6) and np.isfinite(maps).all() and maps.std() > 0.1
+
+
+# --- with the frozen scene model -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arch", TINY)
+def test_what_was_trained_with_the_scene_model_is_sampled_with_it(scene_weights, arch):
+    """With no further setting: plan, and one chunk. No checkpoint holds the scene model."""
+    config = replace(
+        tiny(SEEN | {"diffusion": {"timestep_respacing": 2}}, arch=arch, steps=2), exp_dir=None
+    )
+    write_demo(config.data_dir, "val", num_points=64, num_train=0)
+    weights = {"path": "scene.pth", "sha256": hash_file("scene.pth")}
+    lines = []
+    path = train(config, lines.append)
+    assert "point features by the frozen scene model scene.pth, in fp32" in lines
+    assert read_training_record(Path("outputs/mine")).scene_model == weights
+    assert hash_file("scene.pth") == weights["sha256"]
+    keys = torch.load(path, weights_only=True).keys()
+    assert keys == expected_shapes(architecture_to_train(config)).keys()
+    assert not any(key.startswith(("scene_model", "enc", "dec")) for key in keys)
+
+    plan, samples = make_plan(config)
+    assert (plan.scene_model.path, plan.scene_model.sha256) == tuple(weights.values())
+    save_plan(plan, samples)
+    generate_chunk(plan, plan.chunks[0], lambda line: None)
+    maps = zarr.open_group(f"outputs/mine/chunks/{plan.chunks[0].name}.zarr", mode="r")["sample"][:]
+    assert maps.shape[1:] == (1, 64, 6) and np.isfinite(maps).all() and maps.std() > 0.1
+
+
+def test_the_record_of_a_training_names_the_scene_model_for_sampling(scene_weights, tmp_path):
+    """By the file, which need not be typed, and by its content, which must be the same."""
+    config = replace(tiny(SEEN, steps=1), exp_dir=None)
+    write_demo(config.data_dir, "val", num_points=64, num_train=0)
+    train(config, lambda line: None)
+    words = [
+        "exp_dir=outputs/mine",
+        "exp_name=mine",
+        "dataset={data_dir: demo, sets: [HUMANISE], phase: val, num_points: 64}",
+    ]
+    found = read_config([], words)
+    assert found.model.scene_model.pretrained_weight == "scene.pth"
+    assert make_plan(found)[0].scene_model.sha256 == hash_file("scene.pth")
+
+
+def test_the_scene_model_may_move_and_not_change(scene_weights, write_scene_model):
+    half = replace(tiny(SEEN, steps=2), exp_dir=None)
+    train(half, lambda line: None)
+    assert finished_path(half).exists()
+    write_scene_model("other.pth", seed=1)
+    Path("scene.pth").rename("moved.pth")
+
+    def with_weights(path, **changes):
+        scene_model = replace(half.model.scene_model, pretrained_weight=path)
+        return replace(half, model=replace(half.model, scene_model=scene_model), **changes)
+
+    # Other weights neither go on nor are sampled.
+    assert not finished_path(with_weights("other.pth")).exists()
+    with pytest.raises(CheckpointError, match=r"another scene model:\n.*: scene\.pth \(") as error:
+        train(with_weights("other.pth"), lambda line: None)
+    assert "other.pth (sha256" in str(error.value) and "new exp_name" in str(error.value)
+    with pytest.raises(ConfigError, match=r"(?s)another scene model:.*other\.pth.*trust=mine"):
+        make_plan(with_weights("other.pth"))
+    make_plan(with_weights("other.pth", trust="mine"))
+
+    # The same weights elsewhere do both.
+    longer = replace(half.training, steps=3)
+    path = train(with_weights("moved.pth", training=longer), lambda line: None)
+    assert path.name == "model000003.pt"
+    assert read_training_record(Path("outputs/mine")).scene_model["path"] == "moved.pth"
+    assert make_plan(with_weights("moved.pth"))[0].scene_model.path == "moved.pth"
+
+
+@pytest.mark.parametrize(
+    ("weights", "error", "message"),
+    [
+        (None, ConfigError, r"(?s)pretrained_weight is null: name the .*use_scene_model: true"),
+        ("gone.pth", CheckpointError, r"gone\.pth: no such file; .*--config 'model={scene_model: "),
+    ],
+)
+def test_a_scene_model_without_weights_is_told_before_items_are_read(
+    few_items, monkeypatch, weights, error, message
+):
+    monkeypatch.setattr("cdm.training.train.read_training_items", None)
+    config = tiny(overlay(SEEN, {"model": {"scene_model": {"pretrained_weight": weights}}}))
+    with pytest.raises(error, match=message):
+        train(config, lambda line: None)
+
+
+def test_a_training_begins_with_a_checkpoint_that_saw_the_scene_model(
+    scene_weights, write_scene_model
+):
+    first = train(replace(tiny(SEEN, steps=1), exp_name="first"), lambda line: None)
+    lines = []
+    config = tiny(SEEN, steps=1, lr=1e-30, init_from="outputs/first")
+    second = load_state_dict(train(config, lines.append))
+    assert any(f"begins with {first} (" in line for line in lines)
+    assert not any("pretrained_weight" in line for line in lines)
+    assert all(torch.equal(value, second[key]) for key, value in load_state_dict(first).items())
+    assert read_training_record(Path("outputs/mine")).scene_model["path"] == "scene.pth"
+
+    # With other features it may begin too, and says so.
+    write_scene_model("scene.pth", seed=1)
+    train(replace(config, exp_name="other"), lines.append)
+    assert any("init_from: model.scene_model.pretrained_weight: scene.pth (" in x for x in lines)

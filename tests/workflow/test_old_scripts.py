@@ -15,10 +15,10 @@ from training_logs import composed, write_log
 from cdm.commands.config_files import read_config
 from cdm.commands.old_words import read_words
 from cdm.commands.snakemake_line import known_rules, snakemake_words
-from cdm.model.checkpoint import expected_shapes
+from cdm.model.checkpoint import expected_shapes, inspect_scene_model
 from cdm.model.scene_model import PointTransformerSeg
 from cdm.run.planning import make_plan
-from cdm.training.beginning import architecture_to_train
+from cdm.training.beginning import find_beginning
 from cdm.training.initial_weights import write_checkpoint
 
 PAGE = (REPO / "docs/from-the-old-script.md").read_text()
@@ -169,14 +169,35 @@ def test_without_a_log_the_words_of_the_script_are_enough(command, tree):
     assert bool(plan.scene_model) == (not h3d)
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if "train.py" in c])
-def test_the_training_script_starts_a_training(command):
+# Experiment that a training script of the page makes -> steps, tokens, sets.
+TRAININGS = {
+    "my_t2m": (300000, 20, None),
+    "my_ts2m": (200000, 32, ("HUMANISE",)),
+    "my_novel": (300000, 32, ("HumanML3D", "HUMANISE", "PROX")),
+}
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_the_training_script_of_each_task_starts_a_training(name):
+    [command] = [c for c in COMMANDS if f"train.py exp_name={name} " in c]
+    steps, tokens, sets = TRAININGS[name]
     job = read_words(shlex.split(command)[2:], known_rules())
     assert job.targets == ["train"]
-    config = read_config([], [*assignments(command), "dataset={data_dir: data}"])
-    assert (config.training.steps, config.training.batch_size) == (300000, 64)
-    architecture = architecture_to_train(config)
+    config = read_config([], assignments(command))
+    training = config.training
+    assert (training.steps, training.batch_size, training.checkpoint_every) == (steps, 64, 100000)
+    assert (config.data_dir, config.run_dir) == ("data", f"outputs/{name}")
+    assert (config.dataset.sigma, config.diffusion.steps) == (0.8, 500)
+    assert config.model.text_model.max_length == tokens
+    assert config.dataset.name == ("ContactMapDataset" if sets else "ContactHumanML3DDataset")
+    assert sets is None or config.dataset.sets == sets
+
+    # The model, and the scene model's weights where afford-motion has them.
+    architecture = find_beginning(config).architecture
     assert architecture.arch == "Perceiver" and expected_shapes(architecture)
+    found = inspect_scene_model(config, architecture.point_feat_dim)
+    assert architecture.point_feat_dim == (32 if sets else 0)
+    assert (found and found["path"]) == (f"data/{SCENE_WEIGHTS}" if sets else None)
 
 
 def experiment(tree: Path, model: str) -> Path:
