@@ -79,7 +79,7 @@ def find_beginning(config: Config) -> Beginning:
         raise CheckpointError(f"training.init_from: {error}") from None
     _check_trained_here(checkpoint.architecture.arch, config)
     trained_with = _trained_with(experiment, config) if experiment else {}
-    told = read_training_record(experiment) if experiment else None
+    told = read_training_record(experiment) if experiment not in (None, Path(DEMO)) else None
     scene_model = told and told.scene_model
     return Beginning(
         checkpoint.architecture, str(path), checkpoint.sha256, trained_with, scene_model

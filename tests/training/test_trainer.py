@@ -53,10 +53,9 @@ def scene_model(scene_weights):
     return load_scene_model(Path("scene.pth"), hash_file("scene.pth"))
 
 
-@pytest.mark.parametrize("arch", TINY)
-def test_a_model_learns_on_the_features_of_the_frozen_scene_model(scene_model, arch):
+def test_a_model_learns_on_the_features_of_the_frozen_scene_model(scene_model):
     """They are those of sampling, and nothing flows back into the scene model."""
-    config = tiny(SEEN, arch=arch, lr=1e-2)
+    config = tiny(SEEN, arch="MLP", lr=1e-2)
     architecture, before = architecture_to_train(config), copy.deepcopy(scene_model.state_dict())
     assert architecture.point_feat_dim == 32
     dataset = DemoDataset(replace(config.dataset, phase="train"), "", 32, 0)
@@ -78,11 +77,11 @@ def test_a_model_learns_on_the_features_of_the_frozen_scene_model(scene_model, a
     # A model that is given these features learns the same.
     alone = Trainer(config, architecture, "cpu")
     losses = []
-    for _ in range(20):
+    for _ in range(12):
         trainer.train_step(batch)
         alone.train_step(given)
         losses.append(trainer.recent_loss())
-    assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
+    assert np.mean(losses[-4:]) < 0.9 * np.mean(losses[:4])
     found, other = trainer.state_dict(), alone.state_dict()
     assert found.keys() == other.keys()
     assert all(torch.equal(value, other[key]) for key, value in found.items())
