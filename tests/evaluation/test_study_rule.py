@@ -162,7 +162,7 @@ def test_the_difference_in_diversity_that_would_have_been_seen_is_seen_in_80_of_
 
 @pytest.mark.long
 def test_the_energy_distance_that_would_have_been_seen_is_seen_in_80_of_100_studies():
-    shift = 0.35
+    shift = 0.57
     rng = np.random.default_rng(0)
     both = [np.concatenate(list(draw(rng, 3, shift=s, items=4000)[1]), axis=1) for s in (0, shift)]
     difference = energy_distances(*both).mean()
@@ -173,7 +173,7 @@ def test_the_energy_distance_that_would_have_been_seen_is_seen_in_80_of_100_stud
 
 @pytest.mark.parametrize("spread", [0.95, 1.05])
 def test_five_percent_more_or_less_diversity_fails(spread):
-    """Where the study says that it would see 5 %; found here: 97 and 98 of 100."""
+    """Where the study says that it would see 5 %."""
     assert full_chains(np.random.default_rng(0), draws=3).detectable_diversity() < 0.05
     assert share(studies(50, draws=3, spread=spread)) > 0.85
 
