@@ -5,7 +5,7 @@ Those about point features need to know the datasets: `cdm.model.point_features`
 
 from collections.abc import Iterator
 
-from cdm.config.sections import CUSTOM, Config, TextModelConfig
+from cdm.config.sections import CUSTOM, EXAMPLES, Config, TextModelConfig
 
 CLIP_LONGEST = 74  # of 77 tokens, start and end not counted, as afford-motion bounds it
 BERT_SHORTEST = 2  # [CLS] and [SEP]
@@ -58,10 +58,15 @@ def contradictions(config: Config) -> Iterator[str]:
             f"model.text_model.path is '{model.text_model.path}' but version is hashing, which "
             "has no weights: set the encoder's version or path: null"
         )
-    if dataset.name == CUSTOM and dataset.transforms:
+    if dataset.name in (CUSTOM, EXAMPLES) and dataset.transforms:
         yield (
-            f"dataset.transforms is {list(dataset.transforms)} but ContactMapCustomDataset never "
+            f"dataset.transforms is {list(dataset.transforms)} but {dataset.name} never "
             "rotates: set dataset.transforms to null"
+        )
+    if dataset.name != EXAMPLES and dataset.examples is not None:
+        yield (
+            f"dataset.examples is {dataset.examples} but dataset.name is {dataset.name}, which "
+            f"reads no list of examples: set dataset.name to {EXAMPLES} or dataset.examples to null"
         )
     if config.export.for_ is not None or config.export.to is not None:
         yield from _not_for_stage_2(config)
@@ -89,6 +94,12 @@ def _not_for_stage_2(config: Config) -> Iterator[str]:
     """Why stage 2 would not read the maps that are to be exported for it."""
     dataset, export = config.dataset, config.export
     asked = f"export.for is {export.for_}" if export.for_ else f"export.to is {export.to}"
+    if dataset.name == EXAMPLES:
+        yield (
+            f"{asked} but dataset.name is {EXAMPLES}: stage 2 reads the maps of examples from the "
+            "folders of snakemake export_ply. Set export.for and export.to to null"
+        )
+        return
     if dataset.captions == "all" and dataset.name != "ContactHumanML3DDataset":
         yield (
             f"{asked} but dataset.captions is all: maps of several captions have names such as "

@@ -51,8 +51,9 @@ BACKBONES = {"Perceiver": "model.arch_perceiver.", "HybridMamba": "model.arch_hy
 READ_DIM = "task.dataset.point_feat_dim"
 PATHS = ("dataset.data_dir", "model.scene_model.pretrained_weight")
 
-DATASETS = ("ContactMapDataset", "ContactHumanML3DDataset", "ContactMapCustomDataset")
-EXAMPLES = ("ContactMapExampleDataset", "ContactHumanML3DExampleDataset")
+OF_SETS = ("ContactMapDataset", "ContactMapExampleDataset")
+DATASETS = (*OF_SETS, "ContactHumanML3DDataset", "ContactMapCustomDataset")
+H3D_EXAMPLES = "ContactHumanML3DExampleDataset"
 HARMLESS_TRANSFORMS = ("RandomRotation", "ApplyTransformCDM", "NumpyToTensor")
 
 # Keys that must have one value: key -> (value, what another one would mean).
@@ -65,10 +66,8 @@ REQUIRED = {
     "diffusion.learn_sigma": ("false", "the model gives a variance beside x_0"),
     "diffusion.sigma_small": ("true", "the noise of each step has another variance than here"),
     "model.name": ("CDM", "it is not a contact diffusion model (CDM), such as stage 2's CMDM"),
-    "task.dataset.ratio": ("1", "a part of the split was used, and which part is not told"),
 }  # fmt: skip
 REQUIRED_OF_SET = {
-    "ratio": ("1", "a part of the set was used, and which part is not told"),
     "load_text": ("true", "the model was trained without the captions of this set"),
 }
 REQUIRED_OF_SCENE_MODEL = {
@@ -98,7 +97,9 @@ NO_MEANING = [
     (r"task\.dataset\.(train|test)_transforms", "read as dataset.transforms"),
     (r"task\.dataset\.transform_cfg\..*", "the axis belongs to the dataset"),
     (r"task\.dataset\.point_feat_dim", "model.scene_model.point_feat_dim has it"),
-    (r"task\.dataset\.(ratio|sets_config\..*)", "all of the split is used"),
+    (r"task\.dataset\.(ratio|sets_config\.[^.]*\.ratio)",
+     "without effect there: its datasets of contact maps take the whole split"),
+    (r"task\.dataset\.sets_config\..*", "all of the split is used"),
     (r"model\.data_repr", "task.dataset.data_repr has it"),
     (r"model\.input_feats", "read off the weights"),
     (r".*dropout", "without effect when sampling"),
@@ -251,7 +252,7 @@ def _read_statistics(tree: Node, value_of: Callable[[str], Any], found: Translat
     told = {"statistics_phase": "task.train.phase", "statistics_sets": "task.dataset.sets"}
     for ours, key in told.items():
         value = value_of(key)
-        if found.values.get("dataset.name") == "ContactMapDataset" and value is not None:
+        if found.values.get("dataset.name") in OF_SETS and value is not None:
             found.values[f"dataset.{ours}"] = value
             found.lines[f"dataset.{ours}"] = find(tree, key).line
 
@@ -275,9 +276,12 @@ def _refusals(
     name = found.values.get("dataset.name")
     if name is not None and name not in DATASETS:
         why = f"no dataset of this name is read here (known: {', '.join(DATASETS)})"
-        if name in EXAMPLES:
+        if name == H3D_EXAMPLES:
             whole = name.replace("Example", "")
-            why = f"lists of examples are not read here. Set dataset.name: {whole}, their source"
+            why = (
+                "afford-motion's code has no class of this name (its configuration alone has), so "
+                f"the format of its list is not known. Set dataset.name: {whole}, its source"
+            )
         line = found.lines["dataset.name"]
         yield line, f"task.dataset.name is {name}: {why}", "dataset.name"
     dim, read = value_of("model.scene_model.point_feat_dim"), value_of(READ_DIM)

@@ -8,6 +8,7 @@ from typing import Any
 DEMO = "demo"
 DEMO_POINTS = 1024  # points of the built-in rooms, as the built-in weights were trained on
 CUSTOM = "ContactMapCustomDataset"  # dataset.name of scans of the user's own
+EXAMPLES = "ContactMapExampleDataset"  # dataset.name of a list of items with texts
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class DatasetConfig:
     min_horizon: int
     max_horizon: int
     statistics_sets: tuple[str, ...] | None = None
+    examples: str | None = None
 
     @property
     def contact_dim(self) -> int:

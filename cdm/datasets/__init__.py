@@ -8,6 +8,7 @@ from cdm.datasets.base import Dataset, Item, Sample, rotate, stat_files
 from cdm.datasets.contact_humanml3d import ContactHumanML3DDataset
 from cdm.datasets.contact_map import ContactMapDataset
 from cdm.datasets.contact_map_custom import ContactMapCustomDataset
+from cdm.datasets.contact_map_examples import ContactMapExampleDataset
 from cdm.datasets.files import FileReader
 from cdm.errors import ConfigError
 
@@ -22,7 +23,12 @@ __all__ = [
     "stat_files",
 ]
 
-DATASETS = (ContactMapDataset, ContactHumanML3DDataset, ContactMapCustomDataset)
+DATASETS = (
+    ContactMapDataset,
+    ContactHumanML3DDataset,
+    ContactMapCustomDataset,
+    ContactMapExampleDataset,
+)
 
 
 def dataset_class(name: str) -> type[Dataset]:

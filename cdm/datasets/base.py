@@ -87,6 +87,7 @@ class Dataset(ABC):
 
     gravity_dim = 2  # axis that points up
     has_ground_truth = True
+    has_splits = True  # of which one can be trained on
     gives_color = True  # as point features, where dataset.use_color asks for them
     gives_openscene = True  # likewise, with dataset.use_openscene
     default_transforms: tuple[str, ...] = ()  # afford-motion's, where the configuration has null

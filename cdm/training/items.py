@@ -157,6 +157,8 @@ def read_training_items(dataset: Dataset, columns: int, threads: int, log) -> Tr
         firsts.setdefault(key, sample)
     if not dataset.has_ground_truth:
         raise DataError(f"dataset.name {dataset.config.name} has no ground truth to train on")
+    if not dataset.has_splits:
+        raise DataError(f"dataset.name {dataset.config.name} has no splits to train on")
     config = dataset.config
     shape = len(firsts), config.num_points
     _check_memory(shape, 3 + columns + config.contact_dim)

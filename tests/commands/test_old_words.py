@@ -68,7 +68,6 @@ def test_a_key_that_is_taken_out_is_as_if_it_was_never_typed():
         ("model=cmdm", "is of stage 2"),
         ("task=other", "expected task= one of text_to_motion_contact_gen"),
         ("diffusion.predict_xstart=false", "diffusion.predict_xstart is false"),
-        ("task.dataset.ratio=0.5", "task.dataset.ratio is 0.5"),
         ("sample.py seed=1", "not a script of stage 1"),
         ("train.py task.train.phase=all", "trained on the split train"),
         ("CUDA_VISIBLE_DEVICES=0 python test.py", "CUDA_VISIBLE_DEVICES=0 cdm run"),

@@ -7,6 +7,7 @@ from cdm.config import load_config
 from cdm.errors import ConfigError
 
 REAL = {"exp_dir": "outputs/my_exp"}
+EXAMPLES = {"name": "ContactMapExampleDataset"}
 H3D = {"name": "ContactHumanML3DDataset"}
 BERT = {"version": "bert-base-uncased"}
 
@@ -33,6 +34,9 @@ BERT = {"version": "bert-base-uncased"}
         ),
         ({"export": {"for": "test"}}, "stage 2 tests on the items of test.txt"),
         ({"dataset": {"captions": "all"}, "export": {"for": "train"}}, "such as 00004-0.npy"),
+        ({"dataset": {"examples": "list.txt"}}, "which reads no list of examples"),
+        ({"dataset": EXAMPLES, "export": {"for": "test"}}, "the folders of snakemake export_ply"),
+        ({"dataset": EXAMPLES | {"transforms": ["RandomRotation"]}}, "Dataset never rotates"),
     ],
 )
 def test_contradictory_settings_are_errors_that_say_what_to_change(changes, message):
@@ -50,6 +54,7 @@ def test_contradictory_settings_are_errors_that_say_what_to_change(changes, mess
         {"model": {"text_model": {"max_length": 74}}},
         {"dataset": H3D | {"captions": "reference", "max_horizon": 196}},
         {"dataset": H3D | {"max_horizon": 500}},
+        {"dataset": EXAMPLES | {"examples": "list.txt"}},
         {"dataset": {"captions": "reference", "max_items": 128}},
     ],
 )

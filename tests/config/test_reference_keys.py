@@ -73,11 +73,6 @@ def test_what_repeats_the_dataset_is_left_to_it():
         ({"diffusion__rescale_timesteps": True}, "diffusion.rescale_timesteps is true"),
         ({"diffusion__loss_type": "KL"}, "diffusion.loss_type is KL"),
         ({"model__name": "CMDM"}, "model.name is CMDM"),
-        ({"task__dataset__ratio": 0.5}, "task.dataset.ratio is 0.5"),
-        (
-            {"sets": True, "task__dataset__sets_config__HUMANISE__ratio": 0.5},
-            "sets_config.HUMANISE.ratio is 0.5",
-        ),
         (
             {"sets": True, "task__dataset__sets_config__HUMANISE__load_text": False},
             "load_text is false",
@@ -88,8 +83,8 @@ def test_what_repeats_the_dataset_is_left_to_it():
         ),
         ({"task__dataset__test_transforms": ["RandomRotation"]}, "are never rotated here"),
         (
-            {"task__dataset__name": "ContactMapExampleDataset"},
-            "lists of examples are not read here. Set dataset.name: ContactMapDataset",
+            {"task__dataset__name": "ContactHumanML3DExampleDataset"},
+            "no class of this name .* not known. Set dataset.name: ContactHumanML3DDataset",
         ),
         ({"task__dataset__name": "Other"}, "no dataset of this name is read here"),
         ({"task__dataset__data_repr": "contact_pelvis"}, "but model.data_repr is"),
@@ -126,10 +121,27 @@ def test_what_cannot_be_sampled_as_it_was_trained_is_refused_by_name(changes, me
     assert re.search(message, refusal.text)
 
 
+def test_ratio_changes_nothing_as_no_dataset_of_contact_maps_of_afford_motion_reads_it():
+    key = "task.dataset.sets_config.HUMANISE.ratio"
+    parts = {"task__dataset__ratio": 0.5, key.replace(".", "__"): 0.5}
+    found, whole = read(sets=True, **parts), read(sets=True)
+    assert found.values == whole.values and not found.refused and not found.unknown
+    for each in ("task.dataset.ratio", key):
+        assert found.no_meaning[each].startswith("without effect there")
+
+
+def test_examples_are_normalised_as_the_split_of_the_training():
+    found = read(sets=True, task__dataset__name="ContactMapExampleDataset")
+    assert not found.refused
+    assert found.values["dataset.name"] == "ContactMapExampleDataset"
+    for key in ("dataset.statistics_phase", "dataset.statistics_sets"):
+        assert found.values[key] == read(sets=True).values[key]
+
+
 def test_what_is_not_in_use_is_not_refused():
     assert not read(
         sets=True,
-        task__dataset__sets_config__PROX__ratio=0.1,
+        task__dataset__sets_config__PROX__load_text=False,
         model__scene_model__name="PointTransformerEnc",
         model__scene_model__freeze=False,
         exp_dir="${hydra:run.dir}",

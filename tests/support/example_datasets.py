@@ -60,7 +60,10 @@ def parity_dataset(entry, data_dir, **options):
 def parity_cases(parity_index):
     """afford-motion's recorded items, by file name."""
     files = parity_index["cases"]["10_dataset"]["files"]
-    known = ("ContactMapDataset", "ContactHumanML3DDataset", "ContactMapCustomDataset")
+    known = (
+        *("ContactMapDataset", "ContactHumanML3DDataset"),
+        *("ContactMapCustomDataset", "ContactMapExampleDataset"),
+    )
     metas = {name: entry.get("meta", {}) for name, entry in files.items()}
     return {name: files[name] for name, meta in metas.items() if meta.get("dataset") in known}
 
@@ -76,6 +79,15 @@ def make_h3d(data_dir, facts_path=None, **options):
     options = {"on_bad_item": "skip", **options}
     config = dataset_config(**{"name": "ContactHumanML3DDataset", "phase": "train", **options})
     return make_dataset(config, data_dir=data_dir, facts_path=facts_path)
+
+
+def make_examples(data_dir, *lines, **options):
+    """The examples of the fixture `data_dir`; lines are written into its list first."""
+    path = data_dir / "examples/contact_examples.txt"
+    if lines:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("\n".join(lines) + "\n")
+    return make(data_dir, **{"name": "ContactMapExampleDataset", **options})
 
 
 def damage(path, **changes):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from trainings import tiny
 
-from cdm.datasets import FileReader
+from cdm.datasets import FileReader, make_dataset
 from cdm.datasets.base import gravity_rotation
 from cdm.demo.scenes import DemoDataset
 from cdm.errors import DataError
@@ -44,6 +44,17 @@ def test_the_demos_rooms_are_read_with_as_many_points_as_asked_for(few_items):
     config = replace(tiny().dataset, phase="train", num_points=700)
     items = read_training_items(DemoDataset(config, "", 3, 0), 3, 0, print)
     assert items.xyz.shape == (6, 700, 3) and items.contact.shape == (6, 700, 6)
+
+
+def test_examples_are_not_trained_on(tmp_path):
+    (tmp_path / "list.txt").write_text("sit#PROX#0\n")
+    (tmp_path / "PROX/contact_motion").mkdir(parents=True)
+    header = "scene_id,scene_trans_x,scene_trans_y,scene_trans_z,utterance\n"
+    (tmp_path / "PROX/contact_motion/anno.csv").write_text(f"{header}room,0,0,0,walk\n")
+    name, examples = "ContactMapExampleDataset", str(tmp_path / "list.txt")
+    config = replace(tiny().dataset, name=name, examples=examples)
+    with pytest.raises(DataError, match=f"{name} has no splits to train on"):
+        read_training_items(make_dataset(config, data_dir=tmp_path), 0, 0, print)
 
 
 def test_bad_items_are_left_out_or_end_the_training(few_items, monkeypatch):

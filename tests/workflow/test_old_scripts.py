@@ -215,6 +215,52 @@ def test_an_experiment_of_the_fork_needs_its_folder_alone(tree):
     assert {sample.set for sample in samples} == {"H3D"}
 
 
+def plan_of_all(*settings):
+    return make_plan(read_config([], ["exp_dir=outputs/CDM-Perceiver-ALL", *settings]))
+
+
+def test_a_list_of_examples_needs_its_name_beside_the_experiment_alone(tree):
+    Path("mine.txt").write_text("sit#PROX#00003#60\nlie#HUMANISE#0\nstand#PROX#3#\n")
+    plan, samples = plan_of_all("dataset={name: ContactMapExampleDataset, examples: mine.txt}")
+    assert [(s.set, s.index, s.caption_idx, s.text) for s in samples] == [
+        ("PROX", "3", 0, "sit"),
+        ("HUMANISE", "0", 0, "lie"),
+        ("PROX", "3", 1, "stand"),
+    ]
+    assert plan.statistics.values["mean"][0][0] == pytest.approx(0.2)  # of the training's sets
+    assert not plan.identity["dataset"]["rotates"]
+
+    # An appended line leaves whole chunks as they are, and a changed text does not.
+    def names(text):
+        Path("mine.txt").write_text(text)
+        return [chunk.name for chunk in plan_of_all(*settings)[0].chunks]
+
+    settings = [
+        "dataset={name: ContactMapExampleDataset, examples: mine.txt}",
+        "workflow={chunk_size: 1}",
+    ]
+    found = names("sit#PROX#3\nlie#PROX#1\n")
+    assert names("sit#PROX#3#60\nlie#PROX#1\nlie#PROX#2\n")[:2] == found
+    assert names("sat#PROX#3\nlie#PROX#1\n")[1:] == found[1:]
+    assert names("sat#PROX#3\nlie#PROX#1\n")[0] != found[0]
+
+
+def test_a_ratio_in_the_log_changes_no_chunk():
+    def chunks(**ratios):
+        shutil.rmtree("exp/log", ignore_errors=True)
+        sets = {"task__dataset__sets": ["HUMANISE", "PROX"]}
+        write_log(Path("exp"), composed(sets=True, **sets, **ratios))
+        plan, samples = make_plan(read_config([], ["exp_dir=exp"]))
+        return [chunk.name for chunk in plan.chunks], samples
+
+    Path("exp").mkdir()
+    Path("exp/ckpt").symlink_to(Path("outputs/CDM-Perceiver-ALL/ckpt").resolve())
+    heads = {"model__arch_perceiver__encoder_num_heads": 4, "model__arch": "Perceiver"}
+    usual = heads | {"model__scene_model__use_scene_model": True}
+    part = {"task__dataset__ratio": 0.1, "task__dataset__sets_config__PROX__ratio": 0.1}
+    assert chunks(**usual, **part) == chunks(**usual)
+
+
 # Logs of the public forks -> model, what is set beside them for the small tree, first mean.
 REAL = {
     "t2m_perceiver": ("Perceiver-0", [], 0.3),
