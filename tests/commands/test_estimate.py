@@ -36,7 +36,7 @@ def test_two_batches_are_timed_and_the_run_is_extrapolated(planned, monkeypatch)
     # 20 steps in place of 2: batches of 40 s
     assert found.fast_steps == 20
     assert found.fast_device_hours == pytest.approx(3 * (6 + 6 + 2 * 40) / 3600)
-    assert "20 steps in place of 2, with config/fast.yaml: 0.08 device" in describe_estimate(found)
+    assert "20 steps in place of 2, with config/fast.yaml: 0.0767" in describe_estimate(found)
     too_short = replace(found, fast_steps=None, fast_device_hours=None)
     assert "fast.yaml" not in describe_estimate(too_short)
     # one minute has room for twelve batches, more than the seven samples need

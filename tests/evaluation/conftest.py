@@ -6,7 +6,7 @@ import pytest
 @pytest.fixture
 def unpainted(monkeypatch):
     """Figures are made but not painted, which takes seconds. The tests of plots paint them."""
-    monkeypatch.setattr("matplotlib.figure.Figure.tight_layout", lambda self: None)
+    monkeypatch.setattr("matplotlib.figure.Figure.tight_layout", lambda self, **_: None)
     monkeypatch.setattr(
         "matplotlib.figure.Figure.savefig", lambda self, file, **_: file.write(b"\x89PNG\r\n\x1a\n")
     )

@@ -9,6 +9,7 @@ from evaluations import study_summary
 from cdm.datasets import Sample
 from cdm.evaluation.plots import (
     _found_target,
+    apart,
     plot_evaluation,
     plot_loss,
     plot_study,
@@ -139,3 +140,7 @@ def test_the_loss_is_written_as_one_png(tmp_path):
     plot_loss([[1, 0.5], [2, 0.25]], tmp_path / "loss.png")
     assert is_png(tmp_path / "loss.png")
     assert [path.name for path in tmp_path.iterdir()] == ["loss.png"]
+
+
+def test_ticks_of_a_logarithmic_axis_stand_apart():
+    assert apart({100, 8, 10, 12, 14, 16, 18, 20}) == [8, 10, 12, 16, 20, 100]
