@@ -61,15 +61,26 @@ def plot_evaluation(summary: dict[str, Any], measured, folder: Path) -> list[str
     figures = []
     groups = summary["groups"]
     if "found_target" in groups[0]["measures"]:
-        figures.append(save(_found_target(groups), folder / "found_target.png"))
+        figures.append(save(draw_found_target(groups), folder / "found_target.png"))
     if "pelvis_point_error" in groups[0]["measures"]:
-        figures.append(save(_pelvis_errors(measured), folder / "pelvis_point_error.png"))
+        rows = zip(measured.samples, measured.rows, strict=True)
+        errors = [
+            (action_of(sample.text) or "other", row["pelvis_point_error"])
+            for sample, row in rows
+            if "pelvis_point_error" in row
+        ]
+        figures.append(save(draw_pelvis_errors(errors), folder / "pelvis_point_error.png"))
     if any("@" in name for name in groups[0]["measures"]):
         figures.append(save(_localisation(groups), folder / "localisation.png"))
     return figures
 
 
-def _found_target(groups):
+def _ink() -> str:
+    """The colour of text, in which the most important line is drawn too."""
+    return matplotlib.rcParams["text.color"]
+
+
+def draw_found_target(groups):
     """Share of maps at the right object, beside chance, for all samples and for each action."""
     shown = [g for g in groups if g["kind"] != "set" and "found_target" in g["measures"]]
     figure, axes = plt.subplots(figsize=(1.5 + 1.1 * len(shown), 3.6))
@@ -78,9 +89,10 @@ def _found_target(groups):
         [group["measures"][name] for group in shown]
         for name in ("found_target", "found_target_chance")
     )
-    axes.bar(places, [m["value"] for m in found], 0.6, yerr=_errors(found), capsize=3, label="maps")
+    bars = {"yerr": _errors(found), "capsize": 3, "ecolor": _ink()}
+    axes.bar(places, [m["value"] for m in found], 0.6, label="maps", **bars)
     axes.scatter(
-        places, [m["value"] for m in chance], marker="_", s=900, color="black", label="chance"
+        places, [m["value"] for m in chance], marker="_", s=900, color="C1", lw=2.5, label="chance"
     )
     labels = [f"{short_line(group['name'], 20)}\n{group['num_items']} items" for group in shown]
     axes.set_xticks(places, labels)
@@ -90,16 +102,19 @@ def _found_target(groups):
     return figure
 
 
-def _pelvis_errors(measured):
-    """Cumulative distribution of the pelvis point's error, for all samples and by action."""
+def draw_pelvis_errors(errors_by_action: Iterable[tuple[str, float]]):
+    """Cumulative distribution of the pelvis point's error, for all samples and by action.
+
+    Args:
+        errors_by_action: action and error in metres of each sample.
+    """
     errors_of: dict[str, list[float]] = {"all": []}
-    for sample, row in zip(measured.samples, measured.rows, strict=True):
-        if "pelvis_point_error" in row:
-            for label in ("all", action_of(sample.text) or "other"):
-                errors_of.setdefault(label, []).append(row["pelvis_point_error"])
+    for action, error in errors_by_action:
+        for label in ("all", action):
+            errors_of.setdefault(label, []).append(error)
     figure, axes = plt.subplots(figsize=(5.2, 3.6))
     for action, errors in errors_of.items():
-        style = {"color": "black", "linewidth": 2} if action == "all" else {}
+        style = {"color": _ink(), "linewidth": 2} if action == "all" else {}
         shares = np.arange(1, len(errors) + 1) / len(errors)
         axes.step(np.sort(errors), shares, where="post", label=f"{action} ({len(errors)})", **style)
     axes.set_xscale("symlog", linthresh=0.1)
@@ -113,31 +128,39 @@ def _pelvis_errors(measured):
     return figure
 
 
+FAMILIES = {"TKCO": "closest points k", "IoU": "threshold, metres"}
+
+
 def _localisation(groups):
     """Measures with several k or thresholds, over the whole scene and over the target object."""
-    measures = groups[0]["measures"]
-    families = {"TKCO": "closest points k", "IoU": "threshold, metres"}
-    figure, row = plt.subplots(1, len(families), figsize=(9.2, 3.6))
-    for axes, (family, label) in zip(row, families.items(), strict=True):
-        for prefix, where in (("", "whole scene"), (TARGET, "target object")):
-            names = [name for name in measures if name.startswith(f"{prefix}{family}@")]
-            if names:
-                found = [measures[name] for name in names]
-                axes.errorbar(
-                    [float(name.partition("@")[2]) for name in names],
-                    [m["value"] for m in found],
-                    yerr=_errors(found),
-                    marker="o",
-                    capsize=3,
-                    label=where,
-                )
-        axes.set_ylim(0, 1.02)
-        axes.set_xlabel(label)
+    figure, row = plt.subplots(1, len(FAMILIES), figsize=(9.2, 3.6))
+    for axes, family in zip(row, FAMILIES, strict=True):
+        draw_family(axes, groups[0]["measures"], family)
         axes.set_title(family)
-        if axes.has_data():
-            axes.legend(fontsize=8)
-        axes.grid(alpha=0.3)
     return figure
+
+
+def draw_family(axes, measures: dict[str, Any], family: str) -> None:
+    """One family of FAMILIES: its values over its parameter, with intervals."""
+    for prefix, where in (("", "whole scene"), (TARGET, "target object")):
+        names = [name for name in measures if name.startswith(f"{prefix}{family}@")]
+        if names:
+            found = [measures[name] for name in names]
+            axes.errorbar(
+                [float(name.partition("@")[2]) for name in names],
+                [m["value"] for m in found],
+                yerr=_errors(found),
+                marker="o",
+                capsize=3,
+                label=where,
+            )
+            axes.set_xticks([float(name.partition("@")[2]) for name in names])
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_ylim(0, 1.02)
+    axes.set_xlabel(FAMILIES[family])
+    if axes.has_data():
+        axes.legend(fontsize=8)
+    axes.grid(alpha=0.3)
 
 
 def _errors(found) -> np.ndarray:
@@ -200,26 +223,31 @@ def plot_study(summary: dict[str, Any], path: Path) -> None:
         summary: content of summary.json.
         path: of the PNG.
     """
-    compared = [setting for setting in summary["settings"] if setting["role"] == "compared"]
-    lines = dict.fromkeys((setting["method"], setting["grid"]) for setting in compared)
     panels = study_panels(summary)
     figure, row = plt.subplots(1, len(panels), figsize=(13, 4.6))
     for axes, panel in zip(row, panels, strict=True):
-        axes.axhspan(*panel.band, color="black", alpha=0.12, label="chance alone")
-        for method, grid in lines:
-            points = [s for s in compared if (s["method"], s["grid"]) == (method, grid)]
-            _plot_line(axes, panel, points, f"{method}, {grid}")
-        axes.set_title(panel.title, fontsize=10)
-        axes.set_xscale("log")
-        axes.set_xticks(apart({setting["steps"] for setting in compared}))
-        _plain_numbers(axes.xaxis)
-        axes.minorticks_off()
-        axes.set_xlabel("evaluations of the model for a map")
-        axes.grid(alpha=0.3)
+        draw_panel(axes, panel, summary)
     labels = row[0].get_legend_handles_labels()
     figure.legend(*labels, fontsize=8, loc="lower center", ncols=6, frameon=False)
     figure.tight_layout(rect=(0, 0.12, 1, 1))
     save(figure, path)
+
+
+def draw_panel(axes, panel: Panel, summary: dict[str, Any]) -> None:
+    """One panel of the study's figure, without its legend."""
+    compared = [setting for setting in summary["settings"] if setting["role"] == "compared"]
+    lines = dict.fromkeys((setting["method"], setting["grid"]) for setting in compared)
+    axes.axhspan(*panel.band, color=_ink(), alpha=0.12, label="chance alone")
+    for method, grid in lines:
+        points = [s for s in compared if (s["method"], s["grid"]) == (method, grid)]
+        _plot_line(axes, panel, points, f"{method}, {grid}")
+    axes.set_title(panel.title, fontsize=10)
+    axes.set_xscale("log")
+    axes.set_xticks(apart({setting["steps"] for setting in compared}))
+    _plain_numbers(axes.xaxis)
+    axes.minorticks_off()
+    axes.set_xlabel("evaluations of the model for a map")
+    axes.grid(alpha=0.3)
 
 
 def apart(values: Iterable[int]) -> list[int]:

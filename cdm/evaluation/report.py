@@ -1,40 +1,61 @@
-"""One self-contained HTML page of an evaluation: tables, figures, a few maps seen from above."""
+"""One self-contained HTML page of an evaluation: what was run, measures, maps, figures."""
 
 import base64
-from collections.abc import Sequence
-from html import escape
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
-import numpy as np
+from markupsafe import Markup
 
-from cdm.archive.reader import ContactMaps
-from cdm.contact import contact_from_distance
-from cdm.datasets import Dataset, FileReader, Sample
-from cdm.datasets.base import evenly_spread
-from cdm.errors import ArchiveError, printable
-from cdm.evaluation.evaluate import ACTION, SET, archived_statistics
-from cdm.evaluation.measure import GroundTruth, MapMeasures, read_truth
-from cdm.evaluation.measure_table import BEST, headlines
-from cdm.evaluation.plots import save, short_line
+from cdm.archive.records import read_archive_record
+from cdm.errors import ArchiveError
+from cdm.evaluation import inline_figures, words
+from cdm.evaluation.evaluate import ACTION, SET
+from cdm.evaluation.examples import draw_examples
+from cdm.evaluation.measure_table import BEST, TARGET, headlines, measure_of
+from cdm.evaluation.plots import save
 from cdm.evaluation.records import again, verify_outputs
 from cdm.evaluation.study_tables import short_table, verdict
-from cdm.evaluation.summary import number
 from cdm.files import read_json, write_bytes
 from cdm.jobs.log import Log
-from cdm.run.dataset import open_dataset
+from cdm.pages import render
 from cdm.run.plan import Plan
-from cdm.run.plan_files import read_samples
 
-NUM_EXAMPLES = 6
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 72em; margin: 2em auto; padding: 0 1em; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 1em 0; }
-td, th { padding: .15em .8em; text-align: right; border-bottom: 1px solid #ddd; }
-td:first-child, th:first-child { text-align: left; }
-img { max-width: 100%; display: block; margin: 1em 0; }
-"""
+CHANCE_OF = {"found_target": "found_target_chance"}  # measure -> what chance gives of it
+BETTER = {"higher": "higher is better", "lower": "lower is better", "neither": ""}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure that answers one question.
+
+    Attributes:
+        question: its heading.
+        drawings: one SVG or several.
+        caption: what to see.
+    """
+
+    question: str
+    drawings: list[Markup]
+    caption: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A value of a table with its interval, as texts and as a bar.
+
+    Attributes:
+        shown: texts.
+        low, high, value, chance: places on the bar, 0 to 100; chance is None where there is none.
+    """
+
+    shown: words.Shown
+    low: float
+    high: float
+    value: float
+    chance: float | None
 
 
 def write_report(
@@ -44,39 +65,40 @@ def write_report(
 
     Args:
         plan: of the run that was evaluated.
-        record: of the evaluation; metrics.json and the figures lie beside it.
+        record: of the evaluation; metrics.json and items.csv lie beside it.
         target: path of the page.
         log: gets one line of text at a time.
         study: record of compare_samplers, if it has run for this plan.
     Raises:
-        ArchiveError: a table or figure is missing or was changed, or a map is.
+        ArchiveError: a table is missing or was changed, or a map is.
     """
-    folder = record.parent
+    # What was measured.
     summary = _read_summary(record, "metrics.json")
-    everything = summary["groups"][0]
-    examples = save(draw_examples(plan), folder / "examples.png")
-    body = [
-        f"<h1>{_text(plan.config.exp_name)}</h1>",
-        *_introduction(summary),
-        "<h2>Measures</h2>",
-        *_groups_table(summary),
-        *_figures(folder, ("found_target.png", "pelvis_point_error.png", "localisation.png")),
-        "<h2>Maps from above</h2><p>True closeness of the pelvis (or of the first joint) on the "
-        "left, generated on the right; bright is close. Cross: the closest point. Rings: the "
-        "target object.</p>",
-        *_figures(folder, (examples,)),
-        "<h2>All measures</h2>",
-        _measures_table(everything["measures"]),
-        *(_study(study) if study else []),
-    ]
-    page = (
-        f'<!doctype html>\n<html lang="en"><meta charset="utf-8">'
-        f"<title>{_text(plan.config.exp_name)}</title><style>{STYLE}</style>\n"
-        + "\n".join(body)
-        + "\n</html>\n"
+    items = _read_items(record)
+    measures = summary["groups"][0]["measures"]
+    groups = _shown_groups(summary)
+
+    # The page.
+    page = render(
+        "report.html",
+        title=plan.config.exp_name,
+        sentences=words.what_was_run(plan, summary),
+        left_out=summary["left_out"],
+        confidence=f"{100 * summary['evaluation']['confidence']:g} %",
+        groups=groups,
+        rows=[_row(name, groups) for name in headlines(measures)],
+        gallery=_gallery(plan, record.parent),
+        figures=_figures(summary, items),
+        parts=_all_measures(measures),
+        study=_study(study) if study else None,
+        facts=words.run_facts(plan, summary, _versions(plan)),
+        folder=record.parent,
     )
     write_bytes(target, page.encode())
     log(f"{target} ({len(page) / 1e6:.1f} MB)")
+
+
+# --- what the page is made from ------------------------------------------------------------------
 
 
 def _read_summary(record: Path, name: str) -> dict[str, Any]:
@@ -91,143 +113,141 @@ def _read_summary(record: Path, name: str) -> dict[str, Any]:
         ) from None
 
 
-def _introduction(summary: dict[str, Any]) -> list[str]:
-    """Paragraphs: how much was measured, of which model, and what was left out."""
-    percent = f"{100 * summary['evaluation']['confidence']:g} %"
-    sampler = summary["sampler"]
-    return [
-        f"<p>{summary['num_samples']} samples of {summary['groups'][0]['num_items']} items, "
-        f"{summary['skipped']} skipped; {_text(sampler['method'])}, {sampler['steps']} of "
-        f"{sampler['of']} steps, {sampler['k_samples']} map(s) a sample. Checkpoint "
-        f"{_text(summary['checkpoint']['path'])}, sha256 {summary['checkpoint']['sha256']}. "
-        f"Intervals: {percent}, bootstrap over items.</p>",
-        *(f"<p>Left out: {_text(sentence)}.</p>" for sentence in summary["left_out"]),
-    ]
+def _read_items(record: Path) -> list[dict[str, str]]:
+    """items.csv, which was checked with the record's other files: one mapping for each sample."""
+    with open(record.parent / "items.csv", encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
-def draw_examples(plan: Plan):
-    """Figure of a few samples, spread evenly over the archive: true and generated closeness.
-
-    Raises:
-        ArchiveError: every sample was skipped, or a map is missing or damaged.
-    """
-    # What is read, and which samples.
-    maps = ContactMaps(plan.archive)
-    dataset = open_dataset(plan.config, plan.architecture.point_feat_dim)
-    reader = FileReader(plan.config.data_dir)
-    measures = MapMeasures(plan.config, archived_statistics(maps, plan))
-    rows = evenly_spread(maps.rows_with_maps(), NUM_EXAMPLES)
-    if not rows:
-        raise ArchiveError(f"{plan.archive}: all samples were skipped, so there is no map to show")
-
-    # Two samples in each line of the figure, each with a true and a generated map.
-    lines = -(-len(rows) // 2)
-    figure, grid = plt.subplots(lines, 4, figsize=(14, 3.6 * lines), layout="constrained")
-    for axes in grid.flat:
-        axes.set_axis_off()
-    for (left, right), row in zip(grid.reshape(-1, 2), rows, strict=False):
-        sample = _sample(plan, row, dataset)
-        truth = read_truth(dataset, sample, reader)
-        x = maps.read("sample", row)[:1].astype(np.float32)
-        column = measures.pelvis or 0
-        generated = measures.distance(x)[0, :, column]
-        point = generated.argmin() if measures.pelvis is None else measures.pelvis_points(x)[0]
-        _draw(right, dataset, truth, generated, point)
-        right.set_title("generated", fontsize=9)
-        if truth.distance is not None:
-            true = truth.distance[:, column]
-            _draw(left, dataset, truth, true, true.argmin())
-        left.set_title(short_line(f"{sample.set} {sample.index}: {sample.text}"), fontsize=9)
-    return figure
+def _versions(plan: Plan) -> dict[str, dict[str, int]]:
+    """Library -> version -> number of the archive's chunks that were made with it."""
+    return read_archive_record(Path(plan.archive_record)).versions
 
 
-def _draw(axes, dataset: Dataset, truth: GroundTruth, distance: np.ndarray, point: int) -> None:
-    """One map from above: closeness as colour, rings on the target's points, a cross on a point."""
-    plane = truth.xyz[:, [axis for axis in range(3) if axis != dataset.gravity_dim]]
-    order = np.argsort(truth.xyz[:, dataset.gravity_dim])  # higher points hide lower ones
-    contact = contact_from_distance(distance, False, dataset.config.sigma)
-    axes.scatter(*plane[order].T, c=contact[order], s=4, cmap="magma", vmin=0, vmax=1)
-    if truth.mask is not None:
-        rings = {"facecolors": "none", "edgecolors": "tab:cyan", "linewidths": 0.15}
-        axes.scatter(*plane[truth.mask].T, s=14, **rings)
-    axes.scatter(*plane[point], marker="x", s=70, color="lime", linewidths=2.5)
-    axes.set_aspect("equal")
+# --- tables --------------------------------------------------------------------------------------
 
 
-def _sample(plan: Plan, row: int, dataset: Dataset) -> Sample:
-    """The sample of a row of the archive."""
-    chunk = next(chunk for chunk in plan.chunks if chunk.start <= row < chunk.stop)
-    return read_samples(plan, chunk, dataset)[row - chunk.start]
-
-
-def _groups_table(summary: dict[str, Any]) -> list[str]:
-    """Two tables of headline measures with intervals: all samples by set, and by action."""
+def _shown_groups(summary: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The columns of the table: all samples, then sets and actions where there are several."""
     everything = summary["groups"][0]
-    tables = []
+    columns = [everything]
     for kind in (SET, ACTION):
-        groups = [everything, *(g for g in summary["groups"] if g["kind"] == kind)]
-        rows = [
-            [name, *(_with_interval(group["measures"].get(name)) for group in groups)]
-            for name in headlines(everything["measures"])
-        ]
-        rows.append(["items", *(str(group["num_items"]) for group in groups)])
-        tables.append(_table([f"by {kind}", *(group["name"] for group in groups)], rows))
-    return tables
+        of_kind = [group for group in summary["groups"] if group["kind"] == kind]
+        columns += of_kind if len(of_kind) > 1 else []
+    return columns
 
 
-def _measures_table(measures: dict[str, Any]) -> str:
-    """Every measure with its meaning; of the best of several maps, the headlines only."""
-    rows = [
-        [
-            name,
-            f"{number(m['value'])} {m['unit']}",
-            f"{number(m['low'])} to {number(m['high'])}",
-            str(m["num_items"]),
-            m["meaning"],
-        ]
-        for name, m in measures.items()
+def _row(name: str, groups: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A headline measure: its name and meaning, and a cell for each group that has it.
+
+    All bars of a row have one scale: 0 to 1 for shares, else 0 to the highest end of the row.
+    """
+    measure = measure_of(name)
+    found = [group["measures"].get(name) for group in groups]
+    chances = [group["measures"].get(CHANCE_OF.get(name, "")) for group in groups]
+    highest = 1 if measure.is_share else max(each["high"] for each in found if each)
+    cells = [
+        each and _cell(name, each, chance, highest or 1)
+        for each, chance in zip(found, chances, strict=True)
+    ]
+    has_chance = any(cell and cell.chance is not None for cell in cells)
+    notes = [measure.meaning, BETTER[measure.better]]
+    notes += ["upright line in the bar: chance"] if has_chance else []
+    return {"name": name, "meaning": "; ".join(filter(None, notes)), "cells": cells}
+
+
+def _cell(
+    name: str, measure: words.Measured, chance: words.Measured | None, highest: float
+) -> Cell:
+    low, high, value = (100 * measure[end] / highest for end in ("low", "high", "value"))
+    return Cell(
+        words.shown(name, measure), low, high, value, chance and 100 * chance["value"] / highest
+    )
+
+
+def _all_measures(measures: Mapping[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """(title, rows) of every measure; of the best of several maps, the headlines only."""
+    names = [
+        name
+        for name in measures
         if not name.startswith(BEST) or name.removeprefix(BEST) in headlines(measures)
     ]
-    return _table(["measure", "value", "interval", "items", "meaning"], rows)
+    parts: dict[str, list] = {
+        "whole scene": [],
+        "points of the target object": [],
+        "best of an item's maps": [],
+    }
+    whole, on_target, best = parts.values()
+    for name in names:
+        part = best if name.startswith(BEST) else on_target if TARGET in name else whole
+        measure = measure_of(name)
+        part.append(
+            {
+                "name": name,
+                "shown": words.shown(name, measures[name]),
+                "num_items": measures[name]["num_items"],
+                "meaning": "; ".join(filter(None, [measure.meaning, BETTER[measure.better]])),
+            }
+        )
+    return [(title, rows) for title, rows in parts.items() if rows]
 
 
-def _study(record: Path) -> list[str]:
+def _gallery(plan: Plan, folder: Path) -> Markup:
+    """A few maps from above, as a picture inside the page."""
+    name = save(draw_examples(plan), folder / "examples.png")
+    data = base64.b64encode((folder / name).read_bytes()).decode()
+    return Markup(
+        "<figure>"
+        f'<img alt="maps from above" style="max-width: 100%" src="data:image/png;base64,{data}">'
+        "<figcaption>True closeness of the pelvis (or of the first joint) on the left, generated "
+        "on the right; bright is close. Cross: the closest point. Rings: the target object."
+        "</figcaption></figure>"
+    )
+
+
+# --- maps and figures ----------------------------------------------------------------------------
+
+
+def _figures(summary: Mapping[str, Any], items: Iterable[Mapping[str, str]]) -> list[Figure]:
+    """One figure for each question that the measures answer."""
+    groups = summary["groups"]
+    measures, figures = groups[0]["measures"], []
+    if "found_target" in measures:
+        caption = words.found_caption(groups, summary["evaluation"]["found_radius"])
+        drawing = inline_figures.found_target(groups)
+        figures.append(Figure("Do the maps find the object?", [drawing], caption))
+    if "pelvis_point_error" in measures:
+        errors = [
+            (item["action"], float(item["pelvis_point_error"]))
+            for item in items
+            if item["pelvis_point_error"]
+        ]
+        caption = words.errors_caption([error for _, error in errors])
+        drawing = inline_figures.pelvis_errors(errors)
+        figures.append(Figure("How far is the pelvis point from the true one?", [drawing], caption))
+    questions = {
+        "TKCO": "Do the closest points agree?",
+        "IoU": "Do the points in contact agree?",
+    }
+    for family, question in questions.items():
+        if any(f"{family}@" in name for name in measures):
+            drawing = inline_figures.overlap(measures, family)
+            figures.append(Figure(question, [drawing], words.overlap_caption(measures, family)))
+    return figures
+
+
+def _study(record: Path) -> dict[str, Any]:
     """What compare_samplers found."""
     summary = _read_summary(record, "summary.json")
-    return [
-        "<h2>Few steps</h2>",
-        *(f"<p>{_text(sentence)}</p>" for sentence in verdict(summary)),
-        *_figures(record.parent, ("quality.png",)),
-        _table(*short_table(summary)),
-    ]
-
-
-def _text(text: str) -> str:
-    """A text as HTML shows it: markup and control characters are escaped."""
-    return escape(printable(text))
-
-
-def _with_interval(measure: dict[str, Any] | None) -> str:
-    """A value with its interval, or `-`."""
-    if measure is None:
-        return "-"
-    return f"{number(measure['value'])} [{number(measure['low'])}, {number(measure['high'])}]"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """An HTML table of texts."""
-
-    def line(cells, tag):
-        return "<tr>" + "".join(f"<{tag}>{_text(cell)}</{tag}>" for cell in cells) + "</tr>"
-
-    return "\n".join(["<table>", line(header, "th"), *(line(r, "td") for r in rows), "</table>"])
-
-
-def _figures(folder: Path, names: Sequence[str]) -> list[str]:
-    """Those of the figures that exist, embedded in the page."""
-    return [
-        f'<img alt="{name}" src="data:image/png;base64,'
-        f'{base64.b64encode((folder / name).read_bytes()).decode()}">'
-        for name in names
-        if (folder / name).exists()
-    ]
+    header, rows = short_table(summary)
+    return {
+        "sentences": verdict(summary),
+        "figure": Figure(
+            "Which sampler with how few steps is as good?",
+            inline_figures.study(summary),
+            "A setting is as good as the full chain only if its point lies in the grey band of all "
+            "three figures. Bars are intervals; fewer evaluations of the model take less time.",
+        ),
+        "header": header,
+        "rows": rows,
+    }

@@ -8,8 +8,8 @@ from evaluations import study_summary
 
 from cdm.datasets import Sample
 from cdm.evaluation.plots import (
-    _found_target,
     apart,
+    draw_found_target,
     plot_evaluation,
     plot_loss,
     plot_study,
@@ -84,7 +84,7 @@ def test_an_evaluation_is_drawn_as_far_as_it_was_measured(tmp_path):
 def test_bars_are_the_groups_that_have_the_measure():
     found = {"found_target": 0.5, "found_target_chance": 0.2}
     groups = [group("all", "all", **found), group("set", "A", **found), group("action", "sit")]
-    figure = _found_target(groups)
+    figure = draw_found_target(groups)
     [axes] = figure.axes
     assert [label.get_text() for label in axes.get_xticklabels()] == ["all\n3 items"]
     assert [bar.get_height() for bar in axes.patches] == [0.5]
