@@ -1,16 +1,18 @@
 """Maps as a training set: does a second stage learn the same from the fast sampler's maps?
 
     python benchmarks/few_steps/training_set.py --full outputs/full/contact_maps.zarr \\
-        --fast outputs/fast/contact_maps.zarr --json training_set.json
+        --again outputs/again/contact_maps.zarr --fast outputs/fast/contact_maps.zarr \\
+        --json training_set.json
 
-Both archives hold maps of the same items, made by two runs. The true maps come from the dataset of
-the first archive, so run this in the working folder of those runs.
+The archives hold maps of the same items, made by three runs. `again` is a second run of the full
+chain with another seed: how much it differs from the first is what chance alone does. The
+true maps come from the dataset of the first archive, so run this in the working folder of the runs.
 
 A small PointNet (Qi et al. 2017) is trained to tell the true pelvis position from a map: a point's
 coordinates and its contact with each joint go in, the position in metres comes out. One is trained
-on each kind of maps (full chain, fast sampler, truth) of three quarters of the items, and tested on
-all three kinds of maps of the others. If the two samplers' maps are one distribution, rows and
-columns of `full` and `fast` are equal within their intervals.
+on each kind of maps of three quarters of the items, and tested on all kinds of maps of the others.
+If the two samplers' maps are one distribution, rows and columns of `full` and `fast` differ no more
+than those of `full` and `again`.
 
 An item's error is its mean over maps and seeds. Intervals are bootstrap intervals over test items.
 """
@@ -36,7 +38,8 @@ from cdm.evaluation.bootstrap import bootstrap
 from cdm.evaluation.measure import joint_names, read_truth
 from cdm.run.dataset import open_dataset
 
-KINDS = ("full", "fast", "truth")
+KINDS = ("full", "again", "fast", "truth")
+SAMPLED = KINDS[:-1]  # those that an archive holds
 BATCH, LEARNING_RATE = 64, 1e-3
 HELD_OUT = 4  # one item of so many is tested
 
@@ -66,11 +69,11 @@ def read(options) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
         pelvis: (items, 3) metres, about the same centre.
     """
     # The items, and where the true maps come from.
-    archives = {kind: ContactMaps(getattr(options, kind)) for kind in ("full", "fast")}
+    archives = {kind: ContactMaps(getattr(options, kind)) for kind in SAMPLED}
     with_maps = {k: {a.keys[r] for r in a.rows_with_maps()} for k, a in archives.items()}
     first = {}  # one caption of each item
     for key in archives["full"].keys:
-        if key in with_maps["full"] & with_maps["fast"]:
+        if all(key in keys for keys in with_maps.values()):
             first.setdefault(key[:2], key)
     keys = evenly_spread(list(first.values()), options.items)
     config = load_config(archives["full"].attributes["config"])
@@ -156,6 +159,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--full", type=Path, required=True, help="archive of the full chain")
+    parser.add_argument("--again", type=Path, required=True, help="the same with another seed")
     parser.add_argument("--fast", type=Path, required=True, help="archive of the fast sampler")
     parser.add_argument("--items", type=int, default=4000, help="at most, spread over the archive")
     parser.add_argument("--points", type=int, default=1024, help="of each cloud, at random")
@@ -209,28 +213,27 @@ def report(table: np.ndarray, chance: float, options, seconds: float) -> None:
             for test, x, s in zip(KINDS, found, by_seed[i], strict=True)
         ]
 
-    # The difference that matters, item by item.
-    print("\ntrained on fast minus trained on full, metres, paired by item")
-    differences = bootstrap((of_item[1] - of_item[0]).T)
-    for test, x in zip(KINDS, differences, strict=True):
-        print(f"  tested on {test:6} {x.value:+.4f} ({x.low:+.4f}, {x.high:+.4f})")
-    print("tested on fast minus tested on full, metres, paired by item")
-    tests = bootstrap((of_item[:, 1] - of_item[:, 0]).T)
-    for kind, x in zip(KINDS, tests, strict=True):
-        print(f"  trained on {kind:6} {x.value:+.4f} ({x.low:+.4f}, {x.high:+.4f})")
+    # The differences that matter, item by item; those of `again` are chance.
+    training, testing = [], []
+    for other in ("again", "fast"):
+        i = KINDS.index(other)
+        print(f"\ntrained on {other} minus trained on full, metres, paired by item")
+        for test, x in zip(KINDS, bootstrap((of_item[i] - of_item[0]).T), strict=True):
+            print(f"  tested on {test:6} {x.value:+.4f} ({x.low:+.4f}, {x.high:+.4f})")
+            training.append({"trained_on": other, "tested_on": test, **x._asdict()})
+        print(f"tested on {other} minus tested on full, metres, paired by item")
+        for kind, x in zip(KINDS, bootstrap((of_item[:, i] - of_item[:, 0]).T), strict=True):
+            print(f"  trained on {kind:6} {x.value:+.4f} ({x.low:+.4f}, {x.high:+.4f})")
+            testing.append({"trained_on": kind, "tested_on": other, **x._asdict()})
     print(f"always the mean position: {chance:.3f}; {seconds:.0f} s on {options.device}")
     if options.json:
         content = {
-            **{key: str(getattr(options, key)) for key in ("full", "fast", "device")},
+            **{key: str(getattr(options, key)) for key in (*SAMPLED, "device")},
             **{key: getattr(options, key) for key in ("points", "steps", "seeds")},
             "test_items": table.shape[-1],
             "rows": rows,
-            "fast_minus_full_training": [
-                {"tested_on": t, **x._asdict()} for t, x in zip(KINDS, differences, strict=True)
-            ],
-            "fast_minus_full_test": [
-                {"trained_on": t, **x._asdict()} for t, x in zip(KINDS, tests, strict=True)
-            ],
+            "minus_trained_on_full": training,
+            "minus_tested_on_full": testing,
             "mean_position": chance,
         }
         options.json.write_text(json.dumps(content, indent=2) + "\n")
