@@ -1,147 +1,329 @@
 """Run the workflow itself on a full-size dataset and checkpoint, and print what it took.
 
-    python benchmarks/whole_job.py --folder /scratch/whole_job --steps "" 50 20
+    python benchmarks/whole_job.py --folder /scratch/whole_job --items 24544 --steps 18 --gpus 4
+    python benchmarks/whole_job.py --folder /scratch/whole_job --items 2048 --tree ../before --kill
+    python benchmarks/whole_job.py --tiny --folder /tmp/whole_job        # a minute on a CPU
 
-The dataset (HUMANISE's layout, random points) and the checkpoint (untrained PointMamba) are made
-once and used again. For every number of steps the run is started, killed with SIGKILL once a
-share of its chunks is finished, unlocked and started again; the figures are those of the chunks'
-records and of the wall clock.
+Dataset and checkpoint are made once and used again: afford-motion's folders (made_data.py: a pool
+of files under as many names as there are items) and an untrained PointMamba of full size. Then one
+`snakemake` command is started in a folder of its own, as a user would. The seconds are those from
+its start to its end, merge included. Other figures come from the records and logs of the chunks,
+and from NVML. With --kill a second run is killed with SIGKILL at a random moment and the same
+command is typed again; what that took longer than the undisturbed run is what the kill cost.
 """
 
 import argparse
 import json
 import os
+import platform
+import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import numpy as np
+from archive_digest import differences, digest_archive, digest_shards
 from denoising_step import architecture
+from gpu_watch import GpuWatch
+from made_data import dataset_section, write_dataset
+from run_timeline import read_timeline, summarise
 
+from cdm.jobs.device import VISIBLE, visible_devices
 from cdm.training.initial_weights import write_checkpoint
 
 REPO = Path(__file__).resolve().parent.parent
+TINY = {
+    "items": 24, "points": 256, "trans_dim": 32, "depth": 1, "chunk_size": "6", "batch_size": "4",
+    "cores": 2, "gpus": 0,
+}  # fmt: skip
+FULL_CHAIN = 500  # steps of the untrained model's chain
 
 
-def write_dataset(folder: Path, num_items: int, num_points: int) -> None:
-    """HUMANISE's files with random points and distances."""
-    base = folder / "HUMANISE" / "contact_motion"
-    (base / "contacts").mkdir(parents=True, exist_ok=True)
-    lines = ["scene_id,scene_trans_x,scene_trans_y,scene_trans_z,utterance,others"]
-    for i in range(num_items):
-        lines.append(f"scene{i:04},0,0,0,sit on chair {i},x")
-        path = base / "contacts" / f"{i:05}.npz"
-        if path.exists():
-            continue
-        rng = np.random.default_rng(i)
-        points = rng.uniform(-1, 1, (num_points, 6)).astype(np.float32)
-        dist = rng.uniform(0, 3, (num_points, 22)).astype(np.float32)
-        np.savez(path, points=points, mask=np.arange(num_points), dist=dist)
-    (base / "anno.csv").write_text("\n".join(lines) + "\n")
-    (folder / "HUMANISE" / "train.txt").write_text("".join(f"{i:06}\n" for i in range(num_items)))
-    name = "Mean_Std_Cont_HUMANISE_contact_cont_joints_0.8.npz"
-    np.savez(folder / name, mean=np.full((1, 6), 0.2, "f4"), std=np.full((1, 6), 0.3, "f4"))
-
-
-def main():
+def read_options() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--items", type=int, default=512)
-    parser.add_argument("--points", type=int, default=8192)
-    parser.add_argument("--trans-dim", type=int, default=256)
-    parser.add_argument("--depth", type=int, default=8)
-    parser.add_argument("--chunk-size", type=int, default=128)
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--precision", default="auto")
-    parser.add_argument("--gpu", default="auto", help="auto, a number, or null for the CPU")
-    parser.add_argument("--cores", type=int, default=8)
-    parser.add_argument("--steps", nargs="+", default=["50"], help='"" is the whole chain, 500')
-    parser.add_argument("--kill-after", type=int, default=1, help="finished chunks; 0: no kill")
-    options = parser.parse_args()
-    folder = options.folder.resolve()
+    add = parser.add_argument
+    add("--folder", type=Path, required=True, help="scratch: data, checkpoint, runs")
+    add("--layout", choices=("h3d", "humanise"), default="h3d")
+    add("--items", type=int, default=512)
+    add("--points", type=int, default=8192)
+    add("--trans-dim", type=int, default=256)
+    add("--depth", type=int, default=8)
+    add("--steps", type=int, default=18, help="500: the whole chain; fewer: config/fast.yaml's")
+    add("--gpus", type=int, default=1, help="0 for the CPU")
+    add("--cores", type=int, help="to confine the run to; default: all that this process has")
+    add("--chunk-size", help="a number or auto; default: the tree's default")
+    add("--batch-size", help="a number or auto; default: the tree's default")
+    add("--precision", default="auto")
+    add("--standby", choices=("on", "off"), help="workflow.standby, in trees that have it")
+    add("--tree", type=Path, default=REPO, help="checkout whose Snakefile is run")
+    add("--profile", type=Path, help="workflow profile (Slurm) in place of --cores and --resources")
+    add("--kill", action="store_true", help="also kill a run at a random moment, and resume it")
+    add("--kill-seed", type=int, default=0)
+    add("--digest", action="store_true", help="hash the arrays, for other chunk sizes to compare")
+    add("--same-as", type=Path, help="figures (JSON) of a run whose archive must be the same")
+    add("--name", default="run", help="of this row: folder, log, figures")
+    add("--json", type=Path, help="default: FOLDER/NAME.json")
+    add("--keep", action="store_true", help="leave the archive; default: removed once measured")
+    add("--only-data", action="store_true", help="make dataset and checkpoint, run nothing")
+    add("--tiny", action="store_true", help="a small model on the CPU")
+    if "--tiny" in sys.argv:
+        parser.set_defaults(**TINY)
+    return parser.parse_args()
 
-    write_dataset(folder / "data", options.items, options.points)
+
+def main() -> int:
+    options = read_options()
+    folder = options.folder.resolve()
+    data = write_dataset(folder, options.layout, options.items, options.points)
     checkpoint = folder / f"exp_{options.trans_dim}_{options.depth}" / "ckpt" / "model000000.pt"
     if not checkpoint.exists():
         write_checkpoint(checkpoint, architecture(options.trans_dim, options.depth))
-    print(f"{options.items} items, {options.points} points, chunks of {options.chunk_size}")
-    for steps in options.steps:
-        run(options, folder, checkpoint, steps)
+
+    if options.only_data:
+        return 0
+
+    # The undisturbed run.
+    figures = describe(options)
+    run = Run(options, folder, data, checkpoint, options.name)
+    print(f"{options.name}: {run.typed}", flush=True)
+    figures |= run.measured()
+    print_figures(figures)
+
+    # The killed one.
+    if options.kill:
+        killed = Run(options, folder, data, checkpoint, f"{options.name}_killed")
+        moment = random.Random(options.kill_seed).uniform(0.15, 0.9) * figures["seconds"]
+        figures["killed"] = found = killed.measured(kill_after_s=moment)
+        found["lost_s"] = round(found["seconds"] - figures["seconds"], 2)
+        found["differs_in"] = differences(found["shards"], figures["shards"])
+        print_kill(found)
+
+    # Written before anything is found wrong.
+    problems = list(figures.get("killed", {}).get("differs_in", []))
+    if options.same_as:
+        problems += compare_with(options.same_as, figures)
+    path = options.json or folder / f"{options.name}.json"
+    path.write_text(json.dumps(figures, indent=1))
+    return 1 if problems else 0
 
 
-def run(options, folder: Path, checkpoint: Path, steps: str) -> None:
-    """One run, killed once and resumed; prints its figures."""
-    name = f"steps_{steps or 500}"
-    config = {
-        "exp_name": name,
-        "exp_dir": str(checkpoint.parent.parent),
-        "gpu": options.gpu,
-        "dataset": {
-            "data_dir": str(folder / "data"), "sets": ["HUMANISE"], "num_points": options.points,
-        },
-        "model": {"text_model": {"version": "hashing"}},
-        "diffusion": {"timestep_respacing": steps},
-        "sampling": {"batch_size": options.batch_size, "precision": options.precision},
-        "workflow": {"chunk_size": options.chunk_size},
-    }  # fmt: skip
-    configfile = folder / f"{name}.yaml"
-    configfile.write_text(json.dumps(config))  # JSON is YAML
-    command = [
-        sys.executable, "-m", "snakemake", "-s", str(REPO / "Snakefile"),
-        "--configfile", str(configfile), "--cores", str(options.cores), "--resources", "gpu=1",
-    ]  # fmt: skip
-    chunks = folder / "outputs" / name / "chunks"
-    print(f"\n{steps or 500} steps: {' '.join(command[1:])}")
+class Run:
+    """One run in a folder of its own: its configuration, its command, what it took."""
 
-    seconds, killed = 0.0, None
-    with open(folder / f"{name}.log", "w") as log:
-        if options.kill_after:
-            started = time.perf_counter()
-            process = subprocess.Popen(
-                command, cwd=folder, stdout=log, stderr=log, start_new_session=True
-            )
-            while process.poll() is None and count(chunks) < options.kill_after:
-                time.sleep(0.05)
-            if process.poll() is None:
-                time.sleep(2)  # into the next chunk
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-                killed = count(chunks)
-            seconds += time.perf_counter() - started
-            subprocess.run([*command, "--unlock"], cwd=folder, stdout=log, stderr=log, check=True)
-        started = time.perf_counter()
-        subprocess.run(command, cwd=folder, stdout=log, stderr=log, check=True)
-        seconds += time.perf_counter() - started
+    def __init__(self, options, folder: Path, data: Path, checkpoint: Path, name: str):
+        self.options, self.name = options, name
+        self.folder = folder / "runs" / name
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        (self.folder / "config.yaml").write_text(json.dumps(self._config(data, checkpoint)))
+        self.outputs = self.folder / "outputs" / "run"
 
-    records = [json.loads(path.read_text()) for path in sorted(chunks.glob("*.json"))]
-    maps = sum(record["layout"]["num_samples"] for record in records)
-    archive = folder / "outputs" / name / "contact_maps.zarr"
-    size = sum(path.stat().st_size for path in archive.rglob("*") if path.is_file())
-    if killed is not None:
-        print(f"  killed with {killed} of {len(records)} chunks finished, then resumed")
-    print(f"  {maps} maps in {seconds:.1f} s, Snakemake and merge and all: {maps / seconds:.2f}/s")
-    phases = list(records[0]["seconds"])
-    for phase in phases:
-        values = [record["seconds"][phase] for record in records]
-        print(f"  {phase:10} median {np.median(values):8.2f} s, max {max(values):8.2f} s")
-    sampling = sum(record["seconds"]["sample"] for record in records)
-    whole = sum(sum(record["seconds"].values()) for record in records)
-    busy = [record["gpu_busy"] for record in records]
-    print(f"  while sampling {maps / sampling:.2f} maps/s; chunk jobs {maps / whole:.2f} maps/s")
-    if busy[0] is not None:
-        share = sum(b * r["seconds"]["sample"] for b, r in zip(busy, records, strict=True)) / whole
-        print(f"  GPU busy {100 * np.mean(busy):.1f} % of sampling, {100 * share:.1f} % of jobs")
-    print(f"  archive {size / 1e6:.0f} MB, {size / seconds / 1e6:.1f} MB/s")
+        snakemake = shutil.which("snakemake")
+        self.command = [snakemake] if snakemake else [sys.executable, "-m", "snakemake"]
+        self.command += ["-s", str(options.tree.resolve() / "Snakefile")]
+        self.command += ["--configfile", "config.yaml"]
+        cores = options.cores or len(os.sched_getaffinity(0))
+        self.confined_to = sorted(os.sched_getaffinity(0))[:cores]
+        if options.profile:
+            self.command += ["--workflow-profile", str(options.profile.resolve())]
+        else:
+            self.command += ["--cores", str(cores), "--resources", f"gpu={max(1, options.gpus)}"]
+        self.typed = " ".join(["snakemake", *self.command[1:]])
+        devices = visible_devices() if options.gpus else []
+        self.gpus = devices[: options.gpus]
+        if len(self.gpus) < options.gpus:
+            raise SystemExit(f"--gpus {options.gpus}: there are {len(devices)}")
+
+    def _config(self, data: Path, checkpoint: Path) -> dict:
+        """What differs from the tree's defaults."""
+        options, workflow, sampling = self.options, {}, {"precision": self.options.precision}
+        if options.chunk_size:
+            workflow["chunk_size"] = number(options.chunk_size)
+        if options.standby:
+            workflow["standby"] = options.standby == "on"
+        if options.batch_size:
+            sampling["batch_size"] = number(options.batch_size)
+        whole = options.steps >= FULL_CHAIN
+        if not whole:
+            sampling |= {"method": "dpmpp_2m_sde"}
+        return {
+            "exp_name": "run",
+            "exp_dir": str(checkpoint.parent.parent),
+            "gpu": "auto" if options.gpus else None,
+            "dataset": dataset_section(data, options.layout, options.points),
+            "model": {"text_model": {"version": "hashing"}},
+            "diffusion": {"timestep_respacing": "" if whole else f"snr{options.steps}"},
+            "sampling": sampling,
+            "workflow": workflow,
+        }
+
+    def measured(self, kill_after_s: float | None = None) -> dict:
+        """Run the command, with `kill_after_s` killed once and typed again; its figures."""
+        found = {}
+        with GpuWatch(self.gpus) as watch:
+            began = time.perf_counter()
+            if kill_after_s is not None:
+                found |= self._kill(kill_after_s)
+            self._run("run")
+            seconds = time.perf_counter() - began
+        devices = max(1, self.options.gpus)
+        entries = read_timeline(self.outputs)
+        found |= {"seconds": round(seconds, 2)} | summarise(entries, seconds, devices)
+        found["nvml"] = watch.figures(seconds)
+        archive = self.outputs / "contact_maps.zarr"
+        last = max(entry["ended"] for entry in entries)
+        found["after_last_batch_s"] = round(max(0.0, self.ended - last), 2)
+        if kill_after_s is None:
+            first = min(entry["began"] for entry in entries)
+            found["before_first_batch_s"] = round(first - self.began, 2)
+        found["archive_bytes"] = sum(p.stat().st_size for p in archive.rglob("*") if p.is_file())
+        found["shards"] = digest_shards(archive)
+        if self.options.digest:
+            found["digests"] = digest_archive(archive)
+        found["timeline"] = entries
+        if not self.options.keep:
+            shutil.rmtree(self.outputs / "chunks")
+            shutil.rmtree(archive)
+        return found
+
+    def _start(self, log) -> subprocess.Popen:
+        environment = dict(os.environ)
+        if self.gpus:
+            environment[VISIBLE] = ",".join(self.gpus)
+        return subprocess.Popen(
+            self.command,
+            cwd=self.folder,
+            stdout=log,
+            stderr=log,
+            env=environment,
+            start_new_session=True,
+            preexec_fn=lambda: os.sched_setaffinity(0, self.confined_to),
+        )
+
+    def _run(self, name: str) -> None:
+        with open(self.folder / f"{name}.log", "w") as log:
+            self.began = time.time()
+            process = self._start(log)
+            process.wait()
+            self.ended = time.time()
+        if process.returncode:
+            tail = (self.folder / f"{name}.log").read_text("utf-8", "replace")[-3000:]
+            raise SystemExit(f"{tail}\n{self.typed}: exit status {process.returncode}")
+
+    def _kill(self, after_s: float) -> dict:
+        """Start the command, kill its whole process group, and unlock the folder."""
+        with open(self.folder / "killed.log", "w") as log:
+            process = self._start(log)
+            time.sleep(after_s)
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        finished = len(list((self.outputs / "chunks").glob("*.json")))
+        time.sleep(1)
+        left = processes_in(self.folder)
+        began = time.perf_counter()
+        with open(self.folder / "unlock.log", "w") as log:
+            command = [*self.command, "--unlock"]
+            subprocess.run(command, cwd=self.folder, stdout=log, stderr=log, check=True)
+        return {
+            "killed_after_s": round(after_s, 2),
+            "chunks_finished_then": finished,
+            "processes_left": left,
+            "unlock_s": round(time.perf_counter() - began, 2),
+        }
 
 
-def count(chunks: Path) -> int:
-    """Finished chunks."""
-    return len(list(chunks.glob("*.json")))
+def number(text: str) -> int | str:
+    """A number where it is one, else the word (auto)."""
+    return int(text) if text.isdigit() else text
+
+
+def processes_in(folder: Path) -> list[str]:
+    """Commands of the processes whose working folder this is."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            if Path(os.readlink(path / "cwd")) == folder:
+                found.append((path / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:200])
+        except OSError:
+            continue  # ended, or another user's
+    return found
+
+
+def describe(options) -> dict:
+    """What was run, and where."""
+    import torch
+
+    git = ["git", "-C", str(options.tree), "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    cores = options.cores or len(os.sched_getaffinity(0))
+    settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items()}
+    return {
+        "name": options.name,
+        "options": settings,
+        "commit": commit or "no git",
+        "machine": {"gpus": gpus, "cores": cores, "torch": torch.__version__},
+        "python": platform.python_version(),
+        "load_before": os.getloadavg()[0],
+    }
+
+
+def compare_with(path: Path, figures: dict) -> list[str]:
+    """What differs from another run's archive; prints it."""
+    other = json.loads(path.read_text())
+    key = "digests" if "digests" in other and "digests" in figures else "shards"
+    found = differences(other[key], figures[key])
+    told = f"differ in {', '.join(found[:5])} ..." if found else "are equal to the last bit"
+    print(f"  {figures['name']} and {other['name']} {told} ({key})")
+    return found
+
+
+def print_figures(found: dict) -> None:
+    """The figures of an undisturbed run."""
+    wall = found["seconds"]
+    print(
+        f"  {found['maps']} maps in {wall:.1f} s from the command's start to its end: "
+        f"{found['maps_per_s']:.2f} maps/s, {found['maps_per_s_while_sampling']:.2f} while "
+        f"sampling\n"
+        f"  device busy {100 * found['gpu_share']:.1f} % of the wall time by the records"
+        f"{describe_nvml(found['nvml'])}\n"
+        f"  {found['chunks']} chunks, the largest of {found['largest_chunk']} maps; first batch "
+        f"after {found['before_first_batch_s']} s, {found['after_last_batch_s']} s from the last "
+        f"batch to the end\n"
+        f"  between two chunks of a device {found['lost_per_gap_s']} s, in all "
+        f"{list(found['lost_between_s'].values())}; outside sampling "
+        f"{found['outside_sampling_per_chunk_s']} s a chunk\n"
+        f"  seconds of all chunks: {found['phases_s']}\n"
+        f"  archive {found['archive_bytes'] / 1e6:.0f} MB",
+        flush=True,
+    )
+
+
+def describe_nvml(gpus: list[dict]) -> str:
+    """What NVML says of each GPU; nothing without GPUs."""
+    if not gpus:
+        return ""
+    shares = ", ".join(f"{100 * gpu['share']:.1f} %" for gpu in gpus)
+    idle = ", ".join(str(gpu.get("idle_between_s", "-")) for gpu in gpus)
+    return f"; by NVML {shares}, idle for {idle} s between the first and the last kernel"
+
+
+def print_kill(found: dict) -> None:
+    """The figures of a killed and resumed run."""
+    equal = f"differs in {found['differs_in'][:5]}" if found["differs_in"] else "is equal"
+    print(
+        f"  killed after {found['killed_after_s']} s with {found['chunks_finished_then']} chunks "
+        f"finished, {len(found['processes_left'])} processes left, unlocked in "
+        f"{found['unlock_s']} s, resumed: {found['seconds']:.1f} s in all, {found['lost_s']} s "
+        f"lost; the archive {equal}",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
