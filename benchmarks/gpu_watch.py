@@ -4,6 +4,7 @@ The share of time in which a kernel ran, as the driver counts it: a check on wha
 the chunks say, and the only witness of the seconds between two jobs.
 """
 
+import itertools
 import threading
 import time
 
@@ -46,12 +47,12 @@ class GpuWatch:
             self.percents.append([self._read(handle).gpu for handle in self._handles])
 
     def figures(self, wall_s: float) -> list[dict]:
-        """Of each GPU: busy share of the wall time, first and last sign of work, idle in between."""
+        """Of each GPU: busy share of the wall time, first and last kernels, idle in between."""
         found = []
         for number, uuid in enumerate(self.uuids):
             values = [percents[number] for percents in self.percents]
             busy = [i for i, value in enumerate(values) if value >= IDLE_BELOW]
-            steps = [b - a for a, b in zip(self.times, self.times[1:], strict=False)] + [EVERY_S]
+            steps = [b - a for a, b in itertools.pairwise(self.times)] + [EVERY_S]
             busy_s = sum(step * value / 100 for step, value in zip(steps, values, strict=True))
             entry = {"gpu": uuid, "busy_s": round(busy_s, 2), "share": round(busy_s / wall_s, 4)}
             if busy:

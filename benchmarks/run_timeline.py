@@ -1,5 +1,6 @@
 """What the records and logs of a run say about its time."""
 
+import itertools
 import json
 import re
 from collections import defaultdict
@@ -70,7 +71,7 @@ def summarise(entries: list[dict], wall_s: float, num_devices: int) -> dict:
     for entry in entries:
         by_device[entry["device"]].append(entry)
     gaps = {
-        device: [max(0.0, b["began"] - a["ended"]) for a, b in zip(of, of[1:], strict=False)]
+        device: [max(0.0, b["began"] - a["ended"]) for a, b in itertools.pairwise(of)]
         for device, of in by_device.items()
     }
     all_gaps = [gap for of in gaps.values() for gap in of]
