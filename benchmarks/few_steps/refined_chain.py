@@ -82,12 +82,23 @@ class Chains:
         return GaussianDiffusion(self.fine_betas, self.rows(respacing))
 
 
-def time_table(times: np.ndarray, time_emb_dim: int) -> torch.Tensor:
-    """Rows of TimestepEmbedder's table at any t: (len(times), 1, time_emb_dim)."""
-    columns = torch.arange(0, time_emb_dim, 2, dtype=torch.float32)
-    rates = torch.exp(columns * (-torch.log(torch.tensor(1e4)) / time_emb_dim))
-    angle = torch.from_numpy(times).float()[:, None] * rates
-    return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(1)[:, None, :time_emb_dim]
+def time_table(table: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """A model's sinusoidal time table between its rows: (len(times), dim) from (T, dim).
+
+    A model that began with the weights of a longer chain has a table whose positions are not t, but
+    those of the same noise in that chain. They are read off the slowest sinusoid.
+    """
+    dim = table.shape[1]
+    rates = np.exp(np.arange(0, dim, 2) * (-np.log(1e4) / dim))
+
+    def rows(positions):
+        angle = positions[:, None] * rates
+        return np.stack((np.sin(angle), np.cos(angle)), axis=-1).reshape(len(angle), dim)
+
+    slowest = np.arctan2(table[:, -2].astype(np.float64), table[:, -1])
+    positions = np.round(slowest / rates[-1])
+    np.testing.assert_allclose(rows(positions), table, atol=1e-3)
+    return rows(np.interp(times, np.arange(len(table)), positions))
 
 
 class FineStudy(Study):
@@ -97,9 +108,8 @@ class FineStudy(Study):
         super().__init__(plan, log, threads, device)
         self.chains = chains
         embedder = self.model.timestep_embedder
-        whole = time_table(np.arange(len(embedder.pe)), embedder.pe.shape[2])
-        torch.testing.assert_close(whole.to(self.device), embedder.pe, atol=1e-4, rtol=0)
-        embedder.pe = time_table(chains.times, embedder.pe.shape[2]).to(self.device)
+        table = embedder.pe[: len(chains.betas), 0].cpu().numpy()
+        embedder.pe = torch.from_numpy(time_table(table, chains.times)[:, None]).to(embedder.pe)
 
     def _sampler_of(self, setting: Setting) -> MapSampler:
         if self._sampler is None or self._sampler[0] != setting:
