@@ -10,7 +10,7 @@ from helpers import REPO
 ROOT_MODULES = ("errors", "files", "noise", "contact", "config")
 WINGS = (
     *("kernels", "jobs", "datasets", "demo", "model", "sampling"),
-    *("archive", "run", "pages", "commands", "evaluation", "training"),
+    *("archive", "run", "pages", "gallery", "commands", "evaluation", "training"),
 )
 RANK = {name: rank for rank, name in enumerate((*ROOT_MODULES, *WINGS, "__main__"))}
 CDM = REPO / "cdm"

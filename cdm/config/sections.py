@@ -232,6 +232,13 @@ class ExportConfig:
 
 
 @dataclass(frozen=True)
+class ReportConfig:
+    """Section `report`."""
+
+    items: int = 48
+
+
+@dataclass(frozen=True)
 class Provenance:
     """Where the values of a configuration come from.
 
@@ -267,6 +274,7 @@ class Config:
     evaluation: EvaluationConfig
     compare: CompareConfig
     export: ExportConfig = ExportConfig()
+    report: ReportConfig = ReportConfig()
     reference: str | None = None
     trust: str | None = None
     provenance: Provenance | None = field(default=None, compare=False, repr=False)

@@ -153,6 +153,23 @@ class Dataset(ABC):
             return None
         return load_npy(reader, name, (self.config.num_points,)).astype(bool)
 
+    def read_colors(self, sample: Sample, reader: FileReader) -> np.ndarray | None:
+        """(num_points, 3) uint8 red, green and blue, for the eye; None where there are none.
+
+        Unlike point features, they are read whether or not the model sees them.
+        """
+        return None
+
+    def read_motion(self, sample: Sample, reader: FileReader) -> np.ndarray | None:
+        """(frames, 22, 3) float32 joints in metres; None where the layout has no motion.
+
+        They lie among the points of `read_item`, which are not rotated.
+
+        Raises:
+            BadItem: the motion's file is damaged.
+        """
+        return None
+
     @cached_property  # the log of an experiment is read once
     def statistics_phase(self) -> str:
         """Split that statistics are computed from.
@@ -318,6 +335,13 @@ def rotate(item: Item, aug_trans: np.ndarray) -> Item:
         scene_trans = (trans.astype(np.float64) @ item.info_scene_trans).astype(np.float32)
         item = replace(item, c_pc_xyz=xyz, info_scene_trans=scene_trans)
     return replace(item, info_aug_trans=trans)
+
+
+def as_bytes(colors: np.ndarray) -> np.ndarray | None:
+    """uint8 of colours (n, 3) from 0 to 1; None for points without colours (n, 0)."""
+    if colors.shape[1] != 3:
+        return None
+    return np.rint(np.clip(colors, 0, 1) * 255).astype(np.uint8)
 
 
 def translation(offset) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cdm.datasets.base import NUM_JOINTS, Dataset, Item, Sample, translation
-from cdm.datasets.files import decode_npy, load_npz, read_regular, safe_path
+from cdm.datasets.files import decode_npy, load_npy, load_npz, read_regular, safe_path
 from cdm.datasets.reference_draws import H3D_HORIZON, REFERENCE, Clip, Entry, draw_clips
 from cdm.datasets.tables import NUMBER, read_lines
 from cdm.datasets.values import check_distances, check_points
@@ -18,6 +18,7 @@ from cdm.errors import BadItem, DataError, listed
 from cdm.files import FileState, seal, unseal
 
 FPS = 20
+VECTOR_DIM = 263  # columns of HumanML3D's motion vectors
 NOT_THERE = "no "  # begins the reasons of clips that afford-motion, too, leaves out without a draw
 
 
@@ -180,6 +181,15 @@ class ContactHumanML3DDataset(Dataset):
             info_scene_trans=translation((0, 0, 0)),
         )
 
+    def read_motion(self, sample, reader):
+        joints = f"H3D/new_joints/{sample.index}.npy"
+        if (self.data_dir / joints).exists():
+            return load_npy(reader, joints, (None, NUM_JOINTS, 3))
+        vectors = _motion_file(sample.index)
+        if not (self.data_dir / vectors).exists():
+            return None
+        return joints_of_vectors(load_npy(reader, vectors, (None, VECTOR_DIM)))
+
     def _split_file(self, phase: str) -> str:
         return f"H3D/{phase}.txt"
 
@@ -253,6 +263,37 @@ def _entry(clip: Clip) -> Entry:
 def _key(clip: Clip) -> tuple[str, int | None]:
     """Tells the clips and parts of a split apart, whichever captions they have left."""
     return clip.name, clip.captions[0][0] if clip.is_part else None
+
+
+def joints_of_vectors(vectors: np.ndarray) -> np.ndarray:
+    """The joints that HumanML3D's motion vectors tell: its `recover_from_ric`.
+
+    A vector begins with the turn of the body to the next frame (radians, half of the angle), the
+    way of the pelvis on the floor to the next frame (x and z, as the body sees it), the height of
+    the pelvis, and the other 21 joints around the pelvis (as the body sees them).
+
+    Args:
+        vectors: (frames, 263), y up.
+    Returns:
+        (frames, 22, 3) float32 metres; the pelvis begins above the origin.
+    """
+    # What moves from one frame to the next counts from the next frame on.
+    vectors = vectors.astype(np.float64)
+    turn, way = np.zeros(len(vectors)), np.zeros((len(vectors), 3))
+    turn[1:] = vectors[:-1, 0].cumsum()
+    way[1:, [0, 2]] = vectors[:-1, 1:3]
+
+    # From the body's view to the scene: a rotation about y, by the turn so far.
+    c, s = np.cos(2 * turn)[:, None], np.sin(2 * turn)[:, None]
+
+    def to_scene(xyz):
+        x, y, z = np.moveaxis(xyz, -1, 0)
+        return np.stack([x * c - z * s, y, x * s + z * c], axis=-1)
+
+    pelvis = to_scene(way[:, None]).cumsum(axis=0)
+    joints = to_scene(vectors[:, 4:67].reshape(-1, NUM_JOINTS - 1, 3)) + pelvis
+    pelvis[:, 0, 1] = vectors[:, 3]
+    return np.concatenate([pelvis, joints], axis=1).astype(np.float32)
 
 
 class MotionFacts(NamedTuple):

@@ -2,7 +2,15 @@
 
 import numpy as np
 
-from cdm.datasets.base import AFFORDANCE_DIM, NUM_JOINTS, Dataset, Item, Sample, translation
+from cdm.datasets.base import (
+    AFFORDANCE_DIM,
+    NUM_JOINTS,
+    Dataset,
+    Item,
+    Sample,
+    as_bytes,
+    translation,
+)
 from cdm.datasets.files import REBUILD, load_npy, load_npz
 from cdm.datasets.reference_draws import Entry
 from cdm.datasets.tables import AnnoRow, read_row_numbers, read_table
@@ -109,6 +117,11 @@ class ContactMapDataset(Dataset):
         distance = self.read_arrays(sample, reader, shapes)["dist"]
         check_distances(distance, self._place(sample, reader))
         return self._select(distance)
+
+    def read_colors(self, sample, reader):
+        shapes = {"points": (self.config.num_points, (3, 6))}
+        points = self.read_arrays(sample, reader, shapes)["points"]
+        return as_bytes((points[:, 3:] + 1) / 2)  # [-1, 1] to [0, 1]
 
     def read_arrays(self, sample, reader, shapes: dict) -> dict[str, np.ndarray]:
         """Arrays of these names and shapes of the item's contact file."""

@@ -4,7 +4,7 @@ import random
 
 import numpy as np
 
-from cdm.datasets.base import Dataset, Item, translation
+from cdm.datasets.base import Dataset, Item, as_bytes, translation
 from cdm.datasets.files import load_npz
 from cdm.datasets.reference_draws import Entry, shuffled
 from cdm.datasets.tables import read_table
@@ -73,3 +73,8 @@ class ContactMapCustomDataset(Dataset):
             info_scene_trans=translation([-offset for offset in sample.scene_trans]),
             info_scene_mesh=f"custom/scenes/{sample.scene_id}.ply",
         )
+
+    def read_colors(self, sample, reader):
+        shapes = {"points": (self.config.num_points, (3, 6))}
+        points = load_npz(reader, self.files(sample)[0], shapes)["points"]
+        return as_bytes(points[:, 3:] / np.float32(255))

@@ -254,3 +254,6 @@ class DemoDataset(ContactMapDataset):
             return super().read_arrays(sample, reader, shapes)
         points, dist, _ = make_item(int(sample.index), num_points=self.config.num_points)
         return {"points": points, "dist": dist}
+
+    def read_motion(self, sample, reader):
+        return make_scene(int(sample.index)).joints.astype(np.float32)

@@ -1,6 +1,5 @@
 """One self-contained HTML page of an evaluation: what was run, measures, maps, figures."""
 
-import base64
 import csv
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,14 +12,16 @@ from cdm.archive.records import read_archive_record
 from cdm.errors import ArchiveError
 from cdm.evaluation import inline_figures, words
 from cdm.evaluation.evaluate import ACTION, SET
-from cdm.evaluation.examples import draw_examples
+from cdm.evaluation.measure import joint_names
 from cdm.evaluation.measure_table import BEST, TARGET, headlines, measure_of
-from cdm.evaluation.plots import save
 from cdm.evaluation.records import again, verify_outputs
 from cdm.evaluation.study_tables import short_table, verdict
 from cdm.files import read_json, write_bytes
+from cdm.gallery import gallery_fragment, gather_items
+from cdm.gallery.measures import measured_of
 from cdm.jobs.log import Log
 from cdm.pages import render
+from cdm.run.dataset import open_dataset
 from cdm.run.plan import Plan
 
 CHANCE_OF = {"found_target": "found_target_chance"}  # measure -> what chance gives of it
@@ -87,7 +88,7 @@ def write_report(
         confidence=f"{100 * summary['evaluation']['confidence']:g} %",
         groups=groups,
         rows=[_row(name, groups) for name in headlines(measures)],
-        gallery=_gallery(plan, record.parent),
+        gallery=_gallery(plan, items),
         figures=_figures(summary, items),
         parts=_all_measures(measures),
         study=_study(study) if study else None,
@@ -192,17 +193,20 @@ def _all_measures(measures: Mapping[str, Any]) -> list[tuple[str, list[dict[str,
     return [(title, rows) for title, rows in parts.items() if rows]
 
 
-def _gallery(plan: Plan, folder: Path) -> Markup:
-    """A few maps from above, as a picture inside the page."""
-    name = save(draw_examples(plan), folder / "examples.png")
-    data = base64.b64encode((folder / name).read_bytes()).decode()
-    return Markup(
-        "<figure>"
-        f'<img alt="maps from above" style="max-width: 100%" src="data:image/png;base64,{data}">'
-        "<figcaption>True closeness of the pelvis (or of the first joint) on the left, generated "
-        "on the right; bright is close. Cross: the closest point. Rings: the target object."
-        "</figcaption></figure>"
-    )
+def _gallery(plan: Plan, items: Iterable[Mapping[str, str]]) -> Markup:
+    """The maps in 3D: as many as `report.items` asks for.
+
+    Args:
+        items: the rows of items.csv, which say which maps are the worst.
+    Raises:
+        ArchiveError: every sample was skipped, or a map is missing or damaged.
+    """
+    chosen = gather_items(plan, plan.config.report.items, measured_of(items))
+    if not chosen:
+        raise ArchiveError(f"{plan.archive}: all samples were skipped, so there is no map to show")
+    dataset = plan.config.dataset
+    up = open_dataset(plan.config, plan.architecture.point_feat_dim).gravity_dim
+    return gallery_fragment(chosen, joint_names(dataset), dataset.sigma, up)
 
 
 # --- maps and figures ----------------------------------------------------------------------------

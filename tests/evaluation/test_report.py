@@ -31,11 +31,19 @@ def report(plan, record, study=None):
     return target.read_text("utf-8")
 
 
+def parts(page):
+    """The page around the gallery, and the gallery."""
+    before, _, rest = page.partition('<section id="gallery"')
+    gallery, _, after = rest.partition("</section>")
+    return before + after, gallery
+
+
 def test_the_report_is_one_page_with_everything_in_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     plan = make_archive(tmp_path, skipped={0: "bad"})
     summary, record = run_evaluate(plan)
-    page = report(plan, record)
+    page, gallery = parts(report(plan, record))
+    assert gallery.count('"key":"HUMANISE/') == 6
     assert "http" not in page and "1 sample skipped" in page and page.count("<figcaption>") >= 4
     for name, measure in summary["groups"][0]["measures"].items():
         value = words.shown(name, measure).value
@@ -73,8 +81,9 @@ def test_captions_of_any_kind_are_shown_and_obeyed_by_nothing(tmp_path, monkeypa
     write_captions(tmp_path)
     plan = make_archive(tmp_path, masks=False)
     _, record = run_evaluate(plan)
-    page = report(plan, record)
-    assert "<script>alert" not in page and "\x1b" not in page
+    page, gallery = parts(report(plan, record))
+    assert "<script" not in page and "\x1b" not in page
+    assert gallery.count("<script") == 2 and "\x1b" not in gallery and "alert(1)" in gallery
 
 
 class Tags(HTMLParser):
@@ -106,7 +115,7 @@ def test_names_from_files_are_text_and_no_markup(tmp_path, monkeypatch):
 
     monkeypatch.setattr("cdm.evaluation.evaluate.summarise", with_evil_names)
     _, record = run_evaluate(plan)
-    found = Tags(report(plan, record))
+    found = Tags(parts(report(plan, record))[0])
     assert "script" not in found.tags
     assert found.text.count("<script>alert(1)</script>\\u001b[31m") == 3
 
