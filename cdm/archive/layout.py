@@ -16,6 +16,10 @@ COLUMN_ROWS = 65536  # rows per file of a text or integer column
 # column that is named like the axis, so its values must be unique.
 TEXT_COLUMNS = ("index", "set", "item", "text", "scene_id", "status")
 INT_COLUMNS = ("caption_idx",)
+COLUMNS = (*TEXT_COLUMNS, *INT_COLUMNS)
+SHARDED = ("sample", "distance", "points", "scene_trans", "aug_trans")  # as `Layout.arrays` has
+# Version of the archive's form. 1: no attribute `archive_version`; its columns may lack `item`.
+ARCHIVE_VERSION = 2
 
 
 @dataclass(frozen=True)

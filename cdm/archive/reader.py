@@ -12,11 +12,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
 
-from cdm.archive.checks import file_problem, verify_file
-from cdm.archive.layout import COLUMN_ROWS, OK, SKIPPED, shard_name
-from cdm.archive.records import archive_record_path, merge_again, read_archive_record
+from cdm.archive.layout import (
+    ARCHIVE_VERSION,
+    COLUMN_ROWS,
+    COLUMNS,
+    OK,
+    SHARDED,
+    SKIPPED,
+)
+from cdm.archive.places import Address, Folder, open_place
+from cdm.archive.rows import (
+    DamagedRow,
+    ShardRows,
+    is_finite,
+    plain_form_problem,
+    read_row_naive,
+    shard_key,
+)
 from cdm.contact import denormalise
 from cdm.errors import ArchiveError
 
@@ -29,55 +42,65 @@ class ContactMaps:
 
     A row whose status is `ok` is finite, or reading it raises. A row whose status is `skipped`
     reads as NaN. Once a merge has replaced the archive, every read raises: rows of two archives
-    never mix. Objects may be used by several threads.
+    never mix. Objects may be used by several threads, carried over a fork, and pickled: the other
+    process opens the same archive, or is told that it was replaced.
 
     Attributes:
-        path: of the archive.
+        path: of the archive; the address, where it lies at one.
         attributes: configuration, checkpoint, statistics, versions, devices, plan.
         group: the Zarr group. Reading its arrays directly has none of these checks.
 
     Args:
-        path: `contact_maps.zarr`, a folder of this machine.
+        path: `contact_maps.zarr`, a folder of this machine, or an address: `https://...`,
+            `s3://...`, and whatever else fsspec reads.
         checksums: hold each shard against the sha256 in the archive's record before its first row
             is read. For readers of the whole archive; a single map would wait for its shard.
+        storage_options: of fsspec's file system, for addresses only, such as {"anon": True}.
     Raises:
         ArchiveError: there is no archive, no such sample in it, or the file that holds the sample
-            is missing or damaged.
+            is missing or damaged; a library that reads the address is missing.
     """
 
-    def __init__(self, path: str | Path, checksums: bool = False):
-        if "://" in str(path):
-            raise ArchiveError(
-                f"{path}: an address, expected a folder such as outputs/demo/contact_maps.zarr; "
-                "copy the archive to this machine, or read the address with zarr.open"
-            )
-        self.path = Path(path)
-        self.checksums = checksums
+    def __init__(
+        self,
+        path: str | Path,
+        checksums: bool = False,
+        storage_options: Mapping[str, Any] | None = None,
+    ):
+        self.checksums, self.storage_options = checksums, storage_options
+        self.place = open_place(path, storage_options)
+        self.path = self.place.path
+        self._absolute = str(Path.cwd() / self.path) if isinstance(self.place, Folder) else None
+        self._pid = os.getpid()
         self._verified: set[str] = set()
+        self._fast: dict[str, ShardRows | None] = {}
         for attempt in range(OPEN_TRIES):
             try:
                 self._open()
                 return
             except ArchiveError:
                 # Only where a merge is at work can the next attempt end otherwise.
-                lock = self.path.with_name(f".{self.path.name}.lock")
-                if attempt == OPEN_TRIES - 1 or not lock.exists():
+                if attempt == OPEN_TRIES - 1 or not self.place.is_being_merged():
                     raise
             time.sleep(OPEN_WAIT_S)
 
     def _open(self) -> None:
         try:
-            self._identity = self._identify()
-            self.group = zarr.open_group(self.path, mode="r")
+            self._identity = self.place.identity()
+            self.group = self.place.open_group()
             self.attributes: dict[str, Any] = dict(self.group.attrs)
-            self._arrays = dict(self.group.arrays())
+            self._check_version()
+            self._arrays = {
+                name: self.group[name] for name in (*SHARDED, *COLUMNS) if name in self.group
+            }
+            self._num_rows = self._arrays["sample"].shape[0]
             missing = [
                 key for key in ("plan", "config", "statistics") if key not in self.attributes
             ]
             if missing:
                 raise ValueError(f"its attributes lack {', '.join(missing)}")
-            self._record = archive_record_path(self.path.resolve(), self.attributes["plan"])
-            self._rows_per_shard = self._arrays["sample"].shards[0]
+        except ArchiveError:
+            raise
         except Exception as error:  # zarr and its codecs raise many kinds
             raise ArchiveError(
                 f"{self.path}: no archive here ({type(error).__name__}: {error}); expected "
@@ -86,24 +109,48 @@ class ContactMaps:
             ) from None
         self._raise_if_replaced()
 
-    def _identify(self) -> tuple[int, ...]:
-        """Tells this archive from one that is merged later under the same name."""
-        found = os.stat(self.path / "zarr.json")
-        return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
+    def _check_version(self) -> None:
+        found = self.attributes.get("archive_version", 1)
+        if type(found) is not int or found > ARCHIVE_VERSION:
+            raise ArchiveError(
+                f"{self.path}: an archive of version {found}, and this program reads up to version "
+                f"{ARCHIVE_VERSION}; it was written by a newer one, so update contact-maps"
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process needs to open the same archive."""
+        path = self._absolute or self.path
+        return {
+            "arguments": (path, self.checksums, self.storage_options),
+            "identity": self._identity,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(*state["arguments"])
+        if self._identity != state["identity"]:
+            raise self._replaced()
 
     def _raise_if_replaced(self) -> None:
         try:
-            found = self._identify()
+            found = self.place.identity()
         except OSError:
             found = None
         if found != self._identity:
-            raise ArchiveError(
-                f"{self.path}: was replaced or removed while it was open; open it again to read "
-                "the archive that is there now"
-            )
+            raise self._replaced()
+
+    def _replaced(self) -> ArchiveError:
+        return ArchiveError(
+            f"{self.path}: was replaced or removed while it was open; open it again to read the "
+            "archive that is there now"
+        )
 
     def __len__(self) -> int:
-        return self._arrays["sample"].shape[0]
+        return self._num_rows
+
+    @property
+    def num_maps(self) -> int:
+        """Maps of each sample, k."""
+        return self._arrays["sample"].shape[1]
 
     @cached_property
     def keys(self) -> list[tuple[str, str, int]]:
@@ -123,6 +170,10 @@ class ContactMaps:
                 f"{self._advice()}"
             )
         return found
+
+    @cached_property
+    def _has_map(self) -> list[bool]:
+        return (self.statuses == OK).tolist()
 
     def rows_with_maps(self) -> list[int]:
         """The rows whose status is `ok`."""
@@ -168,19 +219,61 @@ class ContactMaps:
             ArchiveError: names the file that is missing, damaged, or not this archive's; or the
                 archive was replaced while it was open.
         """
-        if not 0 <= row < len(self):
+        if not 0 <= row < self._num_rows:
             raise ArchiveError(f"{self.path}: no row {row}; it has rows 0 to {len(self) - 1}")
-        if self.statuses[row] != OK:
+        if self._pid != os.getpid() and isinstance(self.place, Address):
+            self.__setstate__(self.__getstate__())  # no connection survives a fork
+        if not self._has_map[row]:
             self._raise_if_replaced()
             return np.full(self._arrays[name].shape[1:], np.nan, self._arrays[name].dtype)
-        shard = shard_name(name, row // self._rows_per_shard, self._arrays[name].ndim)
-        values = self._checked(name, row, [shard])
-        if not np.isfinite(values).all():
-            raise ArchiveError(
-                f"{self.path}/{shard}: row {row} holds NaN or infinity, its status is {OK}; "
-                f"{self._advice()}"
-            )
+        fast = self._fast[name] if name in self._fast else self._prepare(name)
+        if fast is None:
+            values = self._read_naive(name, row)
+        else:
+            values = self._read_fast(fast, row)
+        if is_finite(values):
+            return values
+        shard = self._shard(name, row)
+        raise ArchiveError(
+            f"{self._problem(shard) or f'{self.path}/{shard}: row {row} holds NaN or infinity'}, "
+            f"its status is {OK}; {self._advice()}"
+        )
+
+    def _shard(self, name: str, row: int) -> str:
+        array = self._arrays[name]
+        return f"{name}/{shard_key(array, row // (array.shards or array.chunks)[0])}"
+
+    def _read_naive(self, name: str, row: int) -> np.ndarray:
+        """One row through zarr."""
+        return self._checked(name, row, [self._shard(name, row)])
+
+    def _read_fast(self, rows: ShardRows, row: int) -> np.ndarray:
+        """The same row at once from its place in its shard."""
+        problem = values = None
+        try:
+            values = rows.read(row)
+        except DamagedRow as error:
+            problem = str(error)
+        # A file that a merge has just taken away is not a damaged one.
+        self._raise_if_replaced()
+        if values is None:
+            raise ArchiveError(f"{problem}; {self._advice()}")
         return values
+
+    def _prepare(self, name: str) -> ShardRows | None:
+        """What reads rows of an array fast; None where zarr has to read them."""
+        array, fast = self._arrays[name], None
+        if isinstance(self.place, Folder) and plain_form_problem(array) is None:
+            self._raise_on(f"{name}/zarr.json")
+            fast = ShardRows(str(self.path), name, array, self._problem)
+        self._fast[name] = fast
+        return fast
+
+    def _raise_on(self, file: str) -> None:
+        problem = self._problem(file)
+        if problem:
+            self._raise_if_replaced()
+            raise ArchiveError(f"{problem}; {self._advice()}")
 
     def _checked(self, name: str, rows: int | slice, files: list[str]) -> np.ndarray:
         """Read rows of an array whose values lie in these files."""
@@ -189,7 +282,7 @@ class ContactMaps:
             problem = problem or self._problem(file)
         if problem is None:
             try:
-                values = np.asarray(self._arrays[name][rows])
+                values = read_row_naive(self._arrays[name], rows)
             except Exception as error:  # a damaged file raises whatever its codec raises
                 where = f"{self.path}/{', '.join(files) or name}"
                 problem = f"{where}: cannot be read ({type(error).__name__}: {error})"
@@ -201,31 +294,28 @@ class ContactMaps:
 
     def _problem(self, file: str) -> str | None:
         """What is wrong with a file of the archive, or None."""
-        path, known = self.path / file, self._files.get(file)
+        known = self._files.get(file)
         if self._files and known is None:
-            return f"{path}: the merge did not write this file"
-        hashed = self.checksums or path.name == "zarr.json"
-        if known and hashed and file not in self._verified:
-            problem = verify_file(path, known)
-            if problem is None:
-                self._verified.add(file)
-            return problem
-        return file_problem(path, known and known[0])
+            return f"{self.path}/{file}: the merge did not write this file"
+        hashed = self.checksums or file.endswith("zarr.json")
+        hashed = bool(known) and hashed and file not in self._verified
+        problem = self.place.problem(file, known, hashed)
+        if hashed and problem is None:
+            self._verified.add(file)
+        return problem
 
     @cached_property
     def _files(self) -> Mapping[str, list]:
         """File -> [size in bytes, sha256], by the archive's record; empty where it has none."""
         try:
-            return read_archive_record(self._record).files
+            record = self.place.record(self.attributes["plan"])
         except ArchiveError:
-            # A merge removes the record before it replaces the archive.
-            if not os.path.lexists(self._record):
-                return {}
             self._raise_if_replaced()
             raise
+        return record.files if record else {}
 
     def _advice(self) -> str:
-        return merge_again(self._record)
+        return self.place.advice(self.attributes["plan"])
 
     def sample(self, set: str, index: int | str, caption_idx: int = 0) -> np.ndarray:
         """The normalised model output, (k, num_points, contact_dim)."""
@@ -242,9 +332,7 @@ class ContactMaps:
     def contact(self, set: str, index: int | str, caption_idx: int = 0) -> np.ndarray:
         """Contact values, (k, num_points, contact_dim): 1 on the surface, 0 far away."""
         sample = self.sample(set, index, caption_idx).astype(np.float32)
-        problem = self._problem("zarr.json")
-        if problem:
-            raise ArchiveError(f"{problem}; {self._advice()}")
+        self._raise_on("zarr.json")
         try:
             statistics = self.attributes["statistics"]
             mean, std = (np.asarray(statistics[key], np.float32) for key in ("mean", "std"))

@@ -114,7 +114,7 @@ def read_record(path: Path) -> ChunkRecord:
         ArchiveError: missing, truncated, changed, or not a record.
     """
     try:
-        record = _read(ChunkRecord, path)
+        record = _parse(ChunkRecord, _read_file(path))
         _check_rows(record)
         for group, files in record.contents.items():
             _check(type(files) is dict, f"contents: {group}", files)
@@ -135,29 +135,42 @@ def read_archive_record(path: Path) -> ArchiveRecord:
         ArchiveError: missing, truncated, changed, or not a record.
     """
     try:
-        record = _read(ArchiveRecord, path)
-        _check(len(PurePosixPath(record.archive).parts) == 1, "archive", record.archive)
-        for name in record.chunks:
-            _check(type(name) is str, "chunks", name)
-        for row in record.skipped:
-            _check(type(row) is dict, "skipped", row)
-        for library, counts in record.versions.items():
-            _check(type(counts) is dict, f"versions: {library}", counts)
-        return record
+        return parse_archive_record(_read_file(path))
     except (OSError, ValueError) as error:
         problem = _told(error)
     raise ArchiveError(f"{path}: not an archive's record ({problem}); {merge_again(path)}")
 
 
+def parse_archive_record(content: bytes) -> ArchiveRecord:
+    """The record of a merged archive in these bytes.
+
+    Raises:
+        ValueError: truncated, changed, or not a record.
+    """
+    record = _parse(ArchiveRecord, content)
+    _check(len(PurePosixPath(record.archive).parts) == 1, "archive", record.archive)
+    for name in record.chunks:
+        _check(type(name) is str, "chunks", name)
+    for row in record.skipped:
+        _check(type(row) is dict, "skipped", row)
+    for library, counts in record.versions.items():
+        _check(type(counts) is dict, f"versions: {library}", counts)
+    return record
+
+
 T = TypeVar("T", ChunkRecord, ArchiveRecord)
 
 
-def _read(kind: type[T], path: Path) -> T:
-    """A sealed record with the right keys, a possible layout, and files inside its store."""
+def _read_file(path: Path) -> bytes:
     problem = file_problem(path, None)
     if problem:
         raise ValueError(problem.removeprefix(f"{path}: "))
-    record = typed(kind, unseal(read_bytes(path)))
+    return read_bytes(path)
+
+
+def _parse(kind: type[T], content: bytes) -> T:
+    """A sealed record with the right keys, a possible layout, and files inside its store."""
+    record = typed(kind, unseal(content))
     problem = record.layout.problem()
     if problem:
         raise ValueError(f"layout: {problem}")

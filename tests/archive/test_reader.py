@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 from archives import MEAN, SKIPPED_ROW, STD, make_run, quiet, whole_arrays
 from helpers import REPO
 
@@ -185,9 +186,19 @@ def test_metadata_of_any_other_shape_is_told_in_one_line(archive, content):
         ContactMaps(archive)
 
 
-def test_an_address_is_refused_in_words():
-    with pytest.raises(ArchiveError, match=r"http://host/x\.zarr: an address, expected a folder"):
-        ContactMaps("http://host/x.zarr")
+def test_an_address_where_nobody_answers_is_named():
+    pytest.importorskip("aiohttp", reason="pip install 'contact-maps[remote]'")
+    with pytest.raises(
+        ArchiveError, match=r"http://127.0.0.1:9/x\.zarr: no archive here \(OSError"
+    ):
+        ContactMaps("http://127.0.0.1:9/x.zarr")
+
+
+def test_an_archive_of_a_newer_version_says_what_to_do(archive):
+    group = zarr.open_group(archive, mode="r+")
+    group.attrs["archive_version"] = 99
+    with pytest.raises(ArchiveError, match=r"version 99.*written by a newer one, so update"):
+        ContactMaps(archive)
 
 
 def test_an_archive_that_is_replaced_while_open_is_told(archive):
