@@ -365,7 +365,7 @@ def in_working_directory(args: argparse.Namespace):
         return
     if args.configfile or args.config:
         raise ConfigError("give either the folder of a run or --configfile/--config, not both")
-    config = read_plan(args.run).config
+    config = read_plan(args.run).asked
     with contextlib.chdir(started_in(args.run, config)):
         yield config
 

@@ -158,7 +158,7 @@ class SamplingConfig:
 
     method: str
     eta: float
-    batch_size: int
+    batch_size: int | str
     k_samples: int
     precision: str
 
@@ -186,7 +186,7 @@ class TrainingConfig:
 class WorkflowConfig:
     """Section `workflow`."""
 
-    chunk_size: int
+    chunk_size: int | str
     dtype: str
     threads: int | str
 

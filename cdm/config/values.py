@@ -112,10 +112,16 @@ def _explain(error: jsonschema.ValidationError, schema: Mapping[str, Any]) -> li
             f"{path}: found the number {found}, expected text ({meaning}): put what was meant in "
             "quotes, because 007 and 7, or 1.10 and 1.1, are the same number"
         ]
+    return [f"{path}: found {found}, expected {_wanted(error.schema)} ({meaning})"]
+
+
+def _wanted(schema: Mapping[str, Any]) -> str:
+    """What a value should be: `type "integer", minimum 1, or const "auto"`."""
+    if "anyOf" in schema:
+        return ", or ".join(map(_wanted, schema["anyOf"]))
     hidden = ("description", "format", "pattern")  # the description says it in words
-    expected = {key: value for key, value in error.schema.items() if key not in hidden}
-    wanted = ", ".join(f"{key} {json.dumps(value)}" for key, value in expected.items())
-    return [f"{path}: found {found}, expected {wanted} ({meaning})"]
+    expected = {key: value for key, value in schema.items() if key not in hidden}
+    return ", ".join(f"{key} {json.dumps(value)}" for key, value in expected.items())
 
 
 def _found(value: Any) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cdm.archive.records import read_record
+from cdm.archive.records import ChunkRecord, read_record
 from cdm.config import Config
 from cdm.datasets import Dataset, FileReader, Sample
 from cdm.errors import ArchiveError
@@ -48,7 +48,8 @@ def fingerprint_allows(fingerprint: str, base: str, contents: Contents) -> bool:
 class InputResolver:
     """Finds, for each chunk, the finished one whose recorded inputs are the files of today.
 
-    It only reads. `hashes` holds what it had to hash, for `Plan.file_hashes`.
+    It only reads. `hashes` holds what it had to hash, for `Plan.file_hashes`, and `finished` the
+    files of the chunks that it found, for `Plan.finished`.
 
     Args:
         config: of the run.
@@ -72,6 +73,8 @@ class InputResolver:
             if number.isascii() and number.isdigit():
                 self.records.setdefault(int(number), []).append(path)
         self.hashes = read_file_hashes(config.run_dir) if self.records else {}
+        self.finished: dict[str, dict[str, list]] = {}
+        self._read: dict[Path, ChunkRecord] = {}
         self.paths = {TEXT_MODEL: {path.name: path for path in weights}, STATISTICS: {}}
         if statistics.computed:
             path = Path(statistics.path)
@@ -91,11 +94,12 @@ class InputResolver:
         candidates = []
         for path in self.records.get(number, []):
             try:
-                record = read_record(path)
+                record = self._read.pop(path, None) or read_record(path)
             except ArchiveError:
                 continue  # the merge names it; a chunk of this name would be made again
             if record.base == base and record.name == path.stem:
                 if next(self.changed(record.contents), None) is None:
+                    self.finished[record.name] = record.files
                     return record.name.split("-")[1]
                 candidates.append(record)
         if not candidates:
@@ -106,6 +110,20 @@ class InputResolver:
             base,
             {group: {n: self._today(group, n) for n in names} for group, names in groups.items()},
         )
+
+    def read_all(self) -> Iterator[ChunkRecord]:
+        """The readable records of finished chunks, by number.
+
+        The last one that the caller takes is kept, and `fingerprint` does not read it again.
+        """
+        for number in sorted(self.records):
+            for path in self.records[number]:
+                try:
+                    record = read_record(path)
+                except ArchiveError:
+                    continue
+                self._read = {path: record}
+                yield record
 
     def changed(self, contents: Contents) -> Iterator[str]:
         """Files that are not as recorded: another size, or another hash where the state differs."""

@@ -57,7 +57,8 @@ def _lost_chunks(plan: Plan, run: Path) -> Iterator[tuple[str, str]]:
     def look(name: str) -> str | None:
         path = run / CHUNKS / f"{name}.json"
         try:
-            return next(iter(lost_files(store_path(path), read_record(path).files)), None)
+            files = plan.finished.get(name) or read_record(path).files
+            return next(iter(lost_files(store_path(path), files)), None)
         except ArchiveError:
             return None
 

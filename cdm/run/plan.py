@@ -23,6 +23,7 @@ from cdm.datasets.statistics import name_contradictions
 from cdm.errors import ArchiveError, listed, printable
 from cdm.files import digest
 from cdm.model.architecture import Architecture
+from cdm.run.sizes import without_sizes
 from cdm.run.sources import describe_sources
 from cdm.run.table import row_of
 
@@ -99,7 +100,7 @@ class Plan:
     """Everything a run is made of.
 
     Attributes:
-        config: as configured.
+        config: as configured, with numbers where a size was `auto`.
         architecture: sizes of the model, read from the checkpoint.
         checkpoint: the weights.
         scene_model: weights of the frozen scene model; None if the model has none.
@@ -112,6 +113,9 @@ class Plan:
             that the next plan need not hash the same files again. They change no plan.
         motions: length and NaN of the dataset's motions, which `save_plan` keeps for the same
             reason.
+        finished: name -> `ChunkRecord.files` of each chunk whose record was read for this plan, so
+            that `cdm.run.losses` need not read it again.
+        auto: keys of the configuration that were `auto`, and now are numbers in `config`.
     """
 
     config: Config
@@ -125,6 +129,13 @@ class Plan:
     notes: dict[str, str] = field(default_factory=dict)
     file_hashes: dict[str, list] = field(default_factory=dict, compare=False, repr=False)
     motions: dict[str, list] = field(default_factory=dict, compare=False, repr=False)
+    finished: dict[str, dict[str, list]] = field(default_factory=dict, compare=False, repr=False)
+    auto: tuple[str, ...] = ()
+
+    @property
+    def asked(self) -> Config:
+        """The configuration as it was typed, with `auto`."""
+        return without_sizes(self.config, self.auto)
 
     @property
     def num_samples(self) -> int:
@@ -239,7 +250,7 @@ def describe_plan(plan: Plan) -> str:
         f"{config.sampling.k_samples} map(s) a sample, {config.sampling.precision}\n"
         f"{describe_sources(config)}"
         f"samples         {plan.num_samples} in {len(plan.chunks)} chunks of "
-        f"{config.workflow.chunk_size}\n{notes}{describe_dropped(plan)}"
+        f"{config.workflow.chunk_size}, batches of {config.sampling.batch_size}\n{notes}{describe_dropped(plan)}"
     )
 
 

@@ -5,7 +5,7 @@ chunk's rows are hashed in the chunk's base fingerprint.
 """
 
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from cdm.errors import ArchiveError, ConfigError, listed
 from cdm.files import (
     digest,
     is_sealed,
+    list_names,
     read_bytes,
     replacing,
     seal,
@@ -27,6 +28,7 @@ from cdm.files import (
 )
 from cdm.model.architecture import Architecture
 from cdm.run.plan import (
+    CHUNKS,
     Chunk,
     Plan,
     PlannedFile,
@@ -60,7 +62,7 @@ def save_plan(plan: Plan, samples: list[Sample]) -> None:
         write_bytes(motions_path(plan.config.run_dir), seal_motions(plan.motions))
     write_bytes(plan.folder / "plan.json", seal(_to_json(plan)))
     with replacing(Path(plan.config.run_dir, "checkpoint_info.txt")) as temporary:
-        text = describe_plan(plan) + describe_values(plan.config)
+        text = describe_plan(plan) + describe_values(plan.asked)
         temporary.write_text(text, "utf-8")
 
 
@@ -86,13 +88,28 @@ def read_plan(run: str | Path) -> Plan:
         ) from None
 
 
+def read_last_identity(run: str | Path) -> dict[str, Any] | None:
+    """The settings of the run's last plan, if a chunk or the archive of it is finished.
+
+    None if nothing is, or if that plan cannot be read.
+    """
+    try:
+        plan = read_plan(run)
+    except ArchiveError:
+        return None
+    done = list_names(Path(run, CHUNKS)) | list_names(run)
+    paths = [*plan.chunk_records(), plan.archive_record]
+    return plan.identity if any(Path(path).name in done for path in paths) else None
+
+
 def read_plan_for(config: Config) -> Plan | None:
     """The stored plan of this configuration; None if there is none that can be trusted."""
     try:
         content = _stored(plan_folder(config.run_dir) / "plan.json")
         if content["key"] == config_key(config):
-            return _from_json(content, config)
-    except (OSError, ValueError, KeyError, TypeError):
+            stored = load_config(content["config"])  # with numbers where a size is `auto`
+            return _from_json(content, replace(stored, provenance=config.provenance))
+    except (OSError, ValueError, KeyError, TypeError, ConfigError):
         pass  # never planned, by another version, or edited
     return None
 
@@ -120,14 +137,18 @@ def _stored(path: Path) -> dict[str, Any]:
     return content
 
 
+# What only the planning process needs, or has a file of its own.
+NOT_STORED = ("file_hashes", "motions", "finished")
+
+
 def _to_json(plan: Plan) -> dict[str, Any]:
-    content = {n: value for n, value in vars(plan).items() if n not in ("file_hashes", "motions")}
+    content = {name: value for name, value in vars(plan).items() if name not in NOT_STORED}
     parts = ("architecture", "checkpoint", "scene_model", "statistics")
     return content | {
         "config": plan.config.as_dict(),
         **{name: content[name] and asdict(content[name]) for name in parts},
         "chunks": [asdict(chunk) for chunk in plan.chunks],
-        "key": config_key(plan.config),
+        "key": config_key(plan.asked),
         "fingerprint": plan.fingerprint,
     }
 
@@ -150,6 +171,7 @@ def _from_json(content: dict[str, Any], config: Config) -> Plan:
         chunks=tuple(typed(Chunk, chunk) for chunk in content["chunks"]),
         dropped=content.get("dropped", {}),
         notes=content.get("notes", {}),
+        auto=tuple(content.get("auto", ())),
     )
     contradictions = listed(_contradictions(plan, content["fingerprint"]), 3, "; ")
     if contradictions:

@@ -20,7 +20,8 @@ from cdm.run.dataset import open_dataset
 from cdm.run.inputs import InputResolver
 from cdm.run.notes import plan_notes
 from cdm.run.plan import Chunk, Plan, PlannedFile, PlannedStatistics, base_fingerprint
-from cdm.run.plan_files import read_plan_for
+from cdm.run.plan_files import read_last_identity, read_plan_for
+from cdm.run.sizes import AUTO, choose_chunk_size, chunk_size_in_use, with_sizes
 from cdm.run.table import table_header, table_rows
 from cdm.sampling.diffusion import create_diffusion
 
@@ -73,7 +74,10 @@ def make_plan(config: Config) -> tuple[Plan, list[Sample]]:
 
     # Chunks.
     resolver = InputResolver(config, weights, statistics, states)
-    chunks = tuple(_name_chunks(config.workflow.chunk_size, samples, files, identity, resolver))
+    size, kept = _chunk_size(config, checkpoint.architecture, identity, len(samples), resolver)
+    identity["chunk_size"] = size
+    config, auto = with_sizes(config, size)
+    chunks = tuple(_name_chunks(size, samples, files, identity, resolver))
     plan = Plan(
         config=config,
         architecture=checkpoint.architecture,
@@ -83,9 +87,11 @@ def make_plan(config: Config) -> tuple[Plan, list[Sample]]:
         identity=identity,
         chunks=chunks,
         dropped=dataset.dropped,
-        notes=plan_notes(config, checkpoint.architecture, dataset, samples),
+        notes=plan_notes(config, checkpoint.architecture, dataset, samples) | kept,
         file_hashes=resolver.hashes,
         motions=dataset.motions,
+        finished=resolver.finished,
+        auto=auto,
     )
     return plan, samples
 
@@ -123,6 +129,27 @@ def _plan_statistics(config: Config, dataset: Dataset, exp_dir: Path) -> Planned
     if not (config.is_demo_data or Path(path).exists()):
         stat_files(dataset, (dataset.files(item)[0] for item in items))
     return PlannedStatistics(path, None, dataset.statistics_origin())
+
+
+def _chunk_size(
+    config: Config,
+    architecture: Architecture,
+    identity: dict[str, Any],
+    num_samples: int,
+    resolver: InputResolver,
+) -> tuple[int, dict[str, str]]:
+    """Samples per chunk, and a note for `Plan.notes` where a run keeps another size than ours."""
+    if config.workflow.chunk_size != AUTO:
+        return config.workflow.chunk_size, {}
+    num_steps = len(identity["diffusion"][2])
+    ours = choose_chunk_size(config, architecture, num_steps, num_samples)
+    last = read_last_identity(config.run_dir)
+    size = chunk_size_in_use(identity, last, resolver.read_all()) or ours
+    if size == ours:
+        return ours, {}
+    return size, {
+        "chunk size": f"{size}, as that of the chunks that are finished; auto would now take {ours}"
+    }
 
 
 def _name_chunks(
