@@ -4,7 +4,7 @@ import time
 from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from cdm.noise import normal, stream_key
 from cdm.run.dataset import open_dataset
 from cdm.run.load import encode_texts, load_model, planned_statistics
 from cdm.run.plan import Plan
+from cdm.run.sizes import most_maps
 from cdm.sampling.batches import batches, prefetch
 from cdm.sampling.map_sampler import MapSampler
 
@@ -91,7 +92,10 @@ class Study:
     """
 
     def __init__(self, plan: Plan, log: Log, threads: int = 1, device: str | None = None):
-        self.plan, self.config, self.log, self.threads = plan, plan.config, log, threads
+        # A study knows no chunks, so that a batch may be larger than one.
+        sampling = replace(plan.config.sampling, batch_size=most_maps(plan.asked))
+        self.config = replace(plan.config, sampling=sampling)
+        self.plan, self.log, self.threads = plan, log, threads
         self.k_samples = plan.config.compare.k_samples
         study_settings(self.config)  # refused before anything takes time
         self.dataset = open_dataset(plan.config, plan.architecture.point_feat_dim)

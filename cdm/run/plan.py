@@ -250,7 +250,8 @@ def describe_plan(plan: Plan) -> str:
         f"{config.sampling.k_samples} map(s) a sample, {config.sampling.precision}\n"
         f"{describe_sources(config)}"
         f"samples         {plan.num_samples} in {len(plan.chunks)} chunks of "
-        f"{config.workflow.chunk_size}, batches of {config.sampling.batch_size}\n{notes}{describe_dropped(plan)}"
+        f"{config.workflow.chunk_size}, batches of {config.sampling.batch_size}\n"
+        f"{notes}{describe_dropped(plan)}"
     )
 
 
