@@ -4,7 +4,9 @@ A chunk is a store `chunks/{name}.zarr` and, written last, its record `chunks/{n
 merged archive has the same arrays: its shard k *is* the shard file of chunk k (`cdm.run.merge`).
 """
 
+import contextlib
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,9 @@ import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from cdm.archive.checks import checksum_files, lost_files, verify_file
-from cdm.archive.layout import COLUMN_ROWS, OK, Layout
+from cdm.archive.layout import COLUMN_ROWS, OK, Layout, shard_name
 from cdm.archive.records import ChunkRecord, read_record, rebuild, record_path, store_path
+from cdm.archive.shards import write_shard
 from cdm.errors import ArchiveError, listed
 from cdm.files import replacing_all, seal
 
@@ -87,34 +90,65 @@ def write_chunk(store: Path, arrays: Mapping[str, np.ndarray], record: ChunkReco
         # Arrays, each read back.
         zarr.create_group(temporary, zarr_format=3, attributes=record.provenance)
         stored = create_arrays(temporary, record.layout)
-        for name, values in arrays.items():
-            stored[name][:] = values
-            if not np.array_equal(stored[name][:], values, equal_nan=True):
-                raise ArchiveError(
-                    f"{store}: '{name}' reads back differently from what was written; the disk "
-                    "may be failing. Nothing was kept; run again, on another disk if it returns"
-                )
+        shards = _write_shards(store, temporary, stored, arrays, record)
 
         # The record, with the checksums of all files.
-        written = replace(record, files=checksum_files(temporary))
+        written = replace(record, files=shards | checksum_files(temporary, leaving_out=shards))
         for relative in written.files:  # the merged archive shares these files by hard link
-            (temporary / relative).chmod(0o444)
+            with contextlib.suppress(FileNotFoundError):  # `check` names what is lost
+                (temporary / relative).chmod(0o444)
         temporary_record.write_bytes(seal(asdict(written)))
     return written
 
 
+def _write_shards(
+    store: Path,
+    temporary: Path,
+    stored: Mapping[str, zarr.Array],
+    arrays: Mapping[str, np.ndarray],
+    record: ChunkRecord,
+) -> dict[str, list]:
+    """Write the shard of each array, several at a time; their [size, sha256] by path in the store.
+
+    Every byte is read back. Of each array, one row is read by zarr, too.
+    """
+    paths = {name: shard_name(name, 0, values.ndim) for name, values in arrays.items()}
+    row = record.statuses.index(OK) if OK in record.statuses else None
+
+    def write(name: str) -> list | None:
+        values = arrays[name]
+        known = write_shard(temporary / paths[name], values, record.layout.chunk_size)
+        if row is not None and not np.array_equal(stored[name][row], values[row]):
+            raise ValueError(f"row {row} reads back differently from what was written")
+        return known
+
+    with ThreadPoolExecutor(len(arrays)) as pool:
+        jobs = {name: pool.submit(write, name) for name in arrays}
+    files = {}
+    for name, job in jobs.items():
+        try:
+            known = job.result()
+        except ValueError as error:
+            raise ArchiveError(
+                f"{store}: '{name}': {error}; the disk may be failing. Nothing was kept; run "
+                "again, on another disk if it returns"
+            ) from None
+        if known is not None:
+            files[paths[name]] = known
+    return files
+
+
 def _check_values(store: Path, arrays: Mapping[str, np.ndarray], record: ChunkRecord) -> None:
     """Numbers where and only where a sample is ok: nothing else may enter an archive."""
-    ok = np.array([status == OK for status in record.statuses])
     for name, values in arrays.items():
-        rows = values.reshape(len(values), -1)
-        finite, empty = np.isfinite(rows).all(1), np.isnan(rows).all(1)
-        for row in np.flatnonzero(~np.where(ok, finite, empty)):
-            raise ArchiveError(
-                f"{store}: row {row} of '{name}' is {'not finite' if ok[row] else 'not empty'}, "
-                f"its status is {record.statuses[row]}; nothing was written. This is a defect of "
-                "the program: please report it with the log of this chunk"
-            )
+        for row, status in enumerate(record.statuses):
+            ok = status == OK
+            if not (np.isfinite(values[row]) if ok else np.isnan(values[row])).all():
+                raise ArchiveError(
+                    f"{store}: row {row} of '{name}' is {'not finite' if ok else 'not empty'}, "
+                    f"its status is {status}; nothing was written. This is a defect of "
+                    "the program: please report it with the log of this chunk"
+                )
 
 
 def verify_chunk(path: Path) -> ChunkRecord:

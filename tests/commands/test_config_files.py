@@ -1,6 +1,5 @@
 """The commands and the workflow read the configuration alike, as it was typed."""
 
-import json
 import shlex
 import subprocess
 from pathlib import Path
@@ -19,6 +18,7 @@ from cdm.commands.config_files import (
 from cdm.config import Config, load_config
 from cdm.errors import ConfigError
 from cdm.model.checkpoint import DEMO_EXP_DIR
+from cdm.run.plan_files import read_plan
 
 FILE = {"exp_dir": "demo", "sampling": {"batch_size": 7}}
 FAST = {
@@ -44,9 +44,9 @@ def test_the_configuration_is_the_one_snakemake_plans_with(tmp_path, monkeypatch
     command += ["--config", *arguments, "--until", "demo_data"]  # plans, and runs nothing
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "outputs/007/plan/plan.json").read_bytes())["config"]
-    assert found == read_config(["mine.yaml"], arguments).as_dict()
-    assert (found["diffusion"]["steps"], found["seed"]) == (900, 5)
+    found = read_plan("outputs/007").asked
+    assert found == read_config(["mine.yaml"], arguments)
+    assert (found.diffusion.steps, found.seed) == (900, 5)
     table = (tmp_path / "outputs/007/checkpoint_info.txt").read_text()
     [row] = [line for line in table.splitlines() if line.startswith("diffusion.steps")]
     assert row.split()[1:] == ["900", "exp/log/runtime.log", "line", row.split()[-1]]
