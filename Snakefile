@@ -3,16 +3,13 @@
 # A plan made while this file is read fixes the chunks; their names carry fingerprints, so what
 # is there under its name is right, and an interrupted run goes on where it was.
 
-from pathlib import Path
-
 from snakemake.utils import min_version
 
 min_version("9.10")
 
 
-configfile: Path(workflow.basedir) / "config" / "config.yaml"
-
-
+# No `configfile:` here. The defaults of config/config.yaml are laid under what is set, also under
+# the part of a configuration that a workflow around this one gives (docs/as-a-module.md).
 include: "rules/common.smk"
 include: "rules/demo.smk"
 include: "rules/train.smk"
@@ -29,7 +26,7 @@ if PLAN:
 
 
 rule all:
-    default_target: True
+    default_target: not IS_MODULE
     input:
         PLAN.archive_record if PLAN else [],
 
@@ -37,6 +34,8 @@ rule all:
 onstart:
     if PLAN:
         save_plan(PLAN, SAMPLES)
+    if GIVEN.nodes and workflow.local_exec:
+        print(TELL_CORES, file=sys.stderr)
     if makes_maps():
         print(
             describe_plan(PLAN) + describe_pace(PLAN) + describe_choice(PLAN),

@@ -9,12 +9,13 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from cdm.commands.config_files import read_config
+from cdm.commands.options import build_parser
 from cdm.commands.snakemake_line import command_again, started_in
 from cdm.config import Config
 from cdm.errors import CDMError, ConfigError, printable
@@ -25,23 +26,6 @@ from cdm.run.planning import make_plan
 
 OK, FOUND, REFUSED = 0, 1, 2
 WATCH_EVERY_S = 2.0
-EPILOG = """\
-A run is named by its folder (outputs/EXP_NAME), or by the --configfile and --config that snakemake
-is given; without either, it is that of the built-in demo.
-
-exit status: 0 all is well; 1 something is wrong with what was looked at (a failed chunk, a damaged
-archive, maps that differ); 2 the command could not be carried out.
-"""
-RUN_MEANING = """\
-Print the snakemake command for what was typed to afford-motion's scripts, and start it. Keys are
-afford-motion's (task.dataset.sigma=0.8 model.arch=PointMamba gpu=0) or ours
-(sampling.batch_size=16). What stands behind -- goes to snakemake as it is."""
-RUN_EPILOG = """\
-examples:
-  cdm run exp_dir=outputs/my_exp task.dataset.sigma=0.8 gpu=0
-  cdm run test.py exp_dir=outputs/my_exp task=text_to_motion_contact_gen -- -n
-  cdm run export_pred_contact exp_dir=outputs/my_exp
-"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,11 +33,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a locale may be plain ASCII
             stream.reconfigure(errors="backslashreplace")
-    args = build_parser().parse_args(arguments)
+    parser = build_parser()
+    args = parser.parse_args(arguments)
+    if args.command is None:
+        parser.print_help()
+        return OK
     try:
         if args.run is not None:
             args.run = Path(expand_path(str(args.run), "RUN"))
-        return args.command(args)
+        return COMMANDS[args.command](args)
     except CDMError as error:
         tell(f"error: {error}")
         return REFUSED
@@ -66,146 +54,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         where = f"{error.filename}: " if error.filename else ""
         tell(f"error: {where}{error.strerror or error}; look at that path, and type it again")
         return REFUSED
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """All commands and their options."""
-    parser = argparse.ArgumentParser(
-        prog="cdm",
-        description="Look after runs of the contact-map workflow.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-
-    def add(*arguments, **options) -> argparse.ArgumentParser:
-        return _add_command(commands, *arguments, **options)
-
-    status = add(
-        "status",
-        run_status,
-        "Tell how far a run is. From files alone, so that it also sees jobs of other machines; "
-        "exit status 1 if a chunk failed.",
-    )
-    status.add_argument("--watch", action="store_true", help="show it again every two seconds")
-    verify = add(
-        "verify",
-        run_verify,
-        "Check an archive. Structure, counts against the plan, and the sha256 of every file.",
-        run="contact_maps.zarr, the folder of its run, or the store of one chunk",
-    )
-    verify.add_argument("--deep", action="store_true", help="also read every map and look at it")
-    verify.add_argument(
-        "--resample", type=int, default=0, metavar="N",
-        help="generate N samples again and compare; needs checkpoint, data and torch",
-    )  # fmt: skip
-    estimate = add(
-        "estimate",
-        run_estimate,
-        "Time two real batches on this device. Prints GPU-hours, the archive's size, and a "
-        "chunk_size.",
-    )
-    estimate.add_argument(
-        "--minutes-per-chunk", type=float, default=10.0, metavar="M",
-        help="suggest a chunk_size for jobs of this length (default 10)",
-    )  # fmt: skip
-    cleaning = add(
-        "clean",
-        run_clean,
-        "List what a run no longer needs. Chunks that no plan refers to, and what killed jobs "
-        "left; nothing that a running job may be writing.",
-    )
-    cleaning.add_argument("--yes", action="store_true", help="remove what is listed")
-    add(
-        "why",
-        run_why,
-        "Tell which chunks would run now, and why. With a RUN folder, under the settings of its "
-        "last plan; give --configfile or --config to see what changed settings would do.",
-    )
-    _add_those_of_afford_motion(commands, add)
-    return parser
-
-
-def _add_those_of_afford_motion(commands, add: Callable) -> None:
-    """The commands for those who have afford-motion's folders.
-
-    Args:
-        commands, add: as in `build_parser`.
-    """
-    checking = add(
-        "check-stage2",
-        run_check_stage2,
-        "Look for the maps that stage 2 will read. How many items of a split have one, how many "
-        "would silently be trained on ground truth, and which maps no item asks for; exit status 1 "
-        "if any. With --configfile or --config, maps must have the joints of that configuration.",
-        run="stage 2's data folder",
-    )
-    checking.add_argument(
-        "--split", required=True, choices=("train", "all", "val", "test"),
-        help="of which stage 2 takes the items",
-    )  # fmt: skip
-    checking.add_argument(
-        "--sets", nargs="+", metavar="SET", help="to look at, such as HUMANISE or H3D"
-    )
-    checking.add_argument(
-        "--contact-folder", type=Path, metavar="DIR",
-        help="what stage 2 gets as contact_folder; needed for --split test",
-    )  # fmt: skip
-    checking.add_argument("--deep", action="store_true", help="also read every map")
-    add(
-        "config",
-        run_config,
-        "Print an experiment's configuration in our keys. Each value with its place, then the keys "
-        "without a meaning here; exit status 1 if it cannot be sampled as it was trained.",
-        run="experiment folder, its log, or a composed configuration of afford-motion",
-    )
-    run = commands.add_parser(
-        "run",
-        help="start the job that was typed to afford-motion's scripts",
-        description=RUN_MEANING,
-        epilog=RUN_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    run.add_argument("words", nargs=argparse.REMAINDER, metavar="WORD", help="key=value, or a rule")
-    run.set_defaults(command=run_run, run=None)
-
-
-def _add_command(
-    commands,
-    name: str,
-    function: Callable[[argparse.Namespace], int],
-    meaning: str,
-    run: str = "folder of a run, outputs/EXP_NAME",
-) -> argparse.ArgumentParser:
-    """A command with the options that all commands share.
-
-    Args:
-        commands: what `ArgumentParser.add_subparsers` returned.
-        name: as it is typed.
-        function: carries the command out, and returns the exit status.
-        meaning: its help; the first sentence stands in the list of commands.
-        run: help of the positional argument.
-    """
-    command = commands.add_parser(
-        name,
-        help=meaning[0].lower() + meaning[1:].split(".")[0],
-        description=meaning,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    metavars = {"verify": "ARCHIVE", "check-stage2": "DATA_DIR", "config": "EXP_DIR"}
-    metavar = metavars.get(name, "RUN")
-    command.add_argument("run", nargs="?", type=Path, metavar=metavar, help=run)
-    command.add_argument(
-        "--configfile", "--configfiles", nargs="+", default=[], metavar="FILE",
-        help="as given to snakemake",
-    )  # fmt: skip
-    command.add_argument(
-        "--config", nargs="+", default=[], metavar="KEY=VALUE", help="as given to snakemake"
-    )
-    command.add_argument("--json", action="store_true", help="print JSON")
-    command.set_defaults(command=function)
-    return command
 
 
 # --- commands ------------------------------------------------------------------------------------
@@ -320,6 +168,26 @@ def run_config(args: argparse.Namespace) -> int:
     return FOUND if show_config.told_wrong(found) else OK
 
 
+def run_init(args: argparse.Namespace) -> int:
+    """Write a configuration file or a cluster's profile, and tell what to do with it."""
+    from cdm.commands import init
+
+    if args.file or not args.profile:
+        path = args.file or Path(init.MINE)
+        init.write_settings(path)
+        print(
+            f"{path}: written. As it is, the built-in demo runs; set exp_dir and dataset.data_dir "
+            f"for yours.\ncheck it:  cdm run {path} -- -n\nrun it:    cdm run {path}"
+        )
+    if args.profile:
+        path = init.write_profile(args.profile)
+        print(
+            f"{path}: written. Look at its lines marked <-.\n"
+            f"use it:    cdm run {args.file or init.MINE} -- --workflow-profile {path.parent}"
+        )
+    return OK
+
+
 def run_run(args: argparse.Namespace) -> int:
     """Print the snakemake command for what was typed, and become it."""
     from cdm.commands import snakemake_line
@@ -333,6 +201,19 @@ def run_run(args: argparse.Namespace) -> int:
     print(printable(shlex.join(words), sys.stdout.encoding), flush=True)
     program = snakemake_line.program(words)
     os.execv(program[0], program)
+
+
+COMMANDS = {
+    "status": run_status,
+    "verify": run_verify,
+    "estimate": run_estimate,
+    "clean": run_clean,
+    "why": run_why,
+    "check-stage2": run_check_stage2,
+    "config": run_config,
+    "init": run_init,
+    "run": run_run,
+}
 
 
 # --- what they share -----------------------------------------------------------------------------

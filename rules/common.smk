@@ -2,23 +2,28 @@
 
 import os
 import sys
-
-# The package lies beside the Snakefile, so that no environment needs to have it installed.
-sys.path.insert(0, str(workflow.basedir))
-# Jobs inherit this path. An empty part of it would be the working folder, whose files would then
-# stand before Python's own modules. dict(...): the linter takes os.environ for a job's setting.
-inherited = dict(os.environ).get("PYTHONPATH", "").split(os.pathsep)
-os.environ.update(
-    PYTHONPATH=os.pathsep.join([str(workflow.basedir), *filter(None, inherited)])
-)
+from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.path_modifier import PathModifier
+
+# In a checkout the package lies beside the Snakefile, so that no environment needs to have it
+# installed. A wheel carries this file inside the package, which is installed then.
+BESIDE = Path(str(workflow.current_basedir)).parent
+if (BESIDE / "cdm" / "__init__.py").exists():
+    sys.path.insert(0, str(BESIDE))
+    # Jobs inherit this path. An empty part of it would be the working folder, whose files would
+    # then stand before Python's own modules. dict(...): the linter takes os.environ for a setting.
+    inherited = dict(os.environ).get("PYTHONPATH", "").split(os.pathsep)
+    os.environ.update(
+        PYTHONPATH=os.pathsep.join([str(BESIDE), *filter(None, inherited)])
+    )
 
 from cdm.commands.config_files import configure
 from cdm.commands.hints import advice, farewell
 from cdm.commands.live import LiveProgress
 from cdm.commands.pace import describe_choice, describe_pace
-from cdm.config import is_demo, load_config
+from cdm.config import load_config
 from cdm.errors import CDMError, NotTrained, printable
 from cdm.evaluation.evaluate import evaluation_key
 from cdm.evaluation.study import study_key
@@ -29,16 +34,22 @@ from cdm.run.plan_files import save_plan
 from cdm.run.planning import load_plan, make_plan
 from cdm.training.record import finished_path
 
-if is_demo(config):
-
-    configfile: Path(workflow.basedir) / "config" / "demo.yaml"
-
+# As a module of another workflow: what was typed is for that one, which gives us our part; and it
+# may have our outputs lie under a prefix, which the jobs have to know as well as the rules.
+IS_MODULE = not workflow.modifier.is_main_snakefile()
+named = workflow.modifier.modify_rulename  # the name that a rule has in the whole workflow
 
 PLAN, SAMPLES = None, None
 try:
-    typed = workflow.config_settings  # Snakemake made 7 of 007 before it came here
-    CONFIGURED = configure(config, typed.configfiles, typed.config_args)
-    config.update(CONFIGURED.raw)
+    if IS_MODULE:
+        folder = f"{config.get('output_dir') or 'outputs'}/"
+        folder = workflow.modifier.path_modifier.replace_prefix(folder)
+        workflow.modifier.path_modifier = PathModifier(None, None, workflow)
+        CONFIGURED = configure({**config, "output_dir": folder.rstrip("/")}, (), ())
+    else:
+        typed = workflow.config_settings  # Snakemake made 7 of 007 before it came here
+        CONFIGURED = configure(config, typed.configfiles, typed.config_args)
+    config = CONFIGURED.raw
     CONFIG = load_config(config, CONFIGURED.provenance)
     if workflow.is_main_process:
         PLAN, SAMPLES = make_plan(CONFIG)
@@ -46,7 +57,7 @@ try:
         PLAN = load_plan(CONFIG)
 except NotTrained as error:
     # Without a plan, training is all that can run; targets are told only after reading this.
-    if workflow.is_main_process and "train" not in sys.argv:
+    if workflow.is_main_process and named("train") not in sys.argv:
         raise WorkflowError(str(error))
 except CDMError as error:
     raise WorkflowError(str(error))
@@ -54,11 +65,17 @@ except CDMError as error:
 RUN = CONFIG.run_dir
 # Finished work that lost a file: "merge" or the name of a chunk -> the lost file.
 LOSSES = find_losses(PLAN) if PLAN and workflow.is_main_process else {}
-SCORES = {"evaluate", "report"}  # targets that measure a finished archive
+SCORES = {named("evaluate"), named("report")}  # targets that measure a finished archive
 LIVE = PLAN and LiveProgress(PLAN, sys.stderr)
-# No --cores is given for a cluster, and its jobs must not take all cores of their node.
-ON_CLUSTER = workflow.remote_exec or not workflow.resource_settings.cores
+# A cluster is given --jobs (profiles/default adds --cores), and its jobs must not take all cores of
+# their node.
+GIVEN = workflow.resource_settings
+ON_CLUSTER = bool(workflow.remote_exec or GIVEN.nodes or not GIVEN.cores)
 CLUSTER_THREADS = 4
+TELL_CORES = (
+    f"--jobs {GIVEN.nodes} is for a cluster; on this machine a job now has at most "
+    f"{GIVEN.cores} core(s): give --cores instead"
+)
 DEMO_DATA = f"{CONFIG.demo_folder}_{CONFIG.dataset.phase}.json"
 
 
@@ -115,12 +132,30 @@ def merge_threads(wildcards):
 
 def makes_maps():
     """Whether this run works through the plan; known once the targets are."""
-    return PLAN and not {"train", "compare_samplers"} & set(
-        workflow.dag_settings.targets
-    )
+    others = {named("train"), named("compare_samplers")}
+    return PLAN and not others & set(workflow.dag_settings.targets)
 
 
 def study_to_show(wildcards):
     """The page shows what compare_samplers found, if it has run for this plan or runs now."""
-    asked = "compare_samplers" in workflow.dag_settings.targets
+    asked = named("compare_samplers") in workflow.dag_settings.targets
     return [STUDY] if asked or Path(STUDY).exists() else []
+
+
+def at_start(act):
+    """Have the workflow that imports this one as a module do something once its jobs begin.
+
+    Snakemake calls `onstart` of the main Snakefile only. That may be set before or after this.
+    """
+    register = workflow.onstart
+
+    def register_both(theirs):
+        register(lambda log: (act(), theirs(log)))
+
+    workflow.onstart = register_both
+    before = workflow._onstart
+    workflow._onstart = lambda log: (act(), before(log))
+
+
+if IS_MODULE and PLAN and workflow.is_main_process:
+    at_start(lambda: save_plan(PLAN, SAMPLES))

@@ -113,7 +113,7 @@ def complete(user: UserValues, strict: bool = True) -> Configured:
 
     # What the training tells.
     insists = raw.get("trust") == "mine"
-    folder = exp_dir or f"outputs/{raw.get('exp_name')}"
+    folder = exp_dir or f"{raw.get('output_dir')}/{raw.get('exp_name')}"
     notes: list[str] = []
     try:
         trainings = read_trainings(folder, reference, logs=exp_dir is not None)
@@ -217,7 +217,9 @@ def fast_config(config: Config) -> Config:
 def config_arguments(config: Config) -> str:
     """`--config ...` that makes Snakemake run with this configuration, quoted for a shell."""
     found = config.as_dict()
-    around = {key: found[key] for key in ("exp_name", "exp_dir", "reference", "trust")}
+    around = {
+        key: found[key] for key in ("exp_name", "output_dir", "exp_dir", "reference", "trust")
+    }
     around["dataset"] = {"data_dir": found["dataset"]["data_dir"]}
     usual = load_config(_defaults(found)).as_dict()
     try:

@@ -74,12 +74,14 @@ class Job:
         kind: sample, test or train.
         values: our dotted key -> value.
         targets: rules that were named.
+        configfiles: files of our keys that were named.
         left_out: words without a meaning here -> the reason.
     """
 
     kind: str = SAMPLE
     values: dict[str, Any] = field(default_factory=dict)
     targets: list[str] = field(default_factory=list)
+    configfiles: list[str] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
 
 
@@ -87,7 +89,8 @@ def read_words(words: Iterable[str], rules: Iterable[str]) -> Job:
     """Read what was typed.
 
     Args:
-        words: overrides, names of rules, and the name of a script with what stands before it.
+        words: overrides, names of rules and of our .yaml files, and the name of a script with what
+            stands before it.
         rules: that may be targets.
     Raises:
         ConfigError: an unknown key (with the nearest one), or something that cannot be done here
@@ -104,10 +107,14 @@ def read_words(words: Iterable[str], rules: Iterable[str]) -> Job:
         override = read_override(word)
         if override is None and word in rules:
             job.targets.append(word)
+        elif override is None and word.endswith((".yaml", ".yml")):
+            job.configfiles.append(word)
         elif word.startswith("-"):
             raise ConfigError(f"{word}: options of Snakemake stand behind --, as in: -- {word}")
         elif override is None:
-            raise ConfigError(f"{word}: expected key=value, or a rule such as {_rules(rules)}")
+            raise ConfigError(
+                f"{word}: expected key=value, a .yaml file, or a rule such as {_rules(rules)}"
+            )
         else:
             _sort_in(word, override, job, theirs)
 
@@ -118,7 +125,7 @@ def read_words(words: Iterable[str], rules: Iterable[str]) -> Job:
         raise ConfigError(
             f"task.train.phase={trained.value}: a model is trained on the split train here"
         )
-    if job.kind == TRAIN:  # without it, the built-in rooms would be trained on
+    if job.kind == TRAIN and not job.configfiles:  # else the built-in rooms would be trained on
         job.values.setdefault("dataset.data_dir", "data")
     if job.kind == TEST:
         _read_protocol(theirs, job)

@@ -8,18 +8,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from cdm import SNAKEFILE, WORKFLOW
 from cdm.commands.config_files import config_arguments, flow
 from cdm.commands.old_words import Job, config_words
-from cdm.config import SCHEMA, Config
+from cdm.config import Config
 from cdm.errors import ConfigError
-
-SNAKEFILE = SCHEMA.parents[1] / "Snakefile"
 
 
 def known_rules() -> set[str]:
     """The names of the workflow's rules."""
-    files = [SNAKEFILE, *SNAKEFILE.parent.glob("rules/*.smk")]
-    text = "\n".join(path.read_text("utf-8") for path in files)
+    files = [SNAKEFILE, *WORKFLOW.glob("rules/*.smk")]
+    text = "\n".join(Path(path).read_text("utf-8") for path in files)
     return set(re.findall(r"^ *rule (\w+):", text, re.MULTILINE))
 
 
@@ -28,6 +27,8 @@ def snakemake_words(job: Job, options: Sequence[str]) -> list[str]:
 
     Args:
         options: of Snakemake, as typed behind `--`; they win over the usual ones.
+    Raises:
+        ConfigError: configuration files both among the words and behind `--`.
     """
     words = ["snakemake", *job.targets]
     if not _has(options, "--workflow-profile", "--profile"):
@@ -36,8 +37,12 @@ def snakemake_words(job: Job, options: Sequence[str]) -> list[str]:
         if not _has(options, "--resources", "--res"):
             words += ["--resources", "gpu=1"]
     if not _has(options, "--snakefile", "-s") and not _is_beside():
-        words += ["--snakefile", str(SNAKEFILE)]
-    words += [*options]
+        words += ["--snakefile", SNAKEFILE]
+    if job.configfiles:
+        if _has(options, "--configfile", "--configfiles"):
+            raise ConfigError("name all .yaml files before the --, or all behind --configfile")
+        words += ["--configfile", *job.configfiles]
+    words += options
     settings = [*config_words(job, flow)]
     return [*words, "--config", *settings] if settings else words
 
@@ -54,9 +59,10 @@ def _has(options: Sequence[str], *names: str) -> bool:
     )
 
 
-def _is_beside() -> bool:
-    """Whether Snakemake finds the workflow in the working folder by itself."""
-    return Path("Snakefile").exists() and Path("Snakefile").samefile(SNAKEFILE)
+def _is_beside(folder: Path = Path()) -> bool:
+    """Whether Snakemake finds the workflow by itself, started in this folder."""
+    path = folder / "Snakefile"
+    return path.exists() and path.samefile(SNAKEFILE)
 
 
 def program(words: Sequence[str]) -> list[str]:
@@ -72,12 +78,18 @@ def program(words: Sequence[str]) -> list[str]:
 def started_in(run: Path, config: Config) -> Path:
     """The folder that a run was started in: the one that holds outputs/EXP_NAME.
 
+    If output_dir is absolute, no folder of the run tells it. Then it is the working directory.
+
     Raises:
         ConfigError: the run's folder does not lie where its plan says.
     """
     # outputs/ may be a link to another disk: first the path as it was typed.
     for path in (Path(os.path.abspath(run)), run.resolve()):
-        folder = path.parent.parent
+        folder = path
+        for _ in Path(os.path.normpath(config.run_dir)).parts:
+            folder = folder.parent
+        if Path(config.run_dir).is_absolute():
+            folder = Path.cwd()
         if (folder / config.run_dir).resolve() == run.resolve():
             return folder
     raise ConfigError(
@@ -91,8 +103,10 @@ def command_again(
 ) -> str:
     """What to type to run a configuration: that of a run's folder, or one that was typed."""
     words = ["snakemake", "--cores", "1", "--resources", "gpu=1"]
+    folder = Path() if run is None else started_in(run, config)
+    if not _is_beside(folder):
+        words += ["--snakefile", SNAKEFILE]
     if run is not None:
-        folder = started_in(run, config)
         there = "" if folder == Path.cwd() else f"cd {shlex.quote(str(folder))} && "
         return f"{there}{shlex.join(words)} {config_arguments(config)}".rstrip()
     if configfiles:

@@ -2,14 +2,14 @@
 
 import functools
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import yaml
 
+from cdm import WORKFLOW
 from cdm.config.values import fits
 
-SCHEMA = Path(__file__).parents[2] / "config" / "schema.yaml"
+SCHEMA = WORKFLOW / "config" / "schema.yaml"
 # The C loader takes a tenth of the time; only files of our own are read with it.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 

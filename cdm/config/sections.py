@@ -277,15 +277,16 @@ class Config:
     report: ReportConfig = ReportConfig()
     reference: str | None = None
     trust: str | None = None
+    output_dir: str = "outputs"
     provenance: Provenance | None = field(default=None, compare=False, repr=False)
 
     @property
     def run_dir(self) -> str:
-        """Folder of the outputs, relative to the working directory.
+        """Folder of the run's outputs, relative to the working directory unless output_dir is not.
 
         It has no time stamp in its name, so that the same command finds it again.
         """
-        return f"outputs/{self.exp_name}"
+        return f"{self.output_dir.rstrip('/')}/{self.exp_name}"
 
     @property
     def checkpoint_dir(self) -> str:

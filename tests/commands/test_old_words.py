@@ -61,7 +61,7 @@ def test_a_key_that_is_taken_out_is_as_if_it_was_never_typed():
         ("dataset.train_transforms.sigma=3", "did you mean 'dataset.sigma'"),
         ("sampling=ddim", "unknown key 'sampling'"),
         ("~nothing.here", "unknown key 'nothing.here'"),
-        ("evalute", "expected key=value, or a rule"),
+        ("evalute", "expected key=value, a .yaml file, or a rule"),
         ("seed=1 -n", "options of Snakemake stand behind --, as in: -- -n"),
         ("seed=1,2", "several values are several runs"),
         ("task=contact_motion_gen", "is of stage 2"),

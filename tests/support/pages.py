@@ -172,8 +172,8 @@ def check_cdm(arguments: list[str]) -> list[str]:
         return []
     try:
         _parse(build_parser(), arguments)
-    except SystemExit:
-        return ["cdm does not take this"]
+    except SystemExit as ended:  # 0: --version and the like
+        return ["cdm does not take this"] if ended.code else []
     return []
 
 

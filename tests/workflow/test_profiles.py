@@ -1,0 +1,54 @@
+"""Plain `snakemake`: the profile beside the Snakefile, and the command line, which wins over it."""
+
+import subprocess
+
+import forked
+import pytest
+import yaml
+from helpers import NUM_POINTS, REPO, SMALL_RUN, write_dataset
+from in_process import make_chunks
+
+
+@pytest.fixture(scope="session")
+def unmerged(made_once):
+    """A folder with a run whose chunks are finished."""
+
+    def make(folder):
+        write_dataset(folder / "data", 3, NUM_POINTS)
+        (folder / "mine.yaml").write_text(yaml.safe_dump(SMALL_RUN))
+        make_chunks(folder)
+
+    return made_once("unmerged", make)
+
+
+@pytest.mark.parametrize(
+    ("options", "cores", "gpus"),
+    [
+        ([], 1, 1),
+        (["--cores", "2"], 2, 1),
+        (["--cores", "2", "--resources", "gpu=2"], 2, 2),
+        (["--workflow-profile", f"{REPO}/profiles/slurm"], None, 16),
+    ],
+)
+def test_the_profile_gives_a_core_and_a_gpu_and_the_command_line_wins(options, cores, gpus):
+    from snakemake.cli import parse_args
+
+    _, args = parse_args(["-s", str(REPO / "Snakefile"), *options])
+    assert (args.cores, args.resources["gpu"].value) == (cores, gpus)
+
+
+def test_plain_snakemake_runs(unmerged, tmp_path):
+    folder = tmp_path / "copy"
+    subprocess.run(["cp", "-a", unmerged, folder], check=True)
+    done = forked.snakemake(folder, "-s", REPO / "Snakefile", "--configfile", "mine.yaml")
+    assert done.returncode == 0, done.stdout
+    assert "Provided cores: 1" in done.stdout
+    assert (folder / "outputs/run/contact_maps.zarr").exists()
+
+
+def test_jobs_typed_for_cores_are_told(unmerged, tmp_path):
+    folder = tmp_path / "copy"
+    subprocess.run(["cp", "-a", unmerged, folder], check=True)
+    done = forked.snakemake(folder, "-s", REPO / "Snakefile", "--configfile", "mine.yaml", "-j8")
+    assert done.returncode == 0, done.stdout
+    assert "--jobs 8 is for a cluster" in done.stdout
