@@ -6,12 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import REPO
+from helpers import REPO, run_config
 
 from cdm.__main__ import main
 from cdm.commands.config_files import read_config
-from cdm.commands.old_words import Job
-from cdm.commands.snakemake_line import known_rules, program, snakemake_words
+from cdm.commands.old_words import Job, read_words
+from cdm.commands.snakemake_line import known_rules, program, snakemake_words, started_in
+from cdm.errors import ConfigError
 
 
 def test_the_rules_are_those_of_the_workflow():
@@ -65,3 +66,25 @@ def test_an_unknown_key_starts_nothing(monkeypatch, capsys):
     monkeypatch.setattr(os, "execv", None)  # would fail
     assert main(["run", "sigma.x=1"]) == 2
     assert "did you mean" in capsys.readouterr().err
+
+
+def test_files_are_configurations(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    job = read_words(["evaluate", "mine.yaml", "fast.yml", "seed=3"], known_rules())
+    words = snakemake_words(job, ["-n"])
+    at = words.index("--configfile")
+    assert words[at:] == [*("--configfile", "mine.yaml", "fast.yml"), "-n", "--config", "seed=3"]
+    with pytest.raises(ConfigError, match="before the --"):
+        snakemake_words(job, ["--configfile", "other.yaml"])
+
+
+def test_a_run_is_started_where_its_outputs_folder_is_relative_to(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for output_dir, folder in [("outputs", tmp_path), ("results/a/outputs", tmp_path)]:
+        config = run_config(output_dir=output_dir)
+        Path(config.run_dir).mkdir(parents=True)
+        assert started_in(tmp_path / config.run_dir, config) == folder
+    config = run_config(output_dir=str(tmp_path / "scratch"))
+    Path(config.run_dir).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "results")
+    assert started_in(Path(config.run_dir), config) == tmp_path / "results"

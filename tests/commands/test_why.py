@@ -6,6 +6,7 @@ import shutil
 import pytest
 from helpers import merged_run, plan_run, run_config, write_contacts, write_split
 
+from cdm import SNAKEFILE
 from cdm.__main__ import main
 from cdm.commands.why import explain
 from cdm.jobs.progress import Heartbeat
@@ -109,7 +110,8 @@ def test_the_command_to_type_is_the_one_for_this_configuration(plan, tmp_path, m
     shutil.rmtree(RUN + "/contact_maps.zarr")
     assert main(["why", RUN, "--json"]) == 0
     command = json.loads(capsys.readouterr().out)["command"]
-    assert command.startswith("snakemake --cores 1 --resources gpu=1 --config exp_name=run")
+    usual = "snakemake --cores 1 --resources gpu=1"
+    assert command.startswith(f"{usual} --snakefile {SNAKEFILE} --config exp_name=run")
     assert "cd " not in command
     monkeypatch.chdir("/")
     assert main(["why", str(tmp_path / RUN)]) == 0
