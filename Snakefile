@@ -8,6 +8,9 @@ from snakemake.utils import min_version
 min_version("9.10")
 
 
+report: "rules/captions/workflow.rst"
+
+
 # No `configfile:` here. The defaults of config/config.yaml are laid under what is set, also under
 # the part of a configuration that a workflow around this one gives (docs/as-a-module.md).
 include: "rules/common.smk"
@@ -29,6 +32,7 @@ rule all:
     default_target: not IS_MODULE
     input:
         PLAN.archive_record if PLAN else [],
+        page_to_embed() if PLAN else [],
 
 
 onstart:
@@ -48,6 +52,7 @@ onsuccess:
     if makes_maps():
         LIVE.stop()
         print(farewell(PLAN), file=sys.stderr)
+        atexit.register(tell_page, written=True)
 
 
 onerror:

@@ -61,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run_status(args: argparse.Namespace) -> int:
     """Print how far a run is; with --watch again and again."""
+    from cdm.commands.colour import paint_failures
     from cdm.commands.status import describe_status, read_status
 
     while True:
@@ -69,7 +70,8 @@ def run_status(args: argparse.Namespace) -> int:
         columns = shutil.get_terminal_size().columns
         if args.watch and not args.json:
             print("\033[H\033[2J", end="")  # clears the screen
-        show(args, status.as_dict(), describe_status(status, columns, sys.stdout.encoding))
+        text = describe_status(status, columns, sys.stdout.encoding)
+        show(args, status.as_dict(), text, paint_failures)
         finished = len(status.counts.done) == status.num_chunks and not status.counts.merging
         if not args.watch or finished:
             return FOUND if status.failed or status.damaged else OK
@@ -256,14 +258,21 @@ def tell(line: str) -> None:
     print(printable(line, sys.stderr.encoding), file=sys.stderr, flush=True)
 
 
-def show(args: argparse.Namespace, content: Any, text: str) -> None:
+def show(
+    args: argparse.Namespace, content: Any, text: str, paint: Callable[[str], str] | None = None
+) -> None:
     """Print a result as text, or as JSON where that was asked for.
 
     Captions and file names in it may hold what a terminal obeys, or what the locale's encoding
-    cannot express. Both are printed escaped.
+    cannot express. Both are printed escaped. Then `paint` may colour the text for a terminal.
     """
+    from cdm.commands.colour import allows_colour
+
     text = json.dumps(content, indent=1, ensure_ascii=False) if args.json else text.rstrip()
-    print(printable(text, sys.stdout.encoding), flush=True)
+    text = printable(text, sys.stdout.encoding)
+    if paint and not args.json and allows_colour(sys.stdout):
+        text = paint(text)
+    print(text, flush=True)
 
 
 if __name__ == "__main__":

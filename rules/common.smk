@@ -1,5 +1,6 @@
 # Configuration and plan, shared by all rules. What they are made of is in cdm/.
 
+import atexit
 import os
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ if (BESIDE / "cdm" / "__init__.py").exists():
     )
 
 from cdm.commands.config_files import configure
-from cdm.commands.hints import advice, farewell
+from cdm.commands.hints import advice, farewell, page_written
 from cdm.commands.live import LiveProgress
 from cdm.commands.pace import describe_choice, describe_pace
 from cdm.config import load_config
@@ -37,7 +38,9 @@ from cdm.training.record import finished_path
 # As a module of another workflow: what was typed is for that one, which gives us our part; and it
 # may have our outputs lie under a prefix, which the jobs have to know as well as the rules.
 IS_MODULE = not workflow.modifier.is_main_snakefile()
-named = workflow.modifier.modify_rulename  # the name that a rule has in the whole workflow
+named = (
+    workflow.modifier.modify_rulename
+)  # the name that a rule has in the whole workflow
 
 PLAN, SAMPLES = None, None
 try:
@@ -66,7 +69,9 @@ RUN = CONFIG.run_dir
 # Finished work that lost a file: "merge" or the name of a chunk -> the lost file.
 LOSSES = find_losses(PLAN) if PLAN and workflow.is_main_process else {}
 SCORES = {named("evaluate"), named("report")}  # targets that measure a finished archive
-LIVE = PLAN and LiveProgress(PLAN, sys.stderr)
+# A plugin (snakemake --logger NAME) may draw on the terminal, and a bar would fight with it.
+HAS_LOGGER = bool(workflow.output_settings.log_handler_settings)
+LIVE = PLAN and LiveProgress(PLAN, sys.stderr, HAS_LOGGER)
 # A cluster is given --jobs (profiles/default adds --cores), and its jobs must not take all cores of
 # their node.
 GIVEN = workflow.resource_settings
@@ -134,6 +139,31 @@ def makes_maps():
     """Whether this run works through the plan; known once the targets are."""
     others = {named("train"), named("compare_samplers")}
     return PLAN and not others & set(workflow.dag_settings.targets)
+
+
+def page_to_embed():
+    """The page of maps and measures, where it exists and `snakemake --report` is at work.
+
+    Snakemake's own report has the results of its targets only, and the usual one has no page.
+    """
+    at_work = any(word.partition("=")[0] == "--report" for word in sys.argv)
+    return [PAGE] if at_work and Path(PAGE).exists() else []
+
+
+def tell_page(written=False):
+    """Say where the page is, if `report` was asked for and its page is written or was there.
+
+    This is the last thing that a run says. Where nothing is to be done, Snakemake calls no handler.
+    """
+    asked = workflow.dag_settings and "report" in workflow.dag_settings.targets
+    dag = workflow.dag  # false where it has no job to run
+    at_rest = dag is not None and dag.targetjobs and len(dag) == 0
+    if asked and (written or at_rest) and Path(PAGE).exists():
+        print(printable(page_written(Path(PAGE))), file=sys.stderr)
+
+
+if PLAN and workflow.is_main_process and not IS_MODULE:
+    atexit.register(tell_page)
 
 
 def study_to_show(wildcards):

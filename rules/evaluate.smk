@@ -1,6 +1,7 @@
 # Measures of the merged archive against the ground truth, on request: snakemake evaluate, report.
 
 REPORT = f"{RUN}/report"
+PAGE = f"{REPORT}/report.html"
 # The name has a key of the maps, of how they are measured, and of the target masks.
 EVALUATION = f"{REPORT}/evaluation-{evaluation_key(PLAN)}.json"
 STUDY = f"{RUN}/compare_samplers/summary-{study_key(PLAN)}.json"
@@ -27,7 +28,12 @@ rule report:
         evaluation=EVALUATION,
         study=study_to_show,
     output:
-        f"{REPORT}/report.html",
+        report(
+            PAGE,
+            caption="captions/report.rst",
+            category="Contact maps",
+            labels={"page": "maps and measures"},
+        ),
     log:
         f"{RUN}/logs/report.log",
     conda:

@@ -25,3 +25,12 @@ def advice(plan: Plan) -> str:
         "above, then type the same command again to go on.\n"
         f"To see how far the run is and what failed: cdm status {plan.config.run_dir}"
     )
+
+
+def page_written(page: Path) -> str:
+    """Where the page of `snakemake report` is."""
+    size = page.stat().st_size / 1e6
+    return (
+        f"\nThe page is one file of {size:.1f} MB, which opens in any browser without a network:\n"
+        f"{page.absolute()}"
+    )

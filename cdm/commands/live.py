@@ -1,14 +1,15 @@
-"""One bar for the whole run on a terminal, plain lines if there is no terminal (no torch).
+"""One bar for the whole run on a terminal, plain lines anywhere else (no torch).
 
 The bar keeps the last line of the terminal to itself, and all other text scrolls above it, as apt
 does. It is drawn from the same files that `cdm status` reads. So it also shows jobs that
-run on a cluster.
+run on a cluster. A notebook, a logger plugin of Snakemake or CDM_PROGRESS=plain get plain lines.
 """
 
 import atexit
 import os
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
@@ -28,11 +29,14 @@ class LiveProgress:
     Args:
         plan: of the run that now begins.
         stream: the terminal, or the file that the messages of the run go to.
+        has_logger: whether a logger plugin of Snakemake is at work (`snakemake --logger rich`).
+            Such a plugin may draw on the terminal itself, so plain lines are written then.
     """
 
-    def __init__(self, plan: Plan, stream: TextIO):
+    def __init__(self, plan: Plan, stream: TextIO, has_logger: bool = False):
         self.plan, self.stream = plan, stream
-        self.line = BottomLine(stream) if is_terminal(stream) else None
+        bar = is_terminal(stream) and not has_logger and not wants_plain(os.environ)
+        self.line = BottomLine(stream) if bar else None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="live progress", daemon=True)
 
@@ -127,5 +131,25 @@ class BottomLine:
 
 
 def is_terminal(stream: TextIO) -> bool:
-    """Whether a bar can be drawn there."""
-    return stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+    """Whether a bar can be drawn there: a terminal that knows its size."""
+    if not stream.isatty() or os.environ.get("TERM", "dumb") == "dumb":
+        return False
+    try:
+        os.get_terminal_size(stream.fileno())
+    except (OSError, ValueError):  # the stream of a notebook may call itself a terminal
+        return False
+    return True
+
+
+def wants_plain(environment: Mapping[str, str]) -> bool:
+    """Whether plain lines were asked for, or the terminal is the cell of a notebook.
+
+    IPython starts `!snakemake` on a pseudo terminal, and shows each redrawing as a line of its own.
+    Its kernels set JPY_PARENT_PID (when Jupyter starts them) and the inline backend of matplotlib.
+    """
+    backend = environment.get("MPLBACKEND", "")
+    return (
+        environment.get("CDM_PROGRESS") == "plain"
+        or "JPY_PARENT_PID" in environment
+        or "inline" in backend
+    )

@@ -1,11 +1,12 @@
 """What a run says at its end can be typed as it stands."""
 
 import re
+from pathlib import Path
 
 import pytest
 from helpers import plan_run, write_dummy_chunk
 
-from cdm.commands.hints import advice, farewell
+from cdm.commands.hints import advice, farewell, page_written
 from cdm.run.merge import merge
 
 
@@ -29,3 +30,10 @@ def test_after_a_failure_it_is_said_what_is_finished_and_what_to_type(plan):
     write_dummy_chunk(plan, plan.chunks[0])
     assert f"1 of {len(plan.chunks)} chunks are finished" in advice(plan)
     assert advice(plan).endswith("cdm status outputs/run")
+
+
+def test_the_page_is_named_by_its_whole_path_in_the_last_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("report.html").write_bytes(b"x" * 1_200_000)
+    said = page_written(Path("report.html"))
+    assert "1.2 MB" in said and said.splitlines()[-1] == str(tmp_path / "report.html")

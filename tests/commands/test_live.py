@@ -13,7 +13,7 @@ import pytest
 from helpers import plan_run, write_dummy_chunk
 
 from cdm.commands import live
-from cdm.commands.live import BottomLine, LiveProgress, Meter, is_terminal
+from cdm.commands.live import BottomLine, LiveProgress, Meter, is_terminal, wants_plain
 
 
 @pytest.fixture
@@ -26,6 +26,8 @@ def plan(tmp_path, monkeypatch):
 def terminal(monkeypatch):
     """A pseudo terminal of 24 x 80; what is written to it is read by `shown`."""
     monkeypatch.setenv("TERM", "xterm")
+    for name in ("CDM_PROGRESS", "JPY_PARENT_PID", "MPLBACKEND"):
+        monkeypatch.delenv(name, raising=False)
     master, slave = pty.openpty()
     ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     with open(slave, "w", encoding="utf-8") as stream:
@@ -94,6 +96,51 @@ def test_without_a_terminal_there_are_plain_lines(plan, monkeypatch):
 def test_a_dumb_terminal_gets_plain_lines(terminal, monkeypatch):
     monkeypatch.setenv("TERM", "dumb")
     assert not is_terminal(terminal[1])
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"CDM_PROGRESS": "plain"},
+        {"JPY_PARENT_PID": "123", "TERM": "xterm-color"},  # a kernel that Jupyter started
+        {"MPLBACKEND": "module://matplotlib_inline.backend_inline"},  # any kernel of IPython
+        {"MPLBACKEND": "module://ipykernel.pylab.backend_inline"},  # an older one
+    ],
+)
+def test_notebooks_and_those_who_ask_get_plain_lines(plan, terminal, monkeypatch, environment):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert LiveProgress(plan, terminal[1]).line is None
+
+
+def test_a_logger_plugin_has_the_terminal_for_itself(plan, terminal):
+    assert LiveProgress(plan, terminal[1]).line is not None
+    assert LiveProgress(plan, terminal[1], has_logger=True).line is None
+
+
+def test_other_settings_leave_the_bar(terminal):
+    assert not wants_plain({"MPLBACKEND": "Agg", "CDM_PROGRESS": "bar", "NO_COLOR": "1"})
+
+
+def test_a_stream_that_only_calls_itself_a_terminal_gets_plain_lines(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+
+    class Stream(io.StringIO):
+        def isatty(self):
+            return True
+
+    assert not is_terminal(Stream())
+
+
+def test_the_bar_has_no_colour(plan, terminal, monkeypatch):
+    """So there is nothing that NO_COLOR would have to take away."""
+    monkeypatch.setattr(live, "DRAW_EVERY_S", 0.01)
+    master, stream = terminal
+    progress = LiveProgress(plan, stream)
+    progress.start()
+    written = shown(master)
+    progress.stop()
+    assert "0/7 maps" in written and not re.search(r"\033\[[\d;]*m", written)
 
 
 def test_the_rate_is_that_of_the_whole_job(plan, monkeypatch):

@@ -12,6 +12,7 @@ from helpers import plan_run, run_config, write_dummy_chunk
 
 from cdm.__main__ import main
 from cdm.archive.records import store_path
+from cdm.commands.colour import PLAIN, RED
 from cdm.commands.status import count, progress_line, read_status
 from cdm.files import seal, unseal
 from cdm.jobs.progress import STALE_S, Heartbeat, heartbeat_path
@@ -235,3 +236,16 @@ def test_a_chunk_of_skipped_samples_only_leaves_the_speed_unknown(plan, capsys):
     write_dummy_chunk(plan, plan.chunks[0], skipped=rows)
     found = status_json(capsys)
     assert found["seconds_per_map"] is None and len(found["skipped"]) == 3
+
+
+def test_failed_chunks_are_red_on_a_terminal_and_never_in_json(tmp_path, plan, capsys, monkeypatch):
+    write_log(tmp_path, plan.chunks[0], "error: x.npz: damaged \033[32m")
+    assert main(["status", RUN]) == 1
+    assert RED not in capsys.readouterr().out
+    monkeypatch.setattr("cdm.commands.colour.allows_colour", lambda stream: True)
+    assert main(["status", RUN]) == 1
+    text = capsys.readouterr().out
+    assert f"{RED}1 failed{PLAIN}" in text and f"{RED}failed:{PLAIN}" in text
+    assert r"damaged \u001b[32m" in text  # what a log holds is shown, not obeyed
+    assert main(["status", RUN, "--json"]) == 1
+    assert RED not in capsys.readouterr().out

@@ -339,6 +339,18 @@ def test_measures_and_study_follow_the_maps_and_their_own_settings(folder):
 
 
 @pytest.mark.long
+def test_snakemakes_own_report_has_the_page_under_results(folder):
+    said = type_snakemake(folder, "report")
+    again = type_snakemake(folder, "report")
+    assert "Nothing to be done" in again and "report.html" not in type_snakemake(folder)
+    for each in (said, again):
+        assert each.rstrip().splitlines()[-1] == str(folder / "outputs/run/report/report.html")
+    type_snakemake(folder, "--report", "all.html")
+    page = (folder / "all.html").read_text()
+    assert "Contact maps" in page and "maps and measures" in page and "report/report.html" in page
+
+
+@pytest.mark.long
 def test_a_flipped_bit_in_a_chunk_is_named_by_the_merge_with_the_way_to_rebuild_it(folder):
     old = arrays(folder)
     shutil.rmtree(folder / "outputs/run/contact_maps.zarr")
