@@ -8,7 +8,10 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-WORKFLOW = ("Snakefile", "rules/*.smk", "scripts/*.py", "envs/*.yaml", "config/*.yaml")
+WORKFLOW = (
+    *("Snakefile", "rules/*.smk", "rules/captions/*.rst", "scripts/*.py", "envs/*.yaml"),
+    "config/*.yaml",
+)
 PROFILES = "profiles/*/config.yaml"
 
 

@@ -268,7 +268,7 @@ def check_span(span: str) -> list[str]:
     if "{" not in span and "*" not in span and "/" in span and top in tracked():
         return [] if word in tracked() else [f"no file {word}"]
     sections = {key for key, value in key_tails().items() if isinstance(value, dict)}
-    is_file = word.endswith((".pt", ".csv", ".json", ".tsv", ".yaml"))
+    is_file = word.endswith((".html", ".pt", ".csv", ".json", ".tsv", ".yaml"))
     if re.fullmatch(r"\w+(\.\w+)+", word) and word.split(".")[0] in sections and not is_file:
         return [] if word in key_tails() else [f"no key {word}"]
     if re.fullmatch(r"[A-Za-z]\w*_\w*", word):
