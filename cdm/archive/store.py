@@ -5,7 +5,7 @@ merged archive has the same arrays: its shard k *is* the shard file of chunk k (
 """
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -151,11 +151,13 @@ def _check_values(store: Path, arrays: Mapping[str, np.ndarray], record: ChunkRe
                 )
 
 
-def verify_chunk(path: Path) -> ChunkRecord:
+def verify_chunk(path: Path, hashed: Callable[..., Iterable] = map) -> ChunkRecord:
     """Read a chunk's record and hold the names and every byte of its store against it.
 
     Args:
         path: `chunks/{name}.json`.
+        hashed: calls a function with each file of a list, as `map` does; that of a pool of threads
+            hashes several at a time.
     Raises:
         ArchiveError: names the chunk, the file, what was found, and how to rebuild it.
     """
@@ -171,9 +173,9 @@ def verify_chunk(path: Path) -> ChunkRecord:
             f"{rebuild(path)}"
         )
     problems = lost_files(store, record.files)
-    problems += filter(
-        None, (verify_file(f"{store}/{name}", known) for name, known in record.files.items())
-    )
+    # The largest first, so that no thread is left alone with one.
+    files = sorted(record.files.items(), key=lambda file: -file[1][0])
+    problems += filter(None, hashed(lambda file: verify_file(f"{store}/{file[0]}", file[1]), files))
     if problems:
         raise ArchiveError(f"{problems[0]}; {rebuild(path)}")
     return record

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import zarr
 
 from cdm.archive.checks import checksum_files, lost_files, verify_file
 from cdm.archive.layout import COLUMN_ROWS, INT_COLUMNS, TEXT_COLUMNS, shard_name
-from cdm.archive.records import ArchiveRecord, ChunkRecord, rebuild, store_path
+from cdm.archive.records import ArchiveRecord, ChunkRecord, read_record, rebuild, store_path
 from cdm.archive.store import create_arrays, create_column, verify_chunk
 from cdm.errors import ArchiveError, listed
 from cdm.files import CANNOT_LINK, list_names, remove, replacing_all, seal
@@ -37,7 +38,7 @@ def merge(plan: Plan, log: Callable[[str], None], threads: int = 1) -> ArchiveRe
     Args:
         plan: names the chunks, in order.
         log: gets one line of text at a time.
-        threads: chunks verified at the same time.
+        threads: files hashed at the same time.
     Returns:
         The record: counts, skipped samples, chunks, checksums.
     Raises:
@@ -131,22 +132,30 @@ def _agreement(record: ChunkRecord) -> tuple[tuple, str]:
 
 
 def _verify_all(paths: list[Path], threads: int) -> Iterator[ChunkRecord | ArchiveError]:
-    """Each chunk's record, or what is wrong with it; large ones are hashed in threads."""
+    """Each chunk's record, or what is wrong with it; files of large ones are hashed in threads."""
 
-    def verify(path: Path) -> ChunkRecord | ArchiveError:
+    def verify(path: Path, hashed: Callable = map) -> ChunkRecord | ArchiveError:
         try:
-            return verify_chunk(path)
+            return verify_chunk(path, hashed)
         except ArchiveError as error:
             return error
 
-    first = verify(paths[0])
-    yield first
-    if isinstance(first, ChunkRecord) and sum(n for n, _ in first.files.values()) < LARGE_CHUNK:
-        yield from map(verify, paths[1:])
+    if _size(paths[0]) < LARGE_CHUNK:
+        yield from map(verify, paths)
         return
-    with ThreadPoolExecutor(threads) as pool:
-        for start in range(1, len(paths), 256):  # bounded: records do not pile up in memory
-            yield from pool.map(verify, paths[start : start + 256])
+    # Chunks wait for their files in threads of their own, so that all the others hash.
+    with ThreadPoolExecutor(threads) as hashing, ThreadPoolExecutor(threads) as waiting:
+        in_threads = partial(verify, hashed=hashing.map)
+        for start in range(0, len(paths), 256):  # bounded: records do not pile up in memory
+            yield from waiting.map(in_threads, paths[start : start + 256])
+
+
+def _size(path: Path) -> int:
+    """Bytes of a chunk's files by its record; 0 where that cannot be read."""
+    try:
+        return sum(size for size, _ in read_record(path).files.values())
+    except ArchiveError:
+        return 0
 
 
 class _Target:
@@ -294,11 +303,11 @@ class _Columns:
 
     def append(self, rows: list[dict[str, Any]]) -> None:
         """Take the next rows."""
-        for number, row in enumerate(rows, start=self.num_rows):
-            # The item's index repeats from set to set; the label of a row must not.
-            labelled = row | {"index": str(number), "item": row["index"]}
-            for name, values in self.values.items():
-                values.append(labelled[name])
+        numbers = range(self.num_rows, self.num_rows + len(rows))
+        # The item's index repeats from set to set; the label of a row must not.
+        special = {"index": map(str, numbers), "item": [row["index"] for row in rows]}
+        for name, values in self.values.items():
+            values += special.get(name) or [row[name] for row in rows]
         self.num_rows += len(rows)
         while len(self.values["status"]) >= COLUMN_ROWS:
             self.write()

@@ -12,8 +12,9 @@ import pytest
 import zarr
 from archives import LAYOUT, make_run, quiet, record_to_store, whole_arrays
 
+import cdm.archive.store
 import cdm.run.merge
-from cdm.archive import ContactMaps
+from cdm.archive import ContactMaps, checks
 from cdm.archive.records import read_archive_record, read_record
 from cdm.errors import ArchiveError
 from cdm.files import seal
@@ -47,6 +48,35 @@ def test_merged_archive_equals_its_chunks_joined(plan):
     assert (record.num_samples, record.num_skipped) == (7, 1)
     assert record.skipped[0]["reason"] == "NaN"
     assert read_archive_record(Path(plan.archive_record)) == record
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_that_hash_large_chunks_read_every_byte_and_name_what_is_damaged(
+    plan, monkeypatch, threads
+):
+    monkeypatch.setattr(cdm.run.merge, "LARGE_CHUNK", 0)
+    read, original = [], cdm.archive.store.verify_file
+    monkeypatch.setattr(
+        cdm.archive.store, "verify_file", lambda *args: (read.append(args[0]), original(*args))[1]
+    )
+    before = merge(plan, quiet, threads)
+    stores = [chunk_paths(plan, number)[1] for number in range(3)]
+    assert sorted(read) == sorted(
+        f"{store}/{name}" for store in stores for name in checks.list_files(store)
+    )
+    for number, name in ((0, "points/c.0.0.0"), (2, "sample/c.0.0.0.0")):
+        shard = stores[number] / name
+        content = bytearray(shard.read_bytes())
+        content[7] ^= 1
+        shard.chmod(0o644)
+        shard.write_bytes(content)
+    with pytest.raises(ArchiveError) as refused:
+        merge(plan, quiet, threads)
+    assert f"2 of 3 chunks cannot be merged:\n  {stores[0]}/points/c.0.0.0: corrupt" in str(
+        refused.value
+    )
+    assert f"{stores[2]}/sample/c.0.0.0.0: corrupt" in str(refused.value)
+    assert read_archive_record(Path(plan.archive_record)) == before
 
 
 def test_merging_links_the_shards_and_copies_nothing(plan):
