@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-
 HASH_BLOCK = 1 << 18  # bytes; fits a core's cache
 
 
