@@ -187,11 +187,18 @@ class Progress:
         self.finished = 0
         self.num_steps, self.steps, self.size = 1, 0, 0  # of the present batch
         self.started = time.perf_counter()
+        self._sampling = False
         self._last_line = Every(REPORT_EVERY_S)
         self._maps_logged = 0.0
 
     def start_batch(self, num_steps: int, size: int) -> None:
-        """A batch of `size` maps begins, of `num_steps` denoising steps."""
+        """A batch of `size` maps begins, of `num_steps` denoising steps.
+
+        The rate counts from the first batch on: what a job does before it says nothing of the maps
+        that are left.
+        """
+        if not self._sampling:
+            self._sampling, self.started = True, time.perf_counter()
         self.num_steps, self.steps, self.size = num_steps, 0, size
 
     def step(self, *_) -> None:

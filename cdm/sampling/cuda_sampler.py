@@ -15,7 +15,8 @@ from cdm.kernels.sampling_step import sampling_step
 from cdm.model.point_order import gather_points
 from cdm.sampling.samplers import Update
 
-# The host submits this many steps, then waits until the device has done the ones submitted before.
+# The host submits this many steps, then waits until the device has done the ones submitted before,
+# also where these were of the batch before.
 # A smaller number could leave the device without work; a larger one makes the reported progress
 # run further ahead of the device.
 AHEAD = 16
@@ -52,6 +53,10 @@ class CudaSampler:
         self._model_steps[0] = 0
         self._position = torch.zeros(1, dtype=torch.int64, device=device)
         self._second_order = any(update.prev_x0_coef for update in updates)
+        self._submitted = 0  # steps
+        self._mark: torch.cuda.Event | None = (
+            None  # reached after the last AHEAD steps that are whole
+        )
 
     def __call__(self, keys, c_text, c_pc_xyz, c_pc_feat=None, callback=None):
         """Sample a batch; its shapes must be those of `capture`.
@@ -99,14 +104,14 @@ class CudaSampler:
 
     def _replay(self, callback):
         """Replay the graph once per step, staying at most 2 AHEAD steps ahead of the device."""
-        done = []
-        for i, t in enumerate(self.steps):
+        for t in self.steps:
             self._graph.replay()
-            if i % AHEAD == AHEAD - 1:
-                done.append(torch.cuda.Event())
-                done[-1].record()
-                if len(done) > 1:
-                    done[-2].synchronize()  # the device still has AHEAD steps to do
+            self._submitted += 1
+            if self._submitted % AHEAD == 0:
+                before, self._mark = self._mark, torch.cuda.Event()
+                self._mark.record()
+                if before is not None:
+                    before.synchronize()  # the device still has AHEAD steps to do
             if callback is not None:
                 callback(t, None, None)
 

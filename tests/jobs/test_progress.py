@@ -105,6 +105,24 @@ def test_progress_tells_few_lines_and_always_the_last(monkeypatch):
     assert 9 <= len(lines) <= 12
 
 
+def test_the_rate_counts_from_the_first_batch_on(monkeypatch, tmp_path):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
+    lines = []
+    heartbeat = Heartbeat(tmp_path, "x")
+    bar = Progress(600, "chunk x", lines.append, heartbeat)
+    now[0] += 20  # kernels are compiled
+    for _ in range(3):
+        bar.start_batch(num_steps=2, size=60)
+        now[0] += 3
+        bar.step()
+        now[0] += 3
+        bar.step()
+        bar.done(60)
+    assert heartbeat.state.rate == 10.0
+    assert lines[-1].endswith("maps, 10 maps/s, ETA 0:00:45") and "150/600" in lines[-1]
+
+
 def test_a_rate_over_no_time_is_zero_and_no_time_left_is_unknown():
     assert per_second(5, 0.0) == 0.0 and per_second(5, 2) == 2.5
     assert duration(3725.4) == "1:02:05"

@@ -1,5 +1,6 @@
 """The two runners: the plain loop, and when the captured one captures its graph."""
 
+from types import SimpleNamespace
 from typing import ClassVar
 
 import torch
@@ -7,7 +8,8 @@ from toy_model import CONTACT_DIM, ToyModel
 
 from cdm.kernels import philox
 from cdm.noise import stream_key
-from cdm.sampling import runners
+from cdm.sampling import cuda_sampler, runners
+from cdm.sampling.cuda_sampler import AHEAD, CudaSampler
 from cdm.sampling.diffusion import create_diffusion
 from cdm.sampling.runners import Captured, Plain
 from cdm.sampling.samplers import sample_loop, sampler_updates
@@ -98,3 +100,26 @@ def test_a_capture_that_fails_is_not_kept(monkeypatch):
             continue
         raise AssertionError("a graph that was never captured was replayed")
     assert len(FakeCudaSampler.made) == 2
+
+
+def test_the_host_is_never_far_ahead_of_the_device_over_many_short_batches(monkeypatch):
+    submitted, reached = [0], [0]
+
+    class Event:
+        def record(self):
+            self.at = submitted[0]
+
+        def synchronize(self):
+            reached[0] = self.at
+
+    class Graph:
+        def replay(self):
+            submitted[0] += 1
+
+    monkeypatch.setattr(cuda_sampler.torch.cuda, "Event", Event)
+    model = SimpleNamespace(contact_layer=torch.nn.Linear(1, 1))
+    sampler = CudaSampler(model, UPDATES, DIFFUSION.original_num_steps)
+    sampler._graph, ahead = Graph(), []
+    for _ in range(40):  # batches of five steps
+        sampler._replay(lambda *_: ahead.append(submitted[0] - reached[0]))
+    assert len(ahead) == 40 * len(UPDATES) and max(ahead) <= 2 * AHEAD
