@@ -86,5 +86,9 @@ class NotTrained(NoCheckpoint):
     """The run's own folder is where the checkpoint will be, and it is not there yet."""
 
 
+class RunEnded(CDMError):
+    """The Snakemake that started a job has ended before the job began to compute."""
+
+
 class ArchiveError(CDMError):
     """A chunk or an archive is missing, damaged, or belongs to another plan."""

@@ -28,6 +28,8 @@ from cdm.config import load_config
 from cdm.errors import CDMError, NotTrained, printable
 from cdm.evaluation.evaluate import evaluation_key
 from cdm.evaluation.study import study_key
+from cdm.jobs.machine import announce_run
+from cdm.jobs.standby import count_devices, share_out
 from cdm.run.exports import stale_clouds, stale_maps
 from cdm.run.losses import find_losses
 from cdm.run.plan import describe_plan
@@ -81,6 +83,19 @@ TELL_CORES = (
     f"--jobs {GIVEN.nodes} is for a cluster; on this machine a job now has at most "
     f"{GIVEN.cores} core(s): give --cores instead"
 )
+if PLAN and not ON_CLUSTER:
+    if workflow.is_main_process:
+        announce_run()
+    gpus = workflow.global_resources.get("gpu")  # of no value: no --resources given
+    SHARE = share_out(
+        workflow.cores,
+        gpus and gpus.value,
+        count_devices(CONFIG.gpu),
+        CONFIG.workflow.threads,
+        len(PLAN.chunks),
+        CONFIG.workflow.standby,
+    )
+    workflow.register_resource("chunk_jobs", SHARE.jobs)
 DEMO_DATA = f"{CONFIG.demo_folder}_{CONFIG.dataset.phase}.json"
 
 
@@ -120,8 +135,18 @@ def run_again_if_stale(why, record):
     return []
 
 
+def chunk_resources():
+    """What Snakemake counts for a chunk job, and what it tells the job.
+
+    On one machine `chunk_jobs` is counted: as many as compute at a time, and those that stand by.
+    """
+    if ON_CLUSTER:
+        return {"gpu": 1}
+    return {"chunk_jobs": 1, "turns": SHARE.turns, "compute_threads": SHARE.threads}
+
+
 def job_threads(wildcards):
-    """CPU threads of a chunk job: an even share of the cores for each GPU."""
+    """CPU threads of a training or a study: an even share of the cores for each GPU."""
     if CONFIG.workflow.threads != "auto":
         return CONFIG.workflow.threads
     if ON_CLUSTER:

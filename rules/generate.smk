@@ -16,8 +16,9 @@ rule generate_chunk:
         f"{RUN}/logs/generate_chunk/{{chunk}}.log",
     conda:
         "../envs/sampling.yaml"
-    threads: job_threads
+    # On one machine, jobs share what SHARE says; on a cluster, each has its own GPU and cores.
+    threads: CLUSTER_THREADS if ON_CLUSTER else 0
     resources:
-        gpu=1,
+        **chunk_resources(),
     script:
         "../scripts/generate_chunk.py"

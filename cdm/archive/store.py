@@ -5,6 +5,7 @@ merged archive has the same arrays: its shard k *is* the shard file of chunk k (
 """
 
 import contextlib
+import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
@@ -65,13 +66,15 @@ def write_chunk(store: Path, arrays: Mapping[str, np.ndarray], record: ChunkReco
     Args:
         store: `chunks/{name}.zarr`; the record becomes `chunks/{name}.json`.
         arrays: as `Layout.empty` shapes them; rows of skipped samples are NaN.
-        record: everything but the files' checksums.
+        record: everything but the files' checksums. To its seconds of the phase `write` come those
+            of writing and checking the arrays.
     Returns:
         The record with checksums, as it was written.
     Raises:
         ArchiveError: the disk refused, or what was read back differs from what was written, or
             files were removed while the chunk was written. Nothing is kept then.
     """
+    started = time.perf_counter()
     _check_values(store, arrays, record)
     written = record
 
@@ -93,7 +96,10 @@ def write_chunk(store: Path, arrays: Mapping[str, np.ndarray], record: ChunkReco
         shards = _write_shards(store, temporary, stored, arrays, record)
 
         # The record, with the checksums of all files.
-        written = replace(record, files=shards | checksum_files(temporary, leaving_out=shards))
+        files = shards | checksum_files(temporary, leaving_out=shards)
+        write_s = record.seconds.get("write", 0.0) + time.perf_counter() - started
+        seconds = record.seconds | {"write": round(write_s, 3)}
+        written = replace(record, files=files, seconds=seconds)
         for relative in written.files:  # the merged archive shares these files by hard link
             with contextlib.suppress(FileNotFoundError):  # `check` names what is lost
                 (temporary / relative).chmod(0o444)

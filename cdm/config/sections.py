@@ -189,6 +189,7 @@ class WorkflowConfig:
     chunk_size: int | str
     dtype: str
     threads: int | str
+    standby: bool = True
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,9 @@ there is, and no kernel, graph or library can miss it.
 
 A lease is a socket with a name in Linux's abstract namespace. The system allows each name once on
 a machine and frees it when the process ends, however it ends. There is no file that a folder for
-temporary files, another user or a symbolic link could spoil.
+temporary files, another user or a symbolic link could spoil. A job that has no more to compute
+gives its lease back before it ends (`give_back`), so that the next job need not wait for its
+writing.
 
 `CUDA_VISIBLE_DEVICES`, which a cluster scheduler sets, says which GPUs there are to lease. Inside
 an allocation of a scheduler the name of a lease contains the scheduler's job id: jobs of different
@@ -20,11 +22,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from cdm.errors import ConfigError
-from cdm.jobs.machine import scheduler_job
+from cdm.errors import ConfigError, RunEnded
+from cdm.jobs.every import Every
+from cdm.jobs.machine import run_has_ended, scheduler_job
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-POLL_S = 0.5
+POLL_S = 0.05  # a GPU that is given back stands idle for at most that long
+LOOK_EVERY_S = 1.0  # for the run's own process, while waiting
 LONGEST_NAME = 107  # bytes of a socket's name
 _held: dict[str, socket.socket] = {}  # leases of this process, until it ends
 
@@ -78,14 +82,18 @@ def visible_devices() -> list[str]:
     return devices
 
 
-def lease(names: list[str], log: Callable[[str], None]) -> str:
-    """Hold one of several devices until this process ends; waits until one is free.
+def lease(names: list[str], log: Callable[[str], None], what: str = "GPU(s)") -> str:
+    """Hold one of several devices until `give_back` or the process's end; waits until one is free.
 
     Args:
         names: unique names (UUIDs) of the devices, tried in this order.
         log: gets one line when all devices are held by others, with their process ids.
+        what: what that line calls them.
     Returns:
         The name of the device that is now held. A process that holds one of them keeps it.
+    Raises:
+        RunEnded: the Snakemake that started this job is not there any more. The job has not begun
+            to compute, so nothing is lost if it ends too.
     """
     allocation = scheduler_job()
     addresses = {name: f"\0contact-maps/{name}@{allocation}".encode() for name in names}
@@ -93,8 +101,10 @@ def lease(names: list[str], log: Callable[[str], None]) -> str:
     for name in names:
         if name in _held:
             return name
-    announced = False
+    announced, look = False, Every(LOOK_EVERY_S)
     while True:
+        if (not announced or look.due()) and run_has_ended():
+            raise RunEnded("the run that started this job has ended; no map was begun")
         for name, address in addresses.items():
             holder = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
@@ -108,9 +118,15 @@ def lease(names: list[str], log: Callable[[str], None]) -> str:
         if not announced:
             pids = sorted(filter(None, map(_holder_pid, addresses.values())))
             by = f" (process {', '.join(map(str, pids))})" if pids else ""
-            log(f"all {len(names)} GPU(s) are taken by other jobs{by}; waiting for one")
+            log(f"all {len(names)} {what} are taken by other jobs{by}; waiting for one")
             announced = True
         time.sleep(POLL_S)
+
+
+def give_back() -> None:
+    """Let other jobs have what this process holds. It must not compute on a GPU any more."""
+    while _held:
+        _held.popitem()[1].close()
 
 
 def device_name(device: str) -> str:

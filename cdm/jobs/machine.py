@@ -1,12 +1,21 @@
-"""Where a job runs: its scheduler's number, its process, and its device.
+"""Where a job runs: its scheduler's number, its process, the run's process, and its device.
 
 What is written about a device is structured, so that no reader has to take a name apart.
 """
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
+# What OpenMP, MKL and other libraries read when they are loaded. Snakemake sets them for its jobs.
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+)
+RUN_PROCESS = "CDM_RUN_PROCESS"  # variable that names the process of the run
 # Variables in which cluster schedulers tell a job its number.
 SCHEDULER_JOB = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID")
 
@@ -32,6 +41,36 @@ def process_birth(pid: int) -> str:
         return f"{boot} {Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[19]}"
     except (OSError, IndexError):
         return ""
+
+
+def process_age_s() -> float | None:
+    """Seconds since this process was started, to a hundredth; None where the system hides it."""
+    try:
+        ticks = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]
+        started_s = int(ticks) / os.sysconf("SC_CLK_TCK")
+        return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started_s)
+    except (OSError, AttributeError, IndexError, ValueError):
+        return None
+
+
+def set_thread_variables(threads: int) -> None:
+    """Tell numpy, torch and other libraries how many threads to use, before they are imported."""
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
+
+
+def announce_run() -> None:
+    """Tell the jobs that this process starts who their run is (`run_has_ended`)."""
+    pid = os.getpid()
+    os.environ[RUN_PROCESS] = "|".join((str(pid), process_birth(pid), process_space()))
+
+
+def run_has_ended() -> bool:
+    """Whether the process that announced this job's run is gone; False if none is known."""
+    pid, _, known = os.environ.get(RUN_PROCESS, "").partition("|")
+    birth, _, space = known.partition("|")
+    if not (pid.isdigit() and birth) or space != process_space():
+        return False
+    return process_birth(int(pid)) != birth
 
 
 def describe_device(device: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from cdm.files import read_json, remove, typed
 from cdm.jobs.every import Every
 from cdm.jobs.log import Log
-from cdm.jobs.machine import process_birth, process_space, scheduler_job
+from cdm.jobs.machine import process_age_s, process_birth, process_space, scheduler_job
 
 REPORT_EVERY_S = 5.0  # at most this often a line in the log, and at most 60 s apart
 BEAT_EVERY_S = 3.0
@@ -26,10 +26,44 @@ STALE_S = 120.0  # network file systems show a change up to a minute late
 
 
 class Clock:
-    """Measures the seconds spent in each named phase: `with clock("load"): ...`."""
+    """Measures the seconds spent in each named phase: `with clock("load"): ...`.
+
+    A phase that is entered twice counts both times. The phase `start` is what passed between the
+    start of the process and that of the clock: Python itself, and what Snakemake puts before a
+    script.
+
+    Attributes:
+        seconds: phase -> seconds, to a thousandth.
+    """
 
     def __init__(self):
         self.seconds: dict[str, float] = {}
+        self._began = time.perf_counter()
+
+    @classmethod
+    def of_process(cls) -> "Clock":
+        """A clock that began with this process, whose first phase is `start`."""
+        clock, age_s = cls(), process_age_s()
+        if age_s is not None:
+            clock.seconds["start"] = round(age_s, 3)
+            clock._began -= age_s
+        return clock
+
+    @property
+    def total_s(self) -> float:
+        """Seconds since the clock began."""
+        return time.perf_counter() - self._began
+
+    @property
+    def other_s(self) -> float:
+        """Seconds since the clock began that are in no phase."""
+        return max(0.0, self.total_s - sum(self.seconds.values()))
+
+    def summary(self) -> str:
+        """All phases in one line, such as "9.1 s: import 2.0, sample 7.0, other 0.1"."""
+        phases = self.seconds | {"other": self.other_s}
+        parts = (f"{phase} {seconds:.1f}" for phase, seconds in phases.items())
+        return f"{self.total_s:.1f} s: {', '.join(parts)}"
 
     @contextmanager
     def __call__(self, phase: str):
@@ -37,7 +71,8 @@ class Clock:
         try:
             yield
         finally:
-            self.seconds[phase] = round(time.perf_counter() - started, 3)
+            spent = self.seconds.get(phase, 0.0) + time.perf_counter() - started
+            self.seconds[phase] = round(spent, 3)
 
 
 @dataclass

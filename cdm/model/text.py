@@ -20,6 +20,7 @@ CONTEXT_LENGTH = 77  # ids of a caption in CLIP
 # Every batch has this many rows; empty captions fill the last one. All matrix products then have
 # one shape, and a caption's vector has the same bits whatever is encoded beside it.
 BATCH_SIZE = 32
+GPU_BATCH_SIZE = 256  # a smaller batch leaves most of a GPU idle
 
 
 @dataclass(frozen=True)
@@ -27,17 +28,25 @@ class TextEncoder:
     """A frozen encoder. Called with n captions, it gives an (n, text_feat_dim) float32 tensor.
 
     Attributes:
-        encode: captions to features.
+        encode: captions to features, on the device where the network is.
         num_tokens: tokens of a whole caption, start and end included.
         length: how many of them are read, start and end included; None for all.
+        network: what computes the features; None if none is needed.
     """
 
     encode: Callable[[list[str]], Any]
     num_tokens: Callable[[str], int] | None = None
     length: int | None = None
+    network: Any = None
 
     def __call__(self, captions: list[str]):
         return self.encode(captions)
+
+    def to(self, device: str) -> "TextEncoder":
+        """This encoder, with its network on another device."""
+        if self.network is not None:
+            self.network.to(device)
+        return self
 
     def cut(self, captions: Iterable[str]) -> frozenset[str]:
         """Those captions that have more tokens than are read, so that their ends are cut off."""
@@ -80,9 +89,10 @@ def load_text_encoder(
             "encoder it was trained with"
         )
     return TextEncoder(
-        lambda captions: _encode_distinct(captions, loaded, device),
+        lambda captions: _encode_distinct(captions, loaded),
         loaded.num_tokens,
         loaded.length,
+        loaded.network,
     )
 
 
@@ -93,7 +103,7 @@ class Loaded(NamedTuple):
         tokenize: a caption to its ids, cut and padded to one length.
         embed: (batch, ids) int64 to (batch, width) float32.
         width: of the features.
-        num_tokens, length: as in `TextEncoder`.
+        num_tokens, length, network: as in `TextEncoder`.
     """
 
     tokenize: Callable[[str], list[int]]
@@ -101,6 +111,7 @@ class Loaded(NamedTuple):
     width: int
     num_tokens: Callable[[str], int]
     length: int
+    network: Any
 
 
 def clean_caption(caption: str) -> str:
@@ -191,6 +202,7 @@ def _load_clip(folder: Path, max_length, device) -> Loaded:
         width=model.text_projection.out_features,
         num_tokens=lambda caption: len(_clip_ids(tokenizer, caption)),
         length=_clip_length(max_length),
+        network=model,
     )
 
 
@@ -213,7 +225,7 @@ def _load_bert(folder: Path, max_length, device) -> Loaded:
     def num_tokens(caption):
         return len(tokenizer(caption, verbose=False)["input_ids"])
 
-    return Loaded(tokenize, embed, model.config.hidden_size, num_tokens, length)
+    return Loaded(tokenize, embed, model.config.hidden_size, num_tokens, length, model)
 
 
 def _offline(cls, folder: Path, **kwargs):
@@ -242,15 +254,17 @@ def _load_model(cls, folder: Path, device):
     return model.float().to(device).eval().requires_grad_(False)
 
 
-def _encode_distinct(captions: list[str], loaded: Loaded, device):
+def _encode_distinct(captions: list[str], loaded: Loaded):
     """Encode each distinct caption once, in batches of one shape."""
     import torch
 
+    device = next(loaded.network.parameters()).device
+    batch_size = BATCH_SIZE if device.type == "cpu" else GPU_BATCH_SIZE
     distinct = list(dict.fromkeys(captions))
     features = torch.empty(len(distinct), loaded.width)
-    for start in range(0, len(distinct), BATCH_SIZE):
-        batch = distinct[start : start + BATCH_SIZE]
-        filled = batch + [""] * (BATCH_SIZE - len(batch))
+    for start in range(0, len(distinct), batch_size):
+        batch = distinct[start : start + batch_size]
+        filled = batch + [""] * (batch_size - len(batch))
         ids = torch.tensor([loaded.tokenize(caption) for caption in filled], device=device)
         with torch.inference_mode():
             features[start : start + len(batch)] = loaded.embed(ids)[: len(batch)].cpu()

@@ -10,7 +10,7 @@ from cdm.errors import ArchiveError
 from cdm.model.cdm import CDM, resolve_precision
 from cdm.model.scene_model import load_scene_model
 from cdm.model.state_dict import load_state_dict
-from cdm.model.text import load_text_encoder
+from cdm.model.text import TextEncoder, load_text_encoder
 from cdm.run.plan import Plan
 
 
@@ -42,19 +42,33 @@ def encode_texts(
     Args:
         on_cut: gets the captions whose ends the encoder does not read.
     """
+    return features_of(read_text_encoder(plan), texts, device, on_cut)
+
+
+def read_text_encoder(plan: Plan) -> TextEncoder:
+    """The text encoder, with its weights in main memory."""
     text_model = plan.config.model.text_model
-    encode = load_text_encoder(
+    return load_text_encoder(
         text_model.version,
         text_model.max_length,
         plan.architecture.text_feat_dim,
         text_model.path,
-        device,
     )
+
+
+def features_of(
+    encode: TextEncoder,
+    texts: list[str],
+    device: str,
+    on_cut: Callable[[frozenset[str]], None] | None = None,
+) -> dict[str, torch.Tensor]:
+    """`encode_texts` with an encoder that was read before."""
     distinct = sorted(set(texts))
     if on_cut is not None:
         on_cut(encode.cut(distinct))
     with torch.inference_mode():
-        return dict(zip(distinct, encode(distinct), strict=True))
+        features = encode.to(device)(distinct).to(device)
+    return dict(zip(distinct, features, strict=True))
 
 
 def load_model(plan: Plan, device: str) -> CDM:
@@ -63,11 +77,21 @@ def load_model(plan: Plan, device: str) -> CDM:
     Raises:
         CheckpointError: a weights file is not the one that was planned.
     """
-    precision = resolve_precision(plan.config.sampling.precision, device)
-    model = CDM(plan.architecture, precision=precision)
+    return place_model(read_model(plan), plan, device)
+
+
+def read_model(plan: Plan) -> CDM:
+    """The model of `load_model`, with its weights in main memory; `place_model` comes next."""
+    model = CDM(plan.architecture)
     state = load_state_dict(Path(plan.checkpoint.path), plan.checkpoint.sha256)
     model.load_state_dict(state, strict=True)
     if plan.scene_model is not None:
         path, sha256 = Path(plan.scene_model.path), plan.scene_model.sha256
         model.scene_model = load_scene_model(path, sha256)
+    return model
+
+
+def place_model(model: CDM, plan: Plan, device: str) -> CDM:
+    """The model on the device that it computes on, in the precision that is configured for it."""
+    model.precision = resolve_precision(plan.config.sampling.precision, device)
     return model.to(device).eval()

@@ -2,8 +2,11 @@
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -43,6 +46,46 @@ class Batch:
         """The maps from start up to, and without, stop."""
         fields = self.keys, self.c_text, self.c_pc_xyz, self.c_pc_feat
         return Batch(*[None if x is None else x[start:stop] for x in fields])
+
+
+class ReadAhead:
+    """Iterates over function(entry) of each entry, in order, which threads compute ahead.
+
+    The threads begin at once, before the first result is asked for. An exception is raised in
+    place of the result whose function call raised it.
+
+    Args:
+        function: may be called in several threads at a time.
+        entries: what it is called with.
+        threads: how many.
+        ahead: results that may wait for the caller.
+    """
+
+    def __init__(self, function: Callable, entries: Iterable, threads: int, ahead: int):
+        self._function, self._entries = function, iter(entries)
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="read ahead")
+        self._waiting: deque[Future] = deque()
+        for _ in range(ahead):
+            self._submit_next()
+
+    def __iter__(self) -> Iterator[Any]:
+        try:
+            while self._waiting:
+                result = self._waiting.popleft().result()
+                self._submit_next()
+                yield result
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Stop to read; what is being computed is thrown away."""
+        self._waiting.clear()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _submit_next(self) -> None:
+        for entry in self._entries:
+            self._waiting.append(self._pool.submit(self._function, entry))
+            return
 
 
 def prefetch(items: Iterable, depth: int = 2) -> Iterator:

@@ -4,6 +4,7 @@ when the GPU's memory runs out.
 `MapSampler` hands each batch to a runner of `cdm.sampling.runners`, which runs the loop.
 """
 
+import gc
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -122,6 +123,19 @@ class MapSampler:
             (len(batch), num_points, contact_dim) float32.
         """
         return self.start(self.collate(batch), progress)()
+
+    def close(self) -> None:
+        """Wait until all maps have left the device, then free its memory; nothing starts after it.
+
+        Maps that were started can still be asked for: they lie in main memory now.
+        """
+        if self._on_gpu:
+            torch.cuda.synchronize(self.device)
+        self._runner.forget()
+        self.model = self._runner = self.features = None
+        if self._on_gpu:
+            gc.collect()  # a graph and the modules it captured may refer to each other
+            torch.cuda.empty_cache()
 
     def gpu_busy(self, seconds: float) -> float | None:
         """The fraction of these seconds that the GPU spent on batches; None on a CPU."""

@@ -1,7 +1,7 @@
 """Injects faults into the jobs of a run, from outside: tests put this folder on PYTHONPATH.
 
-Python imports a module of this name when it starts. Only Snakemake's scripts are touched, and
-only by what the environment asks for:
+Python imports a module of this name when it starts. Only Snakemake and its scripts are touched,
+and only by what the environment asks for:
 
 CDM_HOOK_ENVIRONMENT=FILE   append one line: rule, scheduler's job id, CUDA_VISIBLE_DEVICES
 CDM_HOOK_GPUS=a,b           the machine has GPUs of these UUIDs; jobs lease them, compute on the
@@ -11,7 +11,6 @@ CDM_HOOK_UNLINK=SUFFIX      an item's file of this suffix disappears when it is 
 CDM_HOOK_TRUNCATE=SUFFIX    it loses its second half
 """
 
-import atexit
 import importlib.abc
 import os
 import re
@@ -30,18 +29,23 @@ def append(path, *words):
 def fake_gpus(device):
     """Lease for real, among GPUs that are not there."""
     names = os.environ["CDM_HOOK_GPUS"].split(",")
+    give_back = device.give_back
+
+    def note(event, name):
+        append(os.environ["CDM_HOOK_LEASES"], time.monotonic(), os.getpid(), event, name)
 
     def choose_device(gpu, log):
         name = device.lease(names, log)
-        append(os.environ["CDM_HOOK_LEASES"], time.monotonic(), os.getpid(), "begin", name)
-        atexit.register(
-            lambda: append(
-                os.environ["CDM_HOOK_LEASES"], time.monotonic(), os.getpid(), "end", name
-            )
-        )
+        note("begin", name)
         return "cpu"
 
-    device.choose_device = choose_device
+    def noted_give_back():
+        for name in filter(device._held.__contains__, names):
+            note("end", name)
+        give_back()
+
+    device.choose_device, device.give_back = choose_device, noted_give_back
+    device.visible_devices = lambda: names
 
 
 def faulty_reads(files):
@@ -81,17 +85,17 @@ class AfterImport(importlib.abc.MetaPathFinder):
         return spec
 
 
+patches = {}
+if "CDM_HOOK_GPUS" in os.environ:
+    patches["cdm.jobs.device"] = fake_gpus
 if rule:
     if "CDM_HOOK_ENVIRONMENT" in os.environ:
         job = os.environ.get("SLURM_JOB_ID")
         devices = os.environ.get("CUDA_VISIBLE_DEVICES")
         append(os.environ["CDM_HOOK_ENVIRONMENT"], rule, job, devices)
-    patches = {}
-    if "CDM_HOOK_GPUS" in os.environ:
-        patches["cdm.jobs.device"] = fake_gpus
     if os.environ.keys() & {"CDM_HOOK_SLOW_S", "CDM_HOOK_UNLINK", "CDM_HOOK_TRUNCATE"}:
         patches["cdm.datasets.files"] = faulty_reads
-    if patches:
-        import importlib.util
+if patches:
+    import importlib.util
 
-        sys.meta_path.insert(0, AfterImport(patches))
+    sys.meta_path.insert(0, AfterImport(patches))

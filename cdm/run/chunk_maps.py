@@ -1,0 +1,166 @@
+"""The arrays of one chunk while its maps are made, and what is known of each of its samples."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from cdm.archive.layout import OK, SKIPPED, Layout
+from cdm.contact import to_distance
+from cdm.datasets import Dataset, FileReader, Item, Sample
+from cdm.datasets.statistics import Statistics
+from cdm.errors import BadItem
+from cdm.jobs.log import Log
+from cdm.run.plan import Plan
+from cdm.sampling.batches import ReadAhead
+
+
+class ChunkMaps:
+    """The arrays of one chunk, filled map by map, and the samples that have no map.
+
+    Items are found unusable in the thread that makes batches, maps in the thread that stores them.
+
+    Args:
+        plan: whose chunk it is.
+        samples: the chunk's rows.
+        statistics: mean and std, to compute distances.
+        log: gets one line for each sample that is skipped.
+    Attributes:
+        arrays: shaped by `layout`; NaN where nothing was stored.
+        reasons: row -> why the sample has no map.
+        cut: captions whose ends the text model does not read.
+    """
+
+    def __init__(self, plan: Plan, samples: list[Sample], statistics: Statistics, log: Log):
+        self.config, self.samples, self.statistics, self.log = plan.config, samples, statistics, log
+        self.layout = Layout(
+            num_samples=len(samples),
+            # A shard has room for chunk_size samples, so it must not be larger than the archive.
+            chunk_size=min(self.config.workflow.chunk_size, plan.num_samples),
+            k_samples=self.config.sampling.k_samples,
+            num_points=self.config.dataset.num_points,
+            contact_dim=plan.architecture.contact_dim,
+            dtype=self.config.workflow.dtype,
+        )
+        self.arrays = self.layout.empty()
+        self.reasons: dict[int, str] = {}
+        self.cut: frozenset[str] = frozenset()
+
+    @property
+    def num_maps(self) -> int:
+        """Maps of the chunk, if no sample is skipped."""
+        return self.layout.num_samples * self.layout.k_samples
+
+    def read(self, dataset: Dataset, reader: FileReader, threads: int, ahead: int) -> ReadAhead:
+        """Begin to read the items of all samples; hand what this gives to `usable_items`."""
+
+        def load(sample: Sample) -> Item | BadItem:
+            try:
+                return dataset.load(sample, reader)
+            except BadItem as problem:
+                return problem
+
+        return ReadAhead(load, self.samples, threads, ahead)
+
+    def usable_items(self, items: ReadAhead) -> Iterator[tuple[int, Item]]:
+        """(row, item) of every sample whose item can be used.
+
+        Raises:
+            BadItem: an item cannot be used, and `dataset.on_bad_item` is fail.
+        """
+        for row, item in enumerate(items):
+            if isinstance(item, BadItem):
+                self.skip(row, item)
+            else:
+                yield row, item
+
+    def store(self, row: int, k: int, item: Item, x_0: np.ndarray) -> None:
+        """Store map k of a sample, or skip the sample if a value of it is not finite.
+
+        Args:
+            x_0: (num_points, contact_dim) float32, the model's normalised output.
+        Raises:
+            BadItem: a value is not finite in the archive's dtype, and `dataset.on_bad_item` is
+                fail.
+        """
+        dataset, statistics = self.config.dataset, self.statistics
+        values = {
+            "sample": x_0,
+            "distance": to_distance(
+                x_0, statistics.mean, statistics.std, dataset.sigma, dataset.use_raw_dist
+            ),
+            "points": item.c_pc_xyz,
+            "scene_trans": item.info_scene_trans,
+            "aug_trans": item.info_aug_trans,
+        }
+        with np.errstate(over="ignore"):  # a value beyond the dtype becomes infinity: refused here
+            values = {n: np.asarray(v).astype(self.arrays[n].dtype) for n, v in values.items()}
+        for name, value in values.items():
+            if not np.isfinite(value).all():
+                self.skip(row, BadItem(f"{self.samples[row]}: {self._not_finite(name, x_0)}"))
+                return
+        for name, value in values.items():
+            place = (row, k) if name in ("sample", "distance") else row
+            self.arrays[name][place] = value
+
+    def _not_finite(self, name: str, x_0: np.ndarray) -> str:
+        advice = "or set dataset.on_bad_item to skip"
+        if not np.isfinite(x_0).all():
+            return (
+                "the model gave NaN or infinity; look at its points and at the checkpoint, "
+                f"{advice}"
+            )
+        dtype = self.arrays[name].dtype
+        return (
+            f"'{name}' has a value that is not finite as {dtype} (at most "
+            f"{np.finfo(dtype).max:.3g}); look at the item's table and points, set workflow.dtype "
+            f"to float32, {advice}"
+        )
+
+    def skip(self, row: int, problem: BadItem) -> None:
+        """Note that a sample has no map.
+
+        Raises:
+            BadItem: the problem itself, if `dataset.on_bad_item` is fail.
+        """
+        if self.config.dataset.on_bad_item == "fail":
+            raise problem
+        if row not in self.reasons:
+            self.log(f"skipped: {problem}")
+        self.reasons[row] = str(problem)
+
+    def note_cut(self, captions: frozenset[str]) -> None:
+        """Note which captions are longer than the text model reads, and tell their number."""
+        self.cut = captions
+        cut = [sample for sample in self.samples if sample.text in captions]
+        if cut:
+            text_model = self.config.model.text_model
+            length = "null" if text_model.max_length is None else text_model.max_length
+            self.log(
+                f"text: {len(cut)} of {len(self.samples)} samples have a caption longer than "
+                f"{text_model.version} reads (model.text_model.max_length {length}); its end is "
+                f"cut off, as in afford-motion. The first: {cut[0]} {cut[0].text!r}"
+            )
+
+    def finished_arrays(self) -> dict[str, np.ndarray]:
+        """The arrays, with NaN in all rows of skipped samples."""
+        for row in self.reasons:
+            for values in self.arrays.values():
+                values[row] = np.nan
+        return self.arrays
+
+    def sample_rows(self) -> list[dict[str, Any]]:
+        """The record's rows: what each sample is, and whether it has its maps."""
+        return [
+            {
+                "set": sample.set,
+                "index": sample.index,
+                "caption_idx": sample.caption_idx,
+                "text": sample.text,
+                "scene_id": sample.scene_id,
+                "status": SKIPPED if row in self.reasons else OK,
+            }
+            | ({"reason": self.reasons[row]} if row in self.reasons else {})
+            | ({"caption_cut": True} if sample.text in self.cut else {})
+            for row, sample in enumerate(self.samples)
+        ]
