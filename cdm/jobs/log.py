@@ -62,7 +62,7 @@ def job_log(path: str, summary: Callable[[], str] | None = None) -> Iterator[Log
     with file, _ended_by_signals(log):
         try:
             yield log
-            write(f"{FINISHED}: {printable(summary())}" if summary else FINISHED)
+            write(f"{FINISHED}: {summary()}" if summary else FINISHED)
         except RunEnded as error:
             log(f"{STOPPED} the end of its run: {error}")
             sys.exit(1)

@@ -24,7 +24,9 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "support"), str(HERE.parents[1])]
 
-from runs import Run, arrays, assert_same  # noqa: E402
+from runs import Run, arrays, assert_same, stand_ins  # noqa: E402
+
+from cdm.jobs.device import give_back, lease  # noqa: E402
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 FIRST_GUESS_S = 12.0  # how long a run takes; those that end before their kill say better
@@ -32,7 +34,13 @@ TARGETS = ("job", "snakemake", "group")
 
 
 def kill_run(
-    folder: Path, kills: int, seed: int, log=print, jobs: int = 1, gpu: str | None = None
+    folder: Path,
+    kills: int,
+    seed: int,
+    log=print,
+    jobs: int = 1,
+    gpu: str | None = None,
+    devices: int = 0,
 ) -> collections.Counter:
     """Kill runs in `folder` until there were `kills` kills.
 
@@ -43,6 +51,7 @@ def kill_run(
         log: gets a line for each kill and each archive.
         jobs: chunk jobs at a time.
         gpu: what the configuration says; None computes on the CPU.
+        devices: GPUs that are not there, on which jobs compute and stand by (`runs.stand_ins`).
     Returns:
         How often each (target, signal) struck; `archives`: how many were compared.
     Raises:
@@ -51,6 +60,9 @@ def kill_run(
     changes = {"gpu": gpu, "workflow": {"chunk_size": 1 if jobs > 1 else 4}}
     arguments = ("--cores", str(2 * jobs), "--resources", f"gpu={jobs}")
     undisturbed = Run(folder / "undisturbed", **changes)
+    if devices:  # as one writes it on a machine with GPUs
+        changes |= {"gpu": "auto", "workflow": {"chunk_size": 2}}
+        arguments = ("--cores", str(jobs), "--resources", f"gpu={jobs}")
     if gpu is None:
         undisturbed.make_archive()
     else:  # not in this process, which would keep the GPU from the jobs
@@ -64,12 +76,13 @@ def kill_run(
         Run(folder / "killed", **changes),
         collections.Counter(),
     )
+    environment = stand_ins(run.folder, devices) if devices else {}
     groups: list[int] = []
     struck = 0
     try:
         while struck < kills or not counts["archives"]:
             began = time.monotonic()
-            process = run.start(*arguments)
+            process = run.start(*arguments, **environment)
             groups.append(process.pid)
             if struck < kills:
                 hit = _strike(process, pick, pick.uniform(0.2, 0.9) * duration)
@@ -87,6 +100,7 @@ def kill_run(
                 run.check()
                 assert_same(arrays(run), expected)
                 assert not run.leftovers(), run.leftovers()
+                _check_that_nothing_is_held(environment)
                 counts["archives"] += 1
                 log(f"archive {counts['archives']} equals the undisturbed one")
                 shutil.rmtree(run.outputs)
@@ -135,6 +149,17 @@ def jobs_of(group: int) -> list[int]:
     return jobs
 
 
+def _check_that_nothing_is_held(environment: dict[str, str]) -> None:
+    """Every GPU that is not there can be leased."""
+
+    def fail(line: str) -> None:
+        raise AssertionError(line)
+
+    for name in filter(None, environment.get("CDM_HOOK_GPUS", "").split(",")):
+        lease([name], fail)
+    give_back()
+
+
 def _alive(group: int) -> bool:
     try:
         os.killpg(group, 0)
@@ -159,12 +184,18 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100, help="how many (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of targets, signals and moments")
     parser.add_argument("--jobs", type=int, default=1, help="chunk jobs at a time")
+    parser.add_argument("--devices", type=int, default=0, help="GPUs that are not there")
     parser.add_argument("--gpu", help="auto: on GPUs (default: on the CPU)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         started = time.monotonic()
         counts = kill_run(
-            Path(folder), arguments.kills, arguments.seed, jobs=arguments.jobs, gpu=arguments.gpu
+            Path(folder),
+            arguments.kills,
+            arguments.seed,
+            jobs=arguments.jobs,
+            gpu=arguments.gpu,
+            devices=arguments.devices,
         )
     archives = counts.pop("archives")
     for name, count in sorted(counts.items()):

@@ -24,6 +24,17 @@ LOCAL = ("--cores", "2", "--resources", "gpu=1")
 WORKFLOW = ("-s", f"{REPO}/Snakefile", "--configfile", "mine.yaml")
 
 
+def stand_ins(folder: Path, number: int) -> dict[str, str]:
+    """Variables that give a run so many GPUs that are not there (`hook`); `gpu` must be auto.
+
+    Args:
+        folder: of the run, whose path makes their names its own; leases.txt there tells who held
+            which.
+    """
+    names = ",".join(f"GPU-{n}{folder}" for n in range(number))
+    return {"CDM_HOOK_GPUS": names, "CDM_HOOK_LEASES": str(folder / "leases.txt")}
+
+
 class Run:
     """A folder with a dataset and a configuration, in which Snakemake runs."""
 
@@ -79,6 +90,11 @@ class Run:
         done = self.snakemake(*arguments, **environment)
         assert done.returncode == 0, done.stdout
         return done.stdout
+
+    def leases(self) -> list[tuple[int, str, str]]:
+        """(process, begin or end, device) of each lease of a GPU that is not there, in order."""
+        lines = (self.folder / "leases.txt").read_text().splitlines()
+        return [(int(pid), *rest) for _, pid, *rest in sorted(map(str.split, lines))]
 
     def unlock(self) -> None:
         """What the pages say to type after a kill."""

@@ -102,7 +102,8 @@ def test_slow_reading_changes_nothing(run, usual_run):
 
 
 @pytest.mark.long
-def test_a_preempted_chunk_job_stops_within_seconds_and_its_retry_finishes(slow, slow_run):
+def test_a_preempted_chunk_job_stops_within_seconds_and_its_retry_finishes(tmp_path, slow_run):
+    slow = Run(tmp_path / "slow", **SLOW, workflow={"threads": 2})  # one job at a time
     process = slow.start(*LOCAL, "--retries", "1")
     wait_until(lambda: "model: " in slow.logs(), "sampling")
     (job,) = jobs_of(process.pid)
@@ -116,26 +117,3 @@ def test_a_preempted_chunk_job_stops_within_seconds_and_its_retry_finishes(slow,
     slow.check()
     assert_same(arrays(slow), slow_run)
     assert not slow.leftovers()
-
-
-@pytest.mark.long
-def test_jobs_of_one_machine_never_share_a_gpu(slow, slow_run, tmp_path):
-    leases = tmp_path / "leases.txt"
-    environment = {
-        "CDM_HOOK_GPUS": f"GPU-1{tmp_path},GPU-2{tmp_path}",  # names of this test alone
-        "CDM_HOOK_LEASES": str(leases),
-    }
-    slow.finish("--cores", "3", "--resources", "gpu=3", **environment)
-    assert_same(arrays(slow), slow_run)
-    assert slow.logs().count("all 2 GPU(s) are taken by other jobs") == 1
-    holders = {}
-    events = sorted(line.split() for line in leases.read_text().splitlines())
-    assert len(events) == 6 and {device for *_, device in events} == {
-        f"GPU-1{tmp_path}",
-        f"GPU-2{tmp_path}",
-    }
-    for _, job, event, device in events:
-        if event == "begin":
-            assert holders.setdefault(device, job) == job, events
-        else:
-            assert holders.pop(device) == job

@@ -2,11 +2,13 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
 
-from cdm.errors import BadItem
+from cdm.errors import BadItem, RunEnded
 from cdm.jobs.log import FAILED, FINISHED, STOPPED, Ending, job_log, read_ending, signals_wait
 
 
@@ -21,6 +23,32 @@ def test_a_job_that_ends_well_says_so_last(path):
     lines = path.read_text().splitlines()
     assert lines[0].endswith(" one line") and lines[-1].endswith(" finished")
     assert read_ending(path) == Ending(FINISHED)
+
+
+def test_the_last_line_may_say_more(path):
+    with job_log(path, lambda: "9.1 s: import 2.0, sample 7.0") as log:
+        log("one line")
+    assert path.read_text().splitlines()[-1].endswith(" finished: 9.1 s: import 2.0, sample 7.0")
+    assert read_ending(path) == Ending(FINISHED)
+
+
+def test_a_job_whose_run_has_ended_was_stopped(path):
+    with pytest.raises(SystemExit) as ended, job_log(path):
+        raise RunEnded("the run has ended")
+    assert ended.value.code == 1
+    assert read_ending(path) == Ending(STOPPED)
+
+
+def test_leaving_ends_the_process_at_once_with_all_it_wrote():
+    code = (
+        "import atexit, sys, threading, time; from cdm.jobs.log import leave; "
+        "atexit.register(time.sleep, 600); threading.Thread(target=time.sleep, args=(600,)).start()"
+        "; sys.stdout.write('all'); leave()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (0, "all")
 
 
 def test_an_error_is_one_message_and_exit_status_1(path, capsys):

@@ -1,18 +1,27 @@
 """What is written about where a job ran, and what earlier versions wrote."""
 
 import os
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
 
 from cdm.jobs.machine import (
+    RUN_PROCESS,
     SCHEDULER_JOB,
+    THREAD_VARIABLES,
+    announce_run,
     describe_device,
     device_text,
+    process_age_s,
     process_birth,
     process_space,
     read_device,
+    run_has_ended,
     scheduler_job,
+    set_thread_variables,
 )
 
 
@@ -65,3 +74,43 @@ def test_a_process_has_one_birth_and_one_space():
     assert process_birth(os.getpid()) == process_birth(os.getpid()) != process_birth(1) != ""
     assert process_birth(2**31 - 1) == ""
     assert process_space() == process_space()
+
+
+def test_the_age_of_a_process_counts_from_its_start():
+    code = (
+        "import time; time.sleep(0.3); from cdm.jobs.machine import process_age_s as a; print(a())"
+    )
+    began = time.monotonic()
+    age_s = float(subprocess.check_output([sys.executable, "-c", code], text=True))
+    assert 0.3 <= age_s <= time.monotonic() - began + 0.02  # the system counts hundredths
+
+
+def test_an_age_that_the_system_hides_is_none(monkeypatch):
+    monkeypatch.setattr("pathlib.Path.read_text", lambda path: "hidden")
+    assert process_age_s() is None
+
+
+def test_a_run_has_ended_when_its_process_is_gone(monkeypatch):
+    monkeypatch.setenv(RUN_PROCESS, "")
+    assert not run_has_ended()  # nobody said which run it is
+    announce_run()
+    assert not run_has_ended()
+    code = (
+        "import os; from cdm.jobs.machine import *; announce_run(); print(os.environ[RUN_PROCESS])"
+    )
+    gone = subprocess.check_output([sys.executable, "-c", code], text=True).strip()
+    monkeypatch.setenv(RUN_PROCESS, gone)
+    assert run_has_ended()
+    # Its number may belong to another process now, or mean another one in a container.
+    birth, space = gone.split("|")[1:]
+    monkeypatch.setenv(RUN_PROCESS, f"{os.getpid()}|{birth}|{space}")
+    assert run_has_ended()
+    monkeypatch.setenv(RUN_PROCESS, f"{os.getpid()}|{birth}|pid:[elsewhere]")
+    assert not run_has_ended()
+
+
+def test_libraries_are_told_their_threads(monkeypatch):
+    for name in THREAD_VARIABLES:
+        monkeypatch.setenv(name, "0")
+    set_thread_variables(3)
+    assert {os.environ[name] for name in THREAD_VARIABLES} == {"3"}

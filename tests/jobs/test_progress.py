@@ -8,6 +8,7 @@ import time
 
 from cdm.jobs import progress
 from cdm.jobs.progress import (
+    Clock,
     Heartbeat,
     Progress,
     duration,
@@ -146,3 +147,28 @@ def test_a_heartbeat_never_claims_more_maps_than_there_will_be(tmp_path):
         heartbeat.report(7.0, 3, 1.0)
         heartbeat._write()
         assert read_job_states(tmp_path)["a"].maps == 3
+
+
+def test_a_phase_that_is_entered_twice_counts_both_times(monkeypatch):
+    now = iter([100.0, 100.0, 103.0, 110.0, 111.5, 120.0, 120.0])
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: next(now))
+    clock = Clock()
+    for _ in range(2):
+        with clock("load"):
+            pass
+    assert clock.seconds == {"load": 4.5}
+    assert clock.summary() == "20.0 s: load 4.5, other 15.5"
+
+
+def test_the_clock_of_a_process_knows_what_passed_before_it():
+    code = (
+        "import time; time.sleep(0.3); from cdm.jobs.progress import Clock; "
+        "clock = Clock.of_process(); assert clock.total_s - clock.seconds['start'] < 0.1; "
+        "print(clock.seconds['start'])"
+    )
+    assert float(subprocess.check_output([sys.executable, "-c", code], text=True)) >= 0.3
+
+
+def test_a_system_without_ages_gives_a_clock_without_a_start(monkeypatch):
+    monkeypatch.setattr(progress, "process_age_s", lambda: None)
+    assert Clock.of_process().seconds == {}

@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from cdm.sampling.batches import Batch, batches, prefetch
+from cdm.sampling.batches import Batch, ReadAhead, batches, prefetch
 
 
 def test_items_come_in_order_and_are_made_prefetch():
@@ -45,6 +45,49 @@ def test_a_caller_that_stops_stops_the_thread():
     while any(t.name == "prefetch" for t in threading.enumerate()) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not [t for t in threading.enumerate() if t.name == "prefetch"]
+
+
+def test_threads_read_ahead_before_anything_is_asked_for_and_no_further():
+    read = []
+
+    def slow(number):
+        time.sleep(0.02 * (number == 0))  # the first is ready last
+        read.append(number)
+        return number * 10
+
+    items = ReadAhead(slow, range(9), threads=3, ahead=4)
+    deadline = time.monotonic() + 10
+    while len(read) < 4 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert sorted(read) == [0, 1, 2, 3]
+    assert list(items) == [number * 10 for number in range(9)]
+    assert sorted(read) == list(range(9))
+
+
+def test_what_was_read_ahead_raises_in_its_turn():
+    def fails(number):
+        if number == 2:
+            raise KeyError("third")
+        return number
+
+    items = iter(ReadAhead(fails, range(5), threads=2, ahead=5))
+    assert [next(items), next(items)] == [0, 1]
+    with pytest.raises(KeyError, match="third"):
+        next(items)
+
+
+def test_closing_stops_the_reading():
+    read = []
+
+    def slow(number):
+        time.sleep(0.05)
+        read.append(number)
+
+    items = ReadAhead(slow, range(1000), threads=2, ahead=500)
+    items.close()
+    time.sleep(0.2)
+    assert len(read) <= 2
+    assert list(items) == []
 
 
 def test_batches_hold_every_map_once_and_the_last_may_be_short():

@@ -6,14 +6,16 @@ import re
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import yaml
-from helpers import REPO
+from helpers import REPO, overlay
 from runs import Run, arrays, assert_same
 from slurm_lab import wait_until
 
-from cdm.jobs.device import visible_devices
+from cdm.archive.records import read_record
+from cdm.jobs.device import give_back, lease, visible_devices
 
 pytestmark = pytest.mark.gpu
 
@@ -111,6 +113,38 @@ def test_more_jobs_than_gpus_wait_for_their_turn(gpus, one_gpu, tmp_path):
     assert "all 2 GPU(s) are taken by other jobs" in run.logs()
     assert devices_of(run) == set(gpus[:2])
     assert_same(arrays(run), arrays(one_gpu))
+
+
+def test_the_next_job_stands_by_and_only_one_gpu_is_used(gpus, one_gpu, tmp_path):
+    seconds, totals = {}, {}
+    for standby in (True, False):
+        changes = overlay(CHUNKS, {"workflow": {"standby": standby}})
+        run = Run(tmp_path / f"{standby}", gpu="auto", **LONG, **changes)
+        began = time.monotonic()
+        run.finish("--cores", "1", "--resources", "gpu=1")  # the machine has more of both
+        seconds[standby] = time.monotonic() - began
+        run.check()
+        assert_same(arrays(run), arrays(one_gpu))
+        assert len(devices_of(run)) == 1
+        assert ("turn(s) of this run are taken" in run.logs()) == standby
+        totals[standby] = [read_record(path).seconds for path in run.records()]
+    assert seconds[True] < seconds[False], (seconds, totals)
+
+
+def test_killed_with_a_job_that_stands_by_nothing_holds_the_gpu(gpus, one_gpu, tmp_path):
+    run = Run(tmp_path / "run", gpu="auto", **LONG, **CHUNKS)
+    process = run.start("--cores", "1", "--resources", "gpu=1")
+    waits = "turn(s) of this run are taken"
+    wait_until(lambda: waits in run.logs(), "a job that stands by", timeout_s=120)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    lease([*gpus], pytest.fail)  # would say that it waits
+    give_back()
+    run.unlock()
+    run.finish("--cores", "1", "--resources", "gpu=1")
+    run.check()
+    assert_same(arrays(run), arrays(one_gpu))
+    assert not run.leftovers()
 
 
 def test_commands_and_training_compute_on_a_gpu_that_is_free(gpus, tmp_path):
