@@ -95,6 +95,17 @@ def run_verify(args: argparse.Namespace) -> int:
     return FOUND if report.problems else OK
 
 
+def run_view(args: argparse.Namespace) -> int:
+    """Serve the maps of a run until Ctrl-C."""
+    from cdm.commands.view import as_json, describe_server, map_server
+
+    with map_server(args.run or run_folder(args), args.port) as server:
+        show(args, as_json(server), describe_server(server))
+        with contextlib.suppress(KeyboardInterrupt):
+            server.serve_forever()
+    return OK
+
+
 def run_estimate(args: argparse.Namespace) -> int:
     """Time two batches, and tell what a whole run will take."""
     from cdm.commands.estimate import describe_estimate, estimate  # torch
@@ -208,6 +219,7 @@ def run_run(args: argparse.Namespace) -> int:
 COMMANDS = {
     "status": run_status,
     "verify": run_verify,
+    "view": run_view,
     "estimate": run_estimate,
     "clean": run_clean,
     "why": run_why,

@@ -70,6 +70,15 @@ def build_parser() -> argparse.ArgumentParser:
         "--minutes-per-chunk", type=float, default=10.0, metavar="M",
         help="suggest a chunk_size for jobs of this length (default 10)",
     )  # fmt: skip
+    viewing = add(
+        "view",
+        "Look at the maps in a browser, also while a run goes on. Serves a page on this machine's "
+        "loopback address alone, until Ctrl-C.",
+        run="folder of a run, outputs/EXP_NAME, or its contact_maps.zarr",
+    )
+    viewing.add_argument(
+        "--port", type=int, default=0, metavar="N", help="to listen at (default: any that is free)"
+    )
     cleaning = add(
         "clean",
         "List what a run no longer needs. Chunks that no plan refers to, and what killed jobs "

@@ -314,6 +314,20 @@ def select_joints(dist: np.ndarray, data_repr: str, joints) -> np.ndarray:
     raise ValueError(f"unknown data_repr '{data_repr}'")
 
 
+def joint_names(config) -> list[str]:
+    """The name of each column of a map: the joint's number, or "farthest" of all joints.
+
+    Args:
+        config: section `dataset`.
+    """
+    columns = {
+        "contact_cont_joints": config.data_repr_joints,
+        "contact_all_joints": range(NUM_JOINTS),
+        "contact_pelvis": (0,),
+    }
+    return [str(joint) for joint in columns.get(config.data_repr, ("farthest",))]
+
+
 def gravity_rotation(angle: float, gravity_dim: int) -> np.ndarray:
     """(4, 4) float64 right-handed rotation by angle (radians) about axis gravity_dim."""
     i, j = (gravity_dim + 1) % 3, (gravity_dim + 2) % 3

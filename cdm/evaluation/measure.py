@@ -5,25 +5,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cdm.config import Config, DatasetConfig
+from cdm.config import Config
 from cdm.contact import contact_from_distance, contact_to_distance, denormalise
 from cdm.datasets import Dataset, FileReader, Item, Sample
-from cdm.datasets.base import NUM_JOINTS
+from cdm.datasets.base import joint_names
 from cdm.evaluation import metrics
 from cdm.evaluation.measure_table import BEST, TARGET, measure_of
 
 # Raised whenever the values of given maps change, so that old results are not taken for new ones.
 MEASURES_VERSION = 1
-
-
-def joint_names(config: DatasetConfig) -> list[str]:
-    """The name of each column of a map: the joint's number, or "farthest" of all joints."""
-    columns = {
-        "contact_cont_joints": config.data_repr_joints,
-        "contact_all_joints": range(NUM_JOINTS),
-        "contact_pelvis": (0,),
-    }
-    return [str(joint) for joint in columns.get(config.data_repr, ("farthest",))]
 
 
 @dataclass(frozen=True)

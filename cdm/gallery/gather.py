@@ -11,7 +11,7 @@ from cdm.config import Config
 from cdm.contact import to_distance
 from cdm.datasets import Dataset, FileReader, Sample
 from cdm.datasets.actions import action_of
-from cdm.datasets.base import NUM_JOINTS, evenly_spread
+from cdm.datasets.base import evenly_spread, joint_names
 from cdm.gallery.items import GalleryItem, Measured
 from cdm.run.dataset import open_dataset
 from cdm.run.plan import Plan
@@ -37,8 +37,7 @@ def gather_items(
     # Which rows, and why.
     maps = ContactMaps(plan.archive)
     rows = choose_rows(maps.rows_with_maps(), maps.keys, most, measured or {})
-    statistics = maps.attributes["statistics"]
-    view = ItemReader(plan.config, plan.architecture.point_feat_dim, statistics)
+    view = ItemReader(plan.config, plan.architecture.point_feat_dim)
 
     # Chunk by chunk, because the rows of a chunk's samples are read together.
     items = []
@@ -49,7 +48,8 @@ def gather_items(
             sample, key = samples[row - chunk.start], maps.keys[row]
             arrays = {name: maps.read(name, row) for name in ItemReader.ARRAYS}
             found = (measured or {}).get(key, Measured())
-            items.append(replace(view.item(sample, arrays), measured=found, pick=rows[row]))
+            item = view.item(sample, arrays, maps.attributes["statistics"])
+            items.append(replace(item, measured=found, pick=rows[row]))
     return items
 
 
@@ -80,23 +80,12 @@ def badness(measured: Measured | None) -> float:
     return -math.inf if measured.found is None else 1 - measured.found
 
 
-def joint_columns(config: Config) -> list[str]:
-    """The name of each column of a map: the joint's number, or "farthest" of all joints."""
-    columns = {
-        "contact_cont_joints": config.dataset.data_repr_joints,
-        "contact_all_joints": range(NUM_JOINTS),
-        "contact_pelvis": (0,),
-    }
-    return [str(joint) for joint in columns.get(config.dataset.data_repr, ("farthest",))]
-
-
 class ItemReader:
     """Puts together what the archive and the dataset hold of a sample.
 
     Args:
         config: of the run.
         point_feat_dim: of the model, which decides what the dataset's items are.
-        statistics: mean and std, (1, contact_dim), that the maps are normalised by.
     Attributes:
         dataset: the run's.
         up: axis that points up.
@@ -105,22 +94,24 @@ class ItemReader:
 
     ARRAYS = ("sample", "points", "aug_trans")
 
-    def __init__(self, config: Config, point_feat_dim: int, statistics: Mapping):
+    def __init__(self, config: Config, point_feat_dim: int):
         self.config = config
-        self.mean, self.std = (np.asarray(statistics[key], np.float32) for key in ("mean", "std"))
         self.dataset: Dataset = open_dataset(config, point_feat_dim)
         self.up = self.dataset.gravity_dim
-        self.joints = joint_columns(config)
+        self.joints = joint_names(config.dataset)
 
-    def item(self, sample: Sample, arrays: Mapping[str, np.ndarray]) -> GalleryItem:
+    def item(
+        self, sample: Sample, arrays: Mapping[str, np.ndarray], statistics: Mapping
+    ) -> GalleryItem:
         """The item with its maps and its truth.
 
         Args:
             arrays: one row of the archive: name -> values of each of ARRAYS.
+            statistics: mean and std, (1, contact_dim), that the maps are normalised by.
         Raises:
             BadItem: a file of the item is missing or damaged.
         """
-        item = self.maps_alone(sample, arrays)
+        item = self.maps_alone(sample, arrays, statistics)
         reader = FileReader(self.config.data_dir)
         true = self.dataset.read_item(sample, reader)
         mask = true.info_obj_mask
@@ -134,12 +125,15 @@ class ItemReader:
             motion=self.dataset.read_motion(sample, reader),
         )
 
-    def maps_alone(self, sample: Sample, arrays: Mapping[str, np.ndarray]) -> GalleryItem:
+    def maps_alone(
+        self, sample: Sample, arrays: Mapping[str, np.ndarray], statistics: Mapping
+    ) -> GalleryItem:
         """The item with its maps; this needs no file of the dataset."""
+        mean, std = (np.asarray(statistics[key], np.float32) for key in ("mean", "std"))
         raw, sigma = self.config.dataset.use_raw_dist, self.config.dataset.sigma
         x = arrays["sample"].astype(np.float32)
         # Before contact is clipped to 1, because clipping makes many points equal.
-        column = self.mean + self.std * x
+        column = mean + std * x
         return GalleryItem(
             set=sample.set,
             index=sample.index,
@@ -148,6 +142,6 @@ class ItemReader:
             action=action_of(sample.text),
             # As on disk: the model may have seen the points rotated.
             xyz=arrays["points"].astype(np.float32) @ arrays["aug_trans"][:3, :3],
-            generated=to_distance(x, self.mean, self.std, sigma, raw),
+            generated=to_distance(x, mean, std, sigma, raw),
             closest=column.argmin(axis=1) if raw else column.argmax(axis=1),
         )

@@ -43,6 +43,8 @@ class GalleryItem:
         target: (n,) bool, the points of the target object, or None where it is not known.
         colors: (n, 3) uint8 of the scene, or None.
         motion: (frames, 22, 3) joints of the true motion, or None.
+        backdrop: (m, 6) more points of the scene, which have no map: xyz as of the points, and red,
+            green and blue from -1 to 1; or None.
         measured: by the evaluation.
         pick: why the item is shown: "even" (spread evenly over the archive), "worst", or "".
     """
@@ -59,6 +61,7 @@ class GalleryItem:
     target: np.ndarray | None = None
     colors: np.ndarray | None = None
     motion: np.ndarray | None = None
+    backdrop: np.ndarray | None = None
     measured: Measured = UNMEASURED
     pick: str = ""
 

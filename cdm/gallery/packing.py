@@ -45,7 +45,11 @@ def pack_item(item: GalleryItem, sigma: float, up: int, points: int | None = Non
     if item.motion is not None and len(item.motion):
         frames = np.linspace(0, len(item.motion) - 1, min(len(item.motion), MOST_FRAMES))
         motion = to_z_up(item.motion[np.rint(frames).astype(int)], up).astype(np.float64)
-    everything = places if motion is None else np.concatenate([places, motion.reshape(-1, 3)])
+    behind = None
+    if item.backdrop is not None:
+        behind = to_z_up(item.backdrop[:, :3], up).astype(np.float64)
+    parts = (places, None if motion is None else motion.reshape(-1, 3), behind)
+    everything = np.concatenate([part for part in parts if part is not None])
     origin = everything.min(axis=0)
     step = max(float((everything - origin).max()), 1e-6) / 65535
 
@@ -63,6 +67,9 @@ def pack_item(item: GalleryItem, sigma: float, up: int, points: int | None = Non
         arrays["colors"] = item.colors[kept].T.astype(np.uint8)
     if item.target is not None:
         arrays["target"] = item.target[kept].astype(np.uint8)
+    if behind is not None:
+        arrays["behind"] = grid(behind).T
+        arrays["behind_colors"] = np.rint((item.backdrop[:, 3:].T + 1) * 127.5).astype(np.uint8)
 
     return {
         "origin": origin.round(6).tolist(),

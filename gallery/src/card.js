@@ -7,6 +7,8 @@ import { element, menu } from "./dom.js";
 import { drawMarkers, drawMotion, metres } from "./overlay.js";
 import { firstPose } from "./stage.js";
 
+const PLANNED_ANEW = "the run was planned anew since this page was loaded. Load the page again.";
+
 export class Card {
   constructor(item, app) {
     Object.assign(this, { item, app, map: 0, frame: 0, joint: app.choice.joint });
@@ -84,6 +86,7 @@ export class Card {
     this.app.pending += 1;
     try {
       const packed = this.item.map ?? (await this.app.fetchMap(this.item));
+      if (packed.key && packed.key !== this.item.key) throw new Error(PLANNED_ANEW);
       this.data = await decode(packed);
       this.packed = packed;
       this.cloud = this.app.stage.cloud(this.data);

@@ -25,25 +25,25 @@ function table(stops) {
 const magma = parse(MAGMA);
 export const SCHEMES = {
   dark: {
-    background: "#14151a",
+    background: "#1a1d22",
     text: "#f2f2f2",
     halo: "rgba(12,13,16,.85)",
     target: "#3fd0e0",
     marker: "#7dff8a",
     truth: "#ffffff",
     figure: "#9fb4ff",
-    close: table(magma.slice(2)),
+    close: table(magma.slice(4)),
     error: table(parse("4da3ff 3d6fa8 4b4f57 a8743a ffa02e")),
   },
   light: {
-    background: "#f3f4f6",
+    background: "#f1f3f5",
     text: "#16181d",
     halo: "rgba(255,255,255,.85)",
     target: "#007f9a",
     marker: "#007a1f",
     truth: "#000000",
     figure: "#2b46c8",
-    close: table(magma.slice(1, 15).reverse()),
+    close: table(magma.slice(1, 16).reverse()),
     error: table(parse("0a5fc4 6c9fd6 c9ccd2 dd9a55 b85c00")),
   },
 };

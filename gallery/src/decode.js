@@ -41,6 +41,8 @@ export async function decode(packed) {
     ),
     truth: arrays.truth && reordered(arrays.truth, order),
     colors: arrays.colors && reordered(arrays.colors, order),
+    behind: arrays.behind && interleaved(arrays.behind),
+    behindColors: arrays.behind_colors && interleaved(arrays.behind_colors),
     motion: arrays.motion && metres(arrays.motion, packed),
     numFrames: arrays.motion ? arrays.motion.shape[0] : 0,
     origin: packed.origin,
@@ -65,6 +67,12 @@ function reordered(rows, order) {
     for (let i = 0; i < order.length; i++) out[at + i] = rows[at + order[i]];
   }
   return out;
+}
+
+// Three rows of values as x, y, z after x, y, z.
+function interleaved(rows) {
+  const count = rows.length / 3;
+  return rows.map((_, i) => rows[(i % 3) * count + Math.floor(i / 3)]);
 }
 
 function metres(grid, { origin, step }) {

@@ -198,6 +198,7 @@ class Gallery {
     this.large = null;
     card.placeholder.replaceWith(card.element);
     this.toolbar.element.append(this.toolbar.looks);
+    this.dialog.replaceChildren();
     if (!card.element.isConnected) card.release();
     if (location.hash === hashOf(card.item)) {
       history.replaceState(null, "", location.pathname + location.search);

@@ -31,7 +31,7 @@ const VERTEX = `
 
 const FRAGMENT = `
   uniform vec3 outline, background;
-  uniform float outlined;
+  uniform float outlined, dimmed;
   varying vec3 vTint;
   varying float vDepth;
   void main() {
@@ -40,7 +40,7 @@ const FRAGMENT = `
     if (r2 > 1.0) discard;
     // A rim that is a little darker tells points apart; what is far away fades a little.
     vec3 lit = vTint * (1.0 - 0.28 * r2 * r2);
-    gl_FragColor = vec4(outlined > 0.5 ? outline : mix(lit, background, 0.38 * vDepth), 1.0);
+    gl_FragColor = vec4(outlined > 0.5 ? outline : mix(lit, background, max(dimmed, 0.38 * vDepth)), 1.0);
   }`;
 
 // Whether this browser can draw at all; asked before three.js, which would complain to the console.
@@ -56,7 +56,7 @@ export function hasWebGL() {
 
 export class Stage {
   constructor() {
-    this.renderer = new THREE.WebGLRenderer({ antialias: true, powerPreference: "low-power" });
+    this.renderer = new THREE.WebGLRenderer({ antialias: false, powerPreference: "low-power" });
     this.renderer.sortObjects = false;
     this.renderer.outputColorSpace = THREE.LinearSRGBColorSpace; // colours are as in the tables
     this.size = [0, 0];
@@ -73,16 +73,20 @@ export class Stage {
       background: { value: new THREE.Color() },
       outline: { value: new THREE.Color() },
     };
-    const material = (wider, outlined, options) =>
-      new THREE.ShaderMaterial({
-        uniforms: { ...this.uniforms, wider: { value: wider }, outlined: { value: outlined } },
+    const material = (own = {}, options = {}) => {
+      const values = { wider: 0, outlined: 0, dimmed: 0, ...own };
+      const uniforms = Object.fromEntries(Object.entries(values).map(([k, value]) => [k, { value }]));
+      return new THREE.ShaderMaterial({
+        uniforms: { ...this.uniforms, ...uniforms },
         vertexShader: VERTEX,
         fragmentShader: FRAGMENT,
         ...options,
       });
-    this.outline = material(OUTLINE, 1, { depthWrite: false });
+    };
+    this.outline = material({ outlined: 1 }, { depthWrite: false });
     // In the order of drawing: what is around the target, its outline, the target over it.
-    this.materials = [material(0, 0), this.outline, material(0, 0)];
+    this.materials = [material(), this.outline, material()];
+    this.behind = material({ dimmed: 0.45, size: 0.03 });
   }
 
   // Points of an item with colours of its own for each picture; `dispose` frees them.
@@ -91,20 +95,22 @@ export class Stage {
     const placed = new THREE.Matrix4()
       .makeTranslation(...data.origin)
       .scale(new THREE.Vector3(data.step, data.step, data.step));
+    const background = data.count - data.numTarget;
+    const groups = [
+      [0, background, 0],
+      [background, data.numTarget, 1],
+      [background, data.numTarget, 2],
+    ];
     const picture = () => {
-      const geometry = new THREE.BufferGeometry();
-      geometry.setAttribute("position", position);
-      const tint = new THREE.BufferAttribute(new Uint8Array(3 * data.count), 3, true);
-      geometry.setAttribute("tint", tint);
-      const background = data.count - data.numTarget;
-      geometry.addGroup(0, background, 0);
-      geometry.addGroup(background, data.numTarget, 1);
-      geometry.addGroup(background, data.numTarget, 2);
-      const points = new THREE.Points(geometry, this.materials);
-      points.frustumCulled = false;
-      points.matrixAutoUpdate = false;
-      points.matrix.copy(placed);
       const scene = new THREE.Scene();
+      if (data.behind) {
+        const tint = new THREE.BufferAttribute(data.behindColors, 3, true);
+        const behind = new THREE.BufferAttribute(data.behind, 3);
+        scene.add(pointsOf({ position: behind, tint }, this.behind, placed));
+      }
+      const tint = new THREE.BufferAttribute(new Uint8Array(3 * data.count), 3, true);
+      const points = pointsOf({ position, tint }, this.materials, placed);
+      for (const group of groups) points.geometry.addGroup(...group);
       scene.add(points);
       return {
         scene,
@@ -112,10 +118,11 @@ export class Stage {
           tint.array.set(values);
           tint.needsUpdate = true;
         },
-        dispose: () => geometry.dispose(),
+        dispose: () => scene.children.forEach((child) => child.geometry.dispose()),
       };
     };
-    return { box: boxOf(data), size: spacing(data), picture };
+    const behindSize = data.behind && spacing({ ...data, xyz: data.behind });
+    return { box: boxOf(data), size: spacing(data), behindSize, picture };
   }
 
   // Draw a picture as seen from `pose` into a 2D canvas; returns what places are on it.
@@ -126,6 +133,7 @@ export class Stage {
     const u = this.uniforms;
     const distance = camera.position.distanceTo(pose.centre);
     u.size.value = cloud.size;
+    this.behind.uniforms.size.value = cloud.behindSize;
     u.scale.value = height / (2 * Math.tan((FOV * Math.PI) / 360));
     u.near.value = distance - cloud.box.radius;
     u.far.value = distance + cloud.box.radius;
@@ -159,7 +167,7 @@ export class Stage {
 
   place(cloud, pose, aspect) {
     const half = Math.tan((FOV * Math.PI) / 360) * Math.min(1, aspect);
-    const distance = (cloud.box.radius / Math.sin(Math.atan(half))) * 0.86 * pose.away;
+    const distance = (cloud.box.radius / Math.sin(Math.atan(half))) * 0.97 * pose.away;
     const flat = Math.cos(pose.elevation) * distance;
     this.camera.aspect = aspect;
     this.camera.position.set(
@@ -172,6 +180,16 @@ export class Stage {
     this.camera.updateMatrixWorld();
     return this.camera;
   }
+}
+
+function pointsOf(attributes, material, placed) {
+  const geometry = new THREE.BufferGeometry();
+  for (const [name, attribute] of Object.entries(attributes)) geometry.setAttribute(name, attribute);
+  const points = new THREE.Points(geometry, material);
+  points.frustumCulled = false;
+  points.matrixAutoUpdate = false;
+  points.matrix.copy(placed);
+  return points;
 }
 
 function raw(color, text) {
@@ -198,12 +216,13 @@ function boxOf(data) {
 }
 
 // Diameter of a point in metres, so that points close the surfaces of a room.
-function spacing({ count, step, xyz }) {
+function spacing({ step, xyz }) {
+  const count = xyz.length / 3;
   const extent = [0, 0, 0];
-  for (let i = 0; i < 3 * count; i++) extent[i % 3] = Math.max(extent[i % 3], step * xyz[i]);
+  for (let i = 0; i < xyz.length; i++) extent[i % 3] = Math.max(extent[i % 3], step * xyz[i]);
   const [x, y, z] = extent;
   const area = x * y + z * (x + y);
-  return Math.min(Math.max(0.95 * Math.sqrt(area / count), 0.008), 0.16);
+  return Math.min(Math.max(0.9 * Math.sqrt(area / count), 0.008), 0.13);
 }
 
 // Gives x, y in pixels of a place in metres; null behind the camera.
@@ -227,5 +246,5 @@ export function firstPose(cloud, towards) {
     const [x, y] = [middle.x - towards[0], middle.y - towards[1]];
     if (Math.hypot(x, y) > 0.15) azimuth = Math.atan2(y, x) + 0.45;
   }
-  return { centre, azimuth, elevation: 0.75, away: 1 };
+  return { centre, azimuth, elevation: 0.8, away: 1 };
 }

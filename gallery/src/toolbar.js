@@ -144,8 +144,8 @@ export class Toolbar {
     } else {
       const { sigma } = app;
       tick(0, "far", "first");
-      for (const metres of [2, 1, 0.5].map((value) => (value * sigma) / 0.8)) {
-        tick(closeness(metres, sigma), `${+metres.toPrecision(2)}`);
+      for (const metres of [1.5, 1, 0.5].map((value) => +((value * sigma) / 0.8).toFixed(1))) {
+        tick(closeness(metres, sigma), `${metres} m`);
       }
       tick(1, "0 m", "last");
       meaning = "Closeness: from far away to 0 metres";

@@ -5,7 +5,9 @@ import os
 import numpy as np
 import pytest
 from example_datasets import make_h3d, message
+from helpers import REPO
 
+from cdm.datasets import FileReader, Sample
 from cdm.datasets import contact_humanml3d as module
 from cdm.errors import DataError
 
@@ -178,3 +180,44 @@ def test_facts_that_were_edited_are_read_again(data_dir, edit):
     dataset = make_h3d(data_dir, facts)
     assert dataset.samples() == before
     assert module.seal_motions(dataset.motions) == whole
+
+
+def vectors_of(turns, ways, height):
+    """Motion vectors of a body whose joints are all at its pelvis, one frame for each turn."""
+    vectors = np.zeros((len(turns), 263), np.float32)
+    vectors[:, 0], vectors[:, 1:3], vectors[:, 3] = turns, ways, height
+    vectors[:, 4:67].reshape(len(turns), 21, 3)[..., 1] = height
+    return vectors
+
+
+def test_a_body_that_turns_right_round_and_walks_on_comes_back():
+    # Each step is 1 m ahead, and a quarter turn comes before the next one: a square.
+    ways = [(0, 1)] * 5
+    joints = module.joints_of_vectors(vectors_of([np.pi / 4] * 5, ways, 0.9))
+    assert joints.shape == (5, 22, 3) and joints.dtype == np.float32
+    np.testing.assert_allclose(joints[:, :, 1], 0.9, atol=1e-6)
+    steps = np.diff(joints[:, 0], axis=0)
+    np.testing.assert_allclose(np.linalg.norm(steps, axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose((steps[:-1] * steps[1:]).sum(axis=1), 0, atol=1e-5)
+    np.testing.assert_allclose(joints[4], joints[0], atol=1e-5)
+
+
+def test_joints_of_real_motions_are_those_that_humanml3d_recovers():
+    folder = REPO / "../shared/realdata/H3D"
+    if not folder.is_dir():
+        pytest.skip(f"no real motions: {folder} is not there")
+    for path in sorted(folder.glob("new_joint_vecs/*.npy")):
+        recovered = module.joints_of_vectors(np.load(path))
+        np.testing.assert_allclose(recovered, np.load(folder / "new_joints" / path.name), atol=1e-6)
+
+
+def test_a_motion_is_read_from_joints_or_vectors_or_is_not_there(data_dir):
+    dataset, reader = make_h3d(data_dir), FileReader(data_dir)
+    sample = Sample("H3D", "a", 0, "hops")
+    recovered = dataset.read_motion(sample, reader)
+    assert recovered.shape[1:] == (22, 3)
+    joints = np.random.default_rng(0).normal(size=(7, 22, 3)).astype(np.float32)
+    (data_dir / "H3D/new_joints").mkdir(exist_ok=True)
+    np.save(data_dir / "H3D/new_joints/a.npy", joints)
+    np.testing.assert_array_equal(dataset.read_motion(sample, reader), joints)
+    assert dataset.read_motion(Sample("H3D", "nobody", 0, ""), reader) is None

@@ -81,3 +81,23 @@ def test_a_sample_whose_scene_has_an_impossible_name_is_one_bad_item(data_dir):
     assert None in stat_files(dataset, dataset.files(sample)).values()
     with pytest.raises(BadItem, match=r"cannot be read"):
         dataset.load(sample, FileReader(data_dir))
+
+
+def test_colours_for_the_eye_are_read_whether_or_not_the_model_sees_them(data_dir):
+    dataset, reader = make(data_dir, use_color=False), FileReader(data_dir)
+    sample = dataset.samples()[0]
+    colors = dataset.read_colors(sample, reader)
+    name = dataset.files(sample)[0]
+    saved = np.load(data_dir / name)["points"][:, 3:]
+    assert colors.dtype == np.uint8
+    np.testing.assert_allclose(colors, (saved + 1) * 127.5, atol=0.51)
+
+
+def test_points_without_colours_have_none_for_the_eye(data_dir):
+    dataset, reader = make(data_dir, use_color=False), FileReader(data_dir)
+    sample = dataset.samples()[0]
+    path = data_dir / dataset.files(sample)[0]
+    arrays = dict(np.load(path))
+    np.savez(path, **(arrays | {"points": arrays["points"][:, :3]}))
+    assert dataset.read_colors(sample, reader) is None
+    assert dataset.read_motion(sample, reader) is None

@@ -39,3 +39,11 @@ def test_millimetres_are_refused(data_dir):
     dataset = make(data_dir, name="ContactMapCustomDataset", use_color=False)
     with pytest.raises(BadItem, match=r"0000.npz: 'points' reach to .*divide millimetres by 1000"):
         dataset.load(dataset.samples()[0], FileReader(data_dir))
+
+
+def test_colours_for_the_eye_are_those_of_the_file(data_dir):
+    dataset = make(data_dir, name="ContactMapCustomDataset", use_color=False)
+    sample = dataset.samples()[0]
+    saved = np.load(data_dir / dataset.files(sample)[0])["points"][:, 3:]
+    colors = dataset.read_colors(sample, FileReader(data_dir))
+    np.testing.assert_allclose(colors, saved, atol=0.51)

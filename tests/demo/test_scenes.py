@@ -196,3 +196,11 @@ def test_distances_match_the_naive_ones(scenes):
     )
     np.testing.assert_array_equal(again[NUM_POINTS : 2 * NUM_POINTS], dist)
     np.testing.assert_allclose(again[2 * NUM_POINTS :], dist[:7], atol=1e-6)
+
+
+def test_the_motion_of_an_item_is_the_one_its_distances_are_of(demo_dir):
+    dataset = DemoDataset(demo_config(phase="train"), demo_dir)
+    sample, reader = dataset.samples()[0], FileReader(demo_dir)
+    item, motion = dataset.read_item(sample, reader), dataset.read_motion(sample, reader)
+    apart = np.linalg.norm(item.c_pc_xyz[:, None] - motion[None, :, 0], axis=-1).min(axis=1)
+    np.testing.assert_allclose(item.distance[:, 0], apart, atol=1e-4)
