@@ -107,11 +107,16 @@ def run_view(args: argparse.Namespace) -> int:
 
 
 def run_estimate(args: argparse.Namespace) -> int:
-    """Time two batches, and tell what a whole run will take."""
-    from cdm.commands.estimate import describe_estimate, estimate  # torch
+    """Try a chunk job out, and tell what a whole run will take."""
+    from cdm.commands.estimate import describe_estimate, estimate
 
     with in_working_directory(args) as config:
-        result = estimate(*make_plan(config), args.minutes_per_chunk, log=tell)
+        began = time.perf_counter()
+        planned = make_plan(config)
+        plan_s = time.perf_counter() - began
+        result = estimate(
+            *planned, tell, args.cores, args.gpus, args.minutes_per_chunk, plan_s=plan_s
+        )
     show(args, asdict(result), describe_estimate(result))
     return OK
 

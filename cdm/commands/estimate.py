@@ -1,27 +1,35 @@
-"""What a run will cost, estimated from two real batches on this device."""
+"""What a run will cost, estimated from a trial of its parts on this machine (no torch here).
 
+A chunk job is tried out in a process of its own (`cdm.commands.trial`): a few maps, a few steps.
+What the whole run takes follows from the seconds of the parts (`cdm.commands.run_time`).
+"""
+
+import hashlib
 import math
+import os
+import subprocess
+import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-import numpy as np
-import torch
-
-from cdm.archive.layout import Layout
 from cdm.commands.pace import fast_steps
-from cdm.config import Config
-from cdm.datasets import FileReader, Item, Sample
-from cdm.errors import BadItem, ConfigError, DataError
-from cdm.jobs.device import choose_device, device_name
+from cdm.commands.run_time import JobTimes, Work, cut, device_s, run_s, size_for
+from cdm.commands.trial import TrialTimes
+from cdm.commands.try_out import try_out
+from cdm.datasets import Sample
+from cdm.errors import ConfigError
 from cdm.jobs.log import Log
-from cdm.jobs.progress import Progress, duration
+from cdm.jobs.machine import device_text
+from cdm.jobs.progress import duration
+from cdm.jobs.standby import Share, count_devices, share_out
 from cdm.run.dataset import open_dataset
-from cdm.run.load import encode_texts, load_model
 from cdm.run.plan import Plan
-from cdm.sampling.batches import batches
-from cdm.sampling.map_sampler import MapSampler
+from cdm.run.sizes import CHUNK_SIZE, bytes_per_sample, choose_chunk_size
 
-SHORTEST_S = 1e-6  # of a batch: a coarse clock may say 0, and rates divide by it
+SNAKEMAKE_S = 1.0  # of Snakemake besides its import and the plan, in a run of few chunks
+MERGE_THREADS = 8  # at most
+HASHED = 2**25  # bytes, to see how fast they are hashed
 
 
 @dataclass(frozen=True)
@@ -29,179 +37,258 @@ class Estimate:
     """The estimate, and what it was made from.
 
     Attributes:
-        device: that the batches ran on.
-        num_samples, num_maps: of the whole plan.
-        batch_size, num_steps: maps per batch, denoising steps per map.
-        start_s: seconds before the first batch: items, texts, model.
-        first_batch_s, second_batch_s: seconds; the first also warms up.
-        device_hours: of the whole run with the present chunk_size.
-        fast_steps, fast_device_hours: the same with config/fast.yaml; None if the trained chain is
-            too short for it.
+        device: that the trial ran on.
+        cores, gpus: as Snakemake would be told.
+        jobs, turns, threads: chunk jobs at a time, how many compute, with how many threads each.
+        num_samples, num_maps, num_chunks, chunk_size, batch_size, num_steps: of the plan.
+        ready_s, device_s, write_s: seconds of a job before it needs the device, there before the
+            first map, and after the last one of a whole chunk.
+        map_s, step_s: seconds of a map besides its steps, and of a step of a map.
+        item_s: seconds until the next item is read.
+        own_s, merge_s: of Snakemake before the first job, and of the merge.
+        seconds: of the whole run, from the start of the command to its end.
+        seconds_on_four: the same on four GPUs with four times the cores; None on a CPU.
+        device_hours: that the run computes on devices.
+        fast_steps, fast_seconds, fast_device_hours: with config/fast.yaml; None if the trained
+            chain is too short for it.
         archive_bytes: of the archive's arrays.
-        chunk_size, minutes_per_chunk: as configured, and what it takes.
-        suggested_chunk_size, suggested_minutes: for the wanted length of a job.
+        minutes_per_chunk: of one chunk job, from its start to its end.
+        suggested_chunk_size, suggested_minutes: for the wanted length of a job, if one was given.
+        took_s: what the estimate itself took.
     """
 
     device: str
+    cores: int
+    gpus: int
+    jobs: int
+    turns: int
+    threads: int
     num_samples: int
     num_maps: int
+    num_chunks: int
+    chunk_size: int
     batch_size: int
     num_steps: int
-    start_s: float
-    first_batch_s: float
-    second_batch_s: float
+    ready_s: float
+    device_s: float
+    write_s: float
+    map_s: float
+    step_s: float
+    item_s: float
+    own_s: float
+    merge_s: float
+    seconds: float
+    seconds_on_four: float | None
     device_hours: float
     fast_steps: int | None
+    fast_seconds: float | None
     fast_device_hours: float | None
     archive_bytes: int
-    chunk_size: int
     minutes_per_chunk: float
-    suggested_chunk_size: int
-    suggested_minutes: float
+    suggested_chunk_size: int | None
+    suggested_minutes: float | None
+    took_s: float
 
 
-def estimate(plan: Plan, samples: list[Sample], minutes_per_chunk: float, log: Log) -> Estimate:
-    """Sample the first two batches of a plan, with all their steps, and extrapolate.
+def estimate(
+    plan: Plan,
+    samples: list[Sample],
+    log: Log,
+    cores: int | None = None,
+    gpus: int = 1,
+    minutes_per_chunk: float | None = None,
+    plan_s: float = 0.0,
+) -> Estimate:
+    """Try a chunk job out, and tell what the whole run takes.
 
     Args:
         plan, samples: as `cdm.run.planning.make_plan` returns them.
-        minutes_per_chunk: wanted length of a chunk's job.
         log: gets lines on how far it is.
+        cores: of Snakemake's --cores; None for all that this process may use.
+        gpus: of --resources gpu=N.
+        minutes_per_chunk: wanted length of a chunk's job, to suggest a chunk size.
+        plan_s: seconds that the plan took.
     Raises:
-        ConfigError: minutes_per_chunk is no length of time.
+        ConfigError: minutes_per_chunk, cores or gpus is none.
         DataError: no item can be read.
     """
-    if not 0 < minutes_per_chunk < math.inf:
+    began, cores = time.perf_counter(), cores or len(os.sched_getaffinity(0))
+    if minutes_per_chunk is not None and not 0 < minutes_per_chunk < math.inf:
         raise ConfigError(
             f"--minutes-per-chunk is {minutes_per_chunk}, expected a number of minutes above 0"
         )
-    config = plan.config
-    k, size = config.sampling.k_samples, config.sampling.batch_size
-    # Everything before the first batch.
-    started = time.perf_counter()
-    device = choose_device(config.gpu, log)
-    items = _items(plan, samples, 2 * size)
-    features = encode_texts(plan, [sample.text for sample, _ in items], device)
-    sampler = MapSampler(load_model(plan, device), config, features, device)
-    start_s = time.perf_counter() - started
+    for name, number in (("--cores", cores), ("--gpus", gpus)):
+        if number < 1:
+            raise ConfigError(f"{name} is {number}, expected a number from 1 on")
+    # The trial, by as many processes as would compute at a time on this CPU.
+    num_devices = count_devices(plan.config.gpu)
+    share = share_of(plan, cores, gpus, num_devices)
+    times = try_out(plan, samples, share.threads, 1 if num_devices else share.jobs, log)
+    if times.device["kind"] != "cuda" and num_devices:  # a GPU that torch cannot use
+        num_devices = 0
+        share = share_of(plan, cores, gpus, num_devices)
+    job = job_times(times)
 
-    # Two batches.
-    first_s, second_s = _time_two_batches(sampler, items, k, size, log)
+    # The whole run from it, and the same with few steps.
+    own_s = _snakemake_s() + SNAKEMAKE_S + plan_s
+    work = work_of(plan, times, own_s, min(MERGE_THREADS, cores))
+    four = None
+    if num_devices:
+        four = run_s(job, work, share_of(plan, 4 * cores // gpus, 4, 4))
+    fast, faster = fast_steps(plan), None
+    if fast:
+        faster = replace(work, num_steps=fast, sizes=fast_sizes(plan, fast))
+    suggested = None
+    if minutes_per_chunk:
+        suggested = min(plan.num_samples, size_for(job, work, 60 * minutes_per_chunk))
 
-    # The whole run from these.
-    def chunk_s(chunk_size: int, batch_s: float = second_s) -> float:
-        return before_maps_s + math.ceil(chunk_size * k / size) * batch_s
+    def chunk_minutes(size: int) -> float:
+        return job.job_s(size, work.k, work.num_steps, work.sample_bytes) / 60
 
-    before_maps_s = start_s + max(0.0, first_s - second_s)  # with warming up
-    chunk_size = min(config.workflow.chunk_size, plan.num_samples)
-    suggested = _suggest(config, before_maps_s, second_s, minutes_per_chunk)
-    suggested = min(suggested, plan.num_samples)
-    fast = fast_steps(plan)
-    fast_s = fast and chunk_s(chunk_size, second_s * fast / plan.num_steps)
     return Estimate(
-        device=device_name(device),
+        device=device_text(times.device),
+        cores=cores,
+        gpus=gpus if num_devices else 0,
+        jobs=share.jobs,
+        turns=share.turns,
+        threads=share.threads,
         num_samples=plan.num_samples,
-        num_maps=plan.num_samples * k,
-        batch_size=size,
+        num_maps=plan.num_samples * work.k,
+        num_chunks=len(plan.chunks),
+        chunk_size=plan.config.workflow.chunk_size,
+        batch_size=plan.config.sampling.batch_size,
         num_steps=plan.num_steps,
-        start_s=start_s,
-        first_batch_s=first_s,
-        second_batch_s=second_s,
-        device_hours=len(plan.chunks) * chunk_s(chunk_size) / 3600,
+        ready_s=job.ready_s,
+        device_s=job.device_s,
+        write_s=job.write_s + max(work.sizes) * work.sample_bytes * job.byte_s,
+        map_s=job.batch_s / job.batch_maps,
+        step_s=job.step_s / job.batch_maps,
+        item_s=job.item_s,
+        own_s=own_s,
+        merge_s=work.merge_s,
+        seconds=run_s(job, work, share),
+        seconds_on_four=four,
+        device_hours=device_s(job, work) / 3600,
         fast_steps=fast,
-        fast_device_hours=fast and len(plan.chunks) * fast_s / 3600,
+        fast_seconds=faster and run_s(job, faster, share),
+        fast_device_hours=faster and device_s(job, faster) / 3600,
         archive_bytes=archive_bytes(plan),
-        chunk_size=config.workflow.chunk_size,
-        minutes_per_chunk=chunk_s(chunk_size) / 60,
+        minutes_per_chunk=chunk_minutes(max(work.sizes)),
         suggested_chunk_size=suggested,
-        suggested_minutes=chunk_s(suggested) / 60,
+        suggested_minutes=suggested and chunk_minutes(suggested),
+        took_s=time.perf_counter() - began + plan_s,
     )
 
 
-def _time_two_batches(
-    sampler: MapSampler, items: list[tuple[Sample, Item]], k: int, size: int, log: Log
-) -> list[float]:
-    """Seconds of two full batches. If there are too few items, they are used several times."""
-    maps = [(sample, item, k_idx) for sample, item in items for k_idx in range(k)]
-    maps = (maps * math.ceil(2 * size / len(maps)))[: 2 * size]
-    progress, seconds = Progress(2 * size, "estimate", log), []
-    with torch.inference_mode():
-        for batch in batches(iter(maps), size):
-            started = time.perf_counter()
-            sampler.sample(batch, progress)  # returns host memory: the device is done
-            seconds.append(max(SHORTEST_S, time.perf_counter() - started))
-    return seconds
+def share_of(plan: Plan, cores: int, gpus: int, num_devices: int) -> Share:
+    """How the run's chunk jobs would share a machine of so many cores and GPUs."""
+    workflow = plan.config.workflow
+    return share_out(
+        cores,
+        gpus,
+        max(gpus, num_devices) if num_devices else 0,
+        workflow.threads,
+        len(plan.chunks),
+        workflow.standby,
+    )
+
+
+def job_times(times: TrialTimes) -> JobTimes:
+    """A chunk job by what a trial measured: each job pays for its process's first batch."""
+    return JobTimes(
+        ready_s=times.ready_s,
+        device_s=times.device_s + times.first_s,
+        batch_maps=times.batch_maps,
+        batch_s=times.batch_s,
+        step_s=times.step_s,
+        item_s=times.item_s,
+        write_s=times.write_s,
+        byte_s=times.byte_s,
+    )
+
+
+def fast_sizes(plan: Plan, num_steps: int) -> tuple[int, ...]:
+    """Samples of each chunk with so many steps: with `auto`, other chunks than with all of them."""
+    size = plan.config.workflow.chunk_size
+    if CHUNK_SIZE in plan.auto:
+        size = choose_chunk_size(plan.asked, plan.architecture, num_steps, plan.num_samples)
+    return cut(plan.num_samples, size)
+
+
+def work_of(plan: Plan, times: TrialTimes, own_s: float, merge_threads: int) -> Work:
+    """What the run has to do: its chunks as planned; statistics and the merge besides."""
+    num_bytes = archive_bytes(plan)
+    if plan.statistics.computed and not Path(plan.statistics.path).exists():
+        dataset = open_dataset(plan.config, plan.architecture.point_feat_dim)
+        own_s += times.ready_s / 2 + len(dataset.statistics_samples()) * times.item_s
+    return Work(
+        sizes=cut(plan.num_samples, plan.config.workflow.chunk_size),
+        k=plan.config.sampling.k_samples,
+        num_steps=plan.num_steps,
+        sample_bytes=num_bytes // plan.num_samples,
+        own_s=own_s,
+        merge_s=times.merge_s + num_bytes * _hash_s() / merge_threads,
+    )
 
 
 def archive_bytes(plan: Plan) -> int:
     """Bytes of the archive's sharded arrays, in which nothing is compressed."""
-    config = plan.config
-    layout = Layout(
-        num_samples=1,
-        chunk_size=1,
-        k_samples=config.sampling.k_samples,
-        num_points=config.dataset.num_points,
-        contact_dim=plan.architecture.contact_dim,
-        dtype=config.workflow.dtype,
-    )
-    rows = layout.arrays().values()
-    return plan.num_samples * sum(
-        math.prod(row) * np.dtype(dtype).itemsize for row, dtype, _ in rows
-    )
+    return plan.num_samples * bytes_per_sample(plan.config, plan.architecture)
 
 
-def _suggest(config: Config, start_s: float, batch_s: float, minutes: float) -> int:
-    """Samples that fill whole batches within the wanted time; at least one batch."""
-    size, k = config.sampling.batch_size, config.sampling.k_samples
-    num_batches = max(1, int((60 * minutes - start_s) / batch_s))
-    return max(1, num_batches * size // k)
+# --- what is no chunk job -------------------------------------------------------------------------
 
 
-def _items(plan: Plan, samples: list[Sample], wanted: int) -> list[tuple[Sample, Item]]:
-    """The first samples that can be read."""
-    config = plan.config
-    dataset = open_dataset(config, plan.architecture.point_feat_dim)
-    reader, items, problem = FileReader(config.data_dir), [], None
-    for sample in samples:
-        if len(items) == wanted:
-            break
-        try:
-            items.append((sample, dataset.load(sample, reader)))
-        except BadItem as error:
-            problem = error
-    if not items and config.is_demo_data:
-        raise DataError(
-            f"{config.data_dir}: the demo's rooms of phase {config.dataset.phase} are not there "
-            "yet; type\n  snakemake --cores 1 demo_data"
-        )
-    if not items:
-        raise DataError(f"none of {len(samples)} samples can be read; the last: {problem}")
-    return items
+def _snakemake_s() -> float:
+    """Seconds until Snakemake is imported; 0 where it is not installed."""
+    began = time.perf_counter()
+    code = "import snakemake.cli, snakemake.workflow, snakemake.dag, snakemake.scheduling.greedy"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    return 0.0 if ended.returncode else time.perf_counter() - began
+
+
+def _hash_s() -> float:
+    """Seconds per byte in which one thread hashes what it merges."""
+    content, began = bytes(HASHED), time.perf_counter()
+    hashlib.sha256(content).digest()
+    return (time.perf_counter() - began) / HASHED
+
+
+# --- for people ----------------------------------------------------------------------------------
 
 
 def describe_estimate(found: Estimate) -> str:
     """The estimate as text."""
-    each_s, fast = found.second_batch_s / found.batch_size, ""
+    at_a_time = f"{found.turns} chunk job(s) compute at a time, with {found.threads} thread(s) each"
+    standby = f", {found.jobs - found.turns} stand by" if found.jobs > found.turns else ""
+    gpus = f" --resources gpu={found.gpus}" if found.gpus else ""
+    four = found.seconds_on_four
+    on_four = f"; {duration(four)} on four GPUs" if four and found.gpus != 4 else ""
+    fast = suggestion = ""
     if found.fast_steps:
         fast = (
             f"fast.yaml     {found.fast_steps} steps in place of {found.num_steps}, with "
-            f"config/fast.yaml: {found.fast_device_hours:.3g} device-hours "
-            f"({duration(3600 * found.fast_device_hours)} on one)\n"
+            f"config/fast.yaml: about {duration(found.fast_seconds)} "
+            f"({found.fast_device_hours:.3g} device-hours)\n"
         )
+    if found.suggested_chunk_size:
+        suggestion = (
+            f"suggestion    --config 'workflow={{chunk_size: {found.suggested_chunk_size}}}' takes "
+            f"{found.suggested_minutes:.3g} minutes a chunk; changing it in a run that has begun "
+            "makes all chunks anew\n"
+        )
+    each_s = found.map_s + found.num_steps * found.step_s
     return (
-        f"device        {found.device}\n"
-        f"two batches   {found.first_batch_s:.1f} s and {found.second_batch_s:.1f} s for "
-        f"{found.batch_size} maps of {found.num_steps} steps: {1 / each_s:.3g} maps/s, "
-        f"{1000 * found.second_batch_s / found.num_steps:.3g} ms a step; "
-        f"{found.start_s:.1f} s to start\n"
-        f"whole run     {found.num_maps} maps: {found.device_hours:.3g} device-hours "
-        f"({duration(3600 * found.device_hours)} on one, "
-        f"{duration(900 * found.device_hours)} on four)\n{fast}"
+        f"device        {found.device}; with --cores {found.cores}{gpus} {at_a_time}{standby}\n"
+        f"measured      {1000 * found.step_s:.3g} ms a step of a map, {1 / each_s:.3g} maps/s of "
+        f"{found.num_steps} steps; {found.ready_s + found.device_s:.1f} s for a job's start, "
+        f"{found.write_s:.1f} s for its end\n"
+        f"whole run     {found.num_maps} maps in {found.num_chunks} chunks: about "
+        f"{duration(found.seconds)} from the command's start to its end{on_four} "
+        f"({found.device_hours:.3g} device-hours)\n{fast}"
         f"archive       {_bytes(found.archive_bytes)}\n"
         f"chunk_size    {found.chunk_size} takes {found.minutes_per_chunk:.3g} minutes a chunk\n"
-        f"suggestion    --config 'workflow={{chunk_size: {found.suggested_chunk_size}}}' takes "
-        f"{found.suggested_minutes:.3g} minutes a chunk; changing it in a run that has begun "
-        "makes all chunks anew\n"
+        f"{suggestion}estimated in {found.took_s:.0f} s\n"
     )
 
 

@@ -63,12 +63,19 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     estimate = add(
         "estimate",
-        "Time two real batches on this device. Prints GPU-hours, the archive's size, and a "
-        "chunk_size.",
+        "Try a chunk job out on this machine. Prints how long the whole run takes, GPU-hours, and "
+        "the archive's size.",
     )
     estimate.add_argument(
-        "--minutes-per-chunk", type=float, default=10.0, metavar="M",
-        help="suggest a chunk_size for jobs of this length (default 10)",
+        "--cores", type=int, metavar="N", help="as given to snakemake (default: all there are)"
+    )
+    estimate.add_argument(
+        "--gpus", type=int, default=1, metavar="N",
+        help="as given to snakemake with --resources gpu=N (default 1)",
+    )  # fmt: skip
+    estimate.add_argument(
+        "--minutes-per-chunk", type=float, metavar="M",
+        help="also suggest a chunk_size for jobs of this length",
     )  # fmt: skip
     viewing = add(
         "view",

@@ -1,4 +1,4 @@
-"""`cdm verify --resample` and `cdm estimate`, with the real model on the CPU."""
+"""`cdm verify --resample` with the real model on the CPU."""
 
 import json
 from pathlib import Path
@@ -68,25 +68,6 @@ def test_other_versions_are_given_the_stated_tolerance(generated, capsys, monkey
     group = zarr.open_group(ARCHIVE, mode="r+")
     group["sample"][2] = group["sample"][2] + spoil_more
     assert verify_json(capsys, 1, "--resample", "4")["problems"]
-
-
-def test_the_estimate_times_two_real_batches(generated, capsys):
-    assert main(["estimate", str(RUN), "--minutes-per-chunk", "2", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert (found["num_maps"], found["batch_size"], found["num_steps"]) == (8, 2, 2)
-    assert found["first_batch_s"] > 0 and found["second_batch_s"] > 0
-    shards = sum(path.stat().st_size for array in ARCHIVE.iterdir() for path in array.glob("c.*.*"))
-    assert found["archive_bytes"] == pytest.approx(shards, rel=0.6)  # padding of the last shard
-    batches = found["device_hours"] * 3600 - 2 * found["start_s"]
-    assert batches >= 4 * found["second_batch_s"]
-    assert main(["estimate", str(RUN)]) == 0
-    assert "--config 'workflow={chunk_size:" in capsys.readouterr().out
-
-
-def test_the_demos_estimate_says_how_to_get_its_data(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    assert main(["estimate"]) == 2
-    assert "snakemake --cores 1 demo_data" in capsys.readouterr().err
 
 
 def test_an_archive_that_names_its_device_as_earlier_versions_did_is_of_the_same_device(generated):
