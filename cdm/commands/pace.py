@@ -20,8 +20,10 @@ from cdm.sampling.diffusion import create_diffusion
 NEWEST = 20  # finished chunks that are looked at
 RUNS = 8  # other runs whose chunks are looked at
 
-# Phases of a chunk before its first map.
-START_PHASES = ("import", "load", "text", "model", "warm_up")
+# Phases of a chunk before its first map, and of those the ones that no other job's sampling hides.
+START_PHASES = ("start", "plan", "import", "load", "text", "model", "warm_up")
+OWN_PHASES = ("warm_up",)
+STOOD_BY_S = 3.0  # a job that waited longer for its turn was ready before; to start CUDA takes less
 
 # The settings that decide what a map costs, besides the architecture and the number of points.
 COSTLY_SETTINGS = ("text_model", "point_feat", "diffusion", "sampling")
@@ -33,7 +35,7 @@ class Pace:
 
     Attributes:
         num_chunks: how many were looked at.
-        start_s: median seconds of a chunk before its first map (START_PHASES).
+        start_s: median seconds before a chunk's first map in which its device did nothing else.
         map_s: median seconds of one map.
         gpu_busy: mean share (0 to 1) of the sampling time that the GPU was busy; None if no
             record tells.
@@ -56,7 +58,7 @@ class StepPace:
     Attributes:
         device: the text for the device of the newest chunk; all chunks are of this device.
         num_steps, maps_per_s: of the newest chunk.
-        start_s: median seconds of a chunk before its first map (START_PHASES).
+        start_s: median seconds before a chunk's first map in which its device did nothing else.
         step_s: median seconds of one step of one map.
     """
 
@@ -195,8 +197,9 @@ def _device(record: ChunkRecord) -> str:
 
 
 def _start_s(record: ChunkRecord) -> float:
-    """Seconds before the chunk's first map."""
-    return sum(record.seconds.get(phase, 0.0) for phase in START_PHASES)
+    """Seconds before the chunk's first map, without those in which another chunk was sampled."""
+    stood_by = record.seconds.get("wait", 0.0) > STOOD_BY_S
+    return sum(record.seconds.get(p, 0.0) for p in (OWN_PHASES if stood_by else START_PHASES))
 
 
 def _cost(settings: Mapping[str, Any], architecture: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """What a run is doing, read from files alone and changing none (no torch).
 
 A chunk is *done* once its record and its store are there. A chunk whose job renews its heartbeat
-is *running*. A chunk whose log ends in an error has *failed*. The rest is *waiting*. A job that was
+is *running*, or *next* while the job has not got its turn. A chunk whose log ends in an error has *failed*. The rest is *waiting*. A job that was
 cut off leaves a heartbeat that is not renewed any more; its chunk waits again.
 """
 
@@ -30,6 +30,7 @@ class Counts:
     Attributes:
         done: names of finished chunks.
         running: the jobs that generate chunks of this plan.
+        next: those of the jobs whose turn has not come: they get ready, or stand by.
         merging: the job that merges, if one does.
         cut_off: jobs that ended without a word.
         maps_done: maps of finished chunks, and of running ones in fractions.
@@ -40,6 +41,7 @@ class Counts:
     running: list[JobState]
     merging: JobState | None
     cut_off: list[JobState]
+    next: list[JobState]
     maps_done: float
     maps_total: int
 
@@ -107,6 +109,7 @@ class Status:
                 "total": self.num_chunks,
                 "done": len(counts.done),
                 "running": len(counts.running),
+                "next": len(counts.next),
                 "failed": len(self.failed),
                 "waiting": self.waiting,
             },
@@ -116,6 +119,7 @@ class Status:
             "gpu_busy": self.gpu_busy,
             "eta_seconds": self.eta_seconds,
             "running": [job(state) for state in counts.running],
+            "next": [job(state) for state in counts.next],
             "cut_off": [job(state) for state in counts.cut_off],
             "failed": self.failed,
             "skipped": self.skipped,
@@ -138,12 +142,14 @@ def count(plan: Plan, run: str | Path) -> Counts:
     merging = jobs.pop("merge", None)
     undone = {chunk.name for chunk in plan.chunks} - done if jobs else set()
     mine = [job for name, job in jobs.items() if name in undone]
-    running = [job for job in mine if job.is_alive]
+    alive = [job for job in mine if job.is_alive]
+    running = [job for job in alive if job.has_turn]
     return Counts(
         done=done,
         running=running,
+        next=[job for job in alive if not job.has_turn],
         merging=merging if merging and merging.is_alive else None,
-        cut_off=[job for job in mine if job not in running],
+        cut_off=[job for job in mine if job not in alive],
         maps_done=maps + sum(job.maps for job in running),
         maps_total=plan.num_samples * k,
     )
@@ -167,7 +173,7 @@ def read_status(plan: Plan, run: str | Path) -> Status:
         for name, lost in losses.items()
         if name == "merge" or name in counts.done
     ]
-    running = {job.name for job in counts.running}
+    running = {job.name for job in [*counts.running, *counts.next]}
     logs = list_names(Path(run, LOGS)) if len(counts.done) < len(plan.chunks) else set()
     for chunk in plan.chunks:
         if chunk.name in counts.done:
@@ -236,6 +242,7 @@ def describe_status(status: Status, width: int = 80, encoding: str | None = None
     table = {
         "done": len(counts.done),
         "running": len(counts.running),
+        **({"next": len(counts.next)} if counts.next else {}),
         "failed": len(status.failed),
         "waiting": status.waiting,
     }
@@ -259,6 +266,7 @@ def describe_status(status: Status, width: int = 80, encoding: str | None = None
         f"archive    {status.archive}",
     ]
     lines += _section("running", list(map(_job_text, counts.running)))
+    lines += _section("next, getting ready or standing by", list(map(_job_text, counts.next)))
     cut_off = list(map(_job_text, counts.cut_off))
     lines += _section("cut off; the chunk starts anew with the next run", cut_off)
     failed = [f"{f['chunk']}: {f['error']}\n    log: {f['log']}" for f in status.failed]

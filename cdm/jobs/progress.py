@@ -87,6 +87,7 @@ class JobState:
         maps, total: how many are done, and how many there will be.
         rate: maps per second since sampling began; 0 before.
         birth: when the process was started, in the system's own count: a pid may be used again.
+        has_turn: whether it has its turn and its device; before, it gets ready or stands by.
     """
 
     name: str
@@ -100,6 +101,7 @@ class JobState:
     total: int = 0
     rate: float = 0.0
     birth: str = ""
+    has_turn: bool = True
 
     def __post_init__(self):
         counts = 0 <= self.maps <= self.total and 0 <= self.rate
@@ -176,6 +178,10 @@ class Heartbeat:
     def report(self, maps: float, total: int, rate: float) -> None:
         """Say how far the job is; written with the next beat."""
         self.state.maps, self.state.total, self.state.rate = min(maps, total), total, rate
+
+    def report_turn(self, has_turn: bool) -> None:
+        """Say whether the job has its turn; written with the next beat."""
+        self.state.has_turn = has_turn
 
     def _renew(self) -> None:
         while not self._ended.wait(BEAT_EVERY_S):

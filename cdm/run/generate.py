@@ -73,6 +73,8 @@ def generate_chunk(
     """
     config, clock = plan.config, clock or Clock()
     torch.set_num_threads(threads)
+    if heartbeat and turns:
+        heartbeat.report_turn(False)
     # 1. The rows, the statistics, and the state of the files that are loaded from here on.
     with clock("load"):
         dataset = open_dataset(config, plan.architecture.point_feat_dim)
@@ -92,6 +94,8 @@ def generate_chunk(
             wait_for_turn(config.run_dir, turns, log)
             device = choose_device(config.gpu, log)
             log(f"chunk {chunk.name}: {len(samples)} samples on {device_name(device)}")
+            if heartbeat:
+                heartbeat.report_turn(True)
         # 4. Captions become features there, and the model comes there.
         with clock("text"):
             texts = [sample.text for sample in samples]

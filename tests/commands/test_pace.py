@@ -20,6 +20,17 @@ def test_the_pace_is_that_of_finished_chunks(tmp_path, monkeypatch):
     assert "3 chunks, 0:00:24 of one device, are left" in describe_pace(plan)
 
 
+def test_a_start_that_another_chunk_hid_is_not_charged(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plan, _ = plan_run(tmp_path, num_items=12)
+    write_dummy_chunk(plan, plan.chunks[0], start=1.5, warm_up=0.5, wait=0.5)
+    assert measure_pace(plan, RUN).start_s == 4.0
+    for chunk in plan.chunks[:3]:  # all but the first job of a run stood by
+        write_dummy_chunk(plan, chunk, start=1.5, warm_up=0.5, wait=30.0)
+    pace = measure_pace(plan, RUN)
+    assert (pace.start_s, pace.seconds(3)) == (0.5, 6.5)
+
+
 def test_another_chunk_size_is_told_by_the_chunks_that_are_there(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     plan, _ = plan_run(tmp_path, num_items=12)

@@ -49,7 +49,14 @@ def test_status_tells_done_running_failed_and_waiting_chunks(tmp_path, plan, cap
         heartbeat.report(1.5, 3, 0.5)
         heartbeat._write()
         found = status_json(capsys, expected=1)
-    assert found["chunks"] == {"total": 4, "done": 1, "running": 1, "failed": 1, "waiting": 1}
+    assert found["chunks"] == {
+        "total": 4,
+        "done": 1,
+        "running": 1,
+        "next": 0,
+        "failed": 1,
+        "waiting": 1,
+    }
     assert found["maps"] == {"done": 4.5, "total": 12}
     assert found["failed"] == [
         {
@@ -61,6 +68,31 @@ def test_status_tells_done_running_failed_and_waiting_chunks(tmp_path, plan, cap
     assert [job["name"] for job in found["running"]] == [running.name]
     assert found["maps_per_second"] == 0.5 and found["eta_seconds"] == pytest.approx(15)
     assert found["seconds_per_map"] == 2.0 and found["gpu_busy"] is None
+
+
+def test_a_job_that_stands_by_is_next_and_makes_no_maps_yet(plan, capsys):
+    write_dummy_chunk(plan, plan.chunks[0])  # 2 s a map
+    running, following = plan.chunks[1:3]
+    with Heartbeat(RUN, running.name) as computes, Heartbeat(RUN, following.name) as stands_by:
+        computes.report(1.0, 3, 0.25)
+        computes._write()
+        stands_by.report_turn(False)
+        stands_by._write()
+        found = status_json(capsys)
+        assert main(["status", RUN]) == 0
+        printed = capsys.readouterr().out
+        stands_by.report_turn(True)
+        stands_by._write()
+        both = status_json(capsys)
+    assert found["chunks"] == {
+        "total": 4, "done": 1, "running": 1, "next": 1, "failed": 0, "waiting": 1,
+    }  # fmt: skip
+    assert [job["name"] for job in found["next"]] == [following.name] and not found["cut_off"]
+    assert found["maps_per_second"] == 0.25 and found["eta_seconds"] == pytest.approx(8 / 0.25)
+    assert "1 running   1 next   0 failed   1 waiting" in printed
+    assert "next, getting ready or standing by:" in printed
+    # once it has its turn, it is as fast as finished chunks until it tells its own rate
+    assert both["chunks"]["running"] == 2 and both["maps_per_second"] == 0.25 + 0.5
 
 
 def test_a_retried_chunk_is_not_failed_any_more(tmp_path, plan, capsys):

@@ -535,3 +535,15 @@ def test_what_lost_its_store_is_made_again_and_nothing_is_removed_by_planning(us
     assert Path(plan.chunk_record(first)).exists() and Path(plan.archive_record).exists()
     assert_same(arrays(run(configure())), usual)
     assert find_losses(plan) == {}
+
+
+@pytest.mark.parametrize(("turns", "told"), [(1, [False, True]), (None, [True])])
+def test_a_job_tells_when_its_turn_has_come(folder, turns, told):
+    plan, samples = make_plan(configure(dataset={"max_items": 1}))
+    save_plan(plan, samples)
+    found = []
+    heartbeat = SimpleNamespace(
+        report=lambda *_: None, report_turn=lambda has_turn: found.append(has_turn)
+    )
+    generate_chunk(plan, plan.chunks[0], lambda line: None, 1, heartbeat, turns=turns)
+    assert found == told

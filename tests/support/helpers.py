@@ -195,8 +195,15 @@ def run_config(**changes: Any) -> Config:
     return load_config(overlay(raw_config(**SMALL_RUN), changes))
 
 
-def write_dummy_chunk(plan: Plan, chunk: Chunk, skipped: dict[int, str] | None = None) -> Path:
-    """A finished chunk of random maps, recorded like a real one; `skipped` gives rows reasons."""
+def write_dummy_chunk(
+    plan: Plan, chunk: Chunk, skipped: dict[int, str] | None = None, **seconds: float
+) -> Path:
+    """A finished chunk of random maps, recorded like a real one.
+
+    Args:
+        skipped: row -> why it has no map.
+        seconds: of phases besides those that every dummy has.
+    """
     skipped = skipped or {}
     dataset = open_dataset(plan.config, plan.architecture.point_feat_dim)
     samples = read_samples(plan, chunk, dataset)
@@ -234,7 +241,7 @@ def write_dummy_chunk(plan: Plan, chunk: Chunk, skipped: dict[int, str] | None =
             "device": "dummy",
             "versions": {},
         },
-        seconds={"load": 1.0, "text": 0.5, "model": 0.5, "sample": 6.0},
+        seconds={"load": 1.0, "text": 0.5, "model": 0.5, "sample": 6.0} | seconds,
     )
     store = Path(plan.config.run_dir, "chunks", f"{chunk.name}.zarr")
     write_chunk(store, arrays, record)
