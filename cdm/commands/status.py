@@ -1,8 +1,9 @@
 """What a run is doing, read from files alone and changing none (no torch).
 
 A chunk is *done* once its record and its store are there. A chunk whose job renews its heartbeat
-is *running*, or *next* while the job has not got its turn. A chunk whose log ends in an error has *failed*. The rest is *waiting*. A job that was
-cut off leaves a heartbeat that is not renewed any more; its chunk waits again.
+is *running*, or *next* while the job has not got its turn. A chunk whose log ends in an error has
+*failed*. The rest is *waiting*. A job that was cut off leaves a heartbeat that is not renewed any
+more; its chunk waits again.
 """
 
 from dataclasses import dataclass, field
