@@ -35,6 +35,7 @@ from cdm.run.plan import ARCHIVE, plan_folder
 from cdm.run.plan_files import read_plan
 
 LISTED = 10  # problems of a kind before "and N more"
+ROWS_READ = 128  # at a time: all maps of a large shard would fill the memory
 THREADS, LARGE_FILE = 8, 1_000_000  # bytes
 COLUMNS = (*TEXT_COLUMNS, *INT_COLUMNS)
 # Column of the archive -> column of samples.tsv.
@@ -328,7 +329,7 @@ def _other_rows(group: zarr.Group, table: Path) -> Iterator[str]:
 def _verify_maps(
     path: Path, group: zarr.Group, layout: Layout, statuses: np.ndarray, report: Report, log: Log
 ) -> None:
-    """Read every map, one shard at a time."""
+    """Read every map, a shard or a part of a large one at a time."""
     # What the distances were computed with.
     try:
         statistics = group.attrs["statistics"]
@@ -340,9 +341,9 @@ def _verify_maps(
             f"{path}/zarr.json: does not tell the statistics ({type(error).__name__}: {error})"
         )
         return
-    problems = []
-    for start in range(0, layout.num_samples, layout.chunk_size):
-        stop = min(start + layout.chunk_size, layout.num_samples)
+    problems, size = [], min(layout.chunk_size, ROWS_READ)
+    for start in range(0, layout.num_samples, size):
+        stop = min(start + size, layout.num_samples)
         ok = statuses[start:stop] == OK
 
         # Numbers where a sample is ok, and NaN where it was skipped.
@@ -374,7 +375,7 @@ def _verify_maps(
                     f"contacts differ by up to {far:.3g}"
                 )
         report.num_maps_read += int(ok.sum()) * layout.k_samples
-        if (start // layout.chunk_size) % 100 == 99:
+        if (start // size) % 100 == 99:
             log(f"{stop}/{layout.num_samples} samples read")
     report.add(problems)
 

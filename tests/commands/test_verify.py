@@ -15,6 +15,7 @@ import pytest
 import zarr
 from helpers import merged_run, plan_run
 
+import cdm.commands.verify
 from cdm.__main__ import main
 from cdm.archive import ContactMaps
 from cdm.archive.records import archive_record_path, read_archive_record, read_record
@@ -232,15 +233,20 @@ def test_an_archive_of_an_earlier_version_is_well(folder):
     assert ContactMaps(ARCHIVE).keys[3] == ("HUMANISE", "3", 0)
 
 
-def test_numbers_where_the_status_is_skipped_are_found_by_a_deep_look(folder):
+@pytest.mark.parametrize("rows_read", [1, 2, 128])
+def test_numbers_where_the_status_is_skipped_are_found_by_a_deep_look(
+    folder, monkeypatch, rows_read
+):
+    monkeypatch.setattr(cdm.commands.verify, "ROWS_READ", rows_read)
     without_record()
     group = zarr.open_group(ARCHIVE, mode="r+")
     for path in ARCHIVE.rglob("*"):
         path.chmod(0o755)
     for name in ("sample", "distance", "points", "scene_trans", "aug_trans"):
         group[name][4] = 0.5
-    problems = verify(ARCHIVE, deep=True).problems
-    assert any("row 4 holds numbers, its status is skipped" in problem for problem in problems)
+    report = verify(ARCHIVE, deep=True)
+    assert any("row 4 holds numbers, its status is skipped" in each for each in report.problems)
+    assert report.num_maps_read == 6
 
 
 def test_distances_that_are_not_the_samples_are_found_by_a_deep_look(folder):
