@@ -6,6 +6,9 @@ import re
 from cdm.errors import CDMError, ConfigError, DataError
 
 
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
 def expand_path(path: str, key: str) -> str:
     """A path with `~` and `$VARIABLES` replaced, as a shell does; one that exists is kept.
 
@@ -50,4 +53,4 @@ def safe_name(name: str, place: str, error: type[CDMError] = DataError) -> str:
 
 def _has_control(text: str) -> bool:
     """Whether a NUL, a line end or another control character is in the text."""
-    return re.search(r"[\x00-\x1f\x7f-\x9f]", text) is not None
+    return CONTROL.search(text) is not None

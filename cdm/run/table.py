@@ -30,12 +30,16 @@ def table_header() -> bytes:
 
 def table_rows(number: int, samples: Iterable[Sample]) -> bytes:
     """The lines of chunk `number`."""
-    rows, text = [[number, *row_of(sample)] for sample in samples], io.StringIO()
+    rows = [[number, *row_of(sample)] for sample in samples]
+    text = _as_csv(rows, csv.QUOTE_MINIMAL)
     # Python's csv does not quote a carriage return, but reads it as the end of a row.
-    has_return = any("\r" in str(value) for row in rows for value in row)
-    quoting = csv.QUOTE_ALL if has_return else csv.QUOTE_MINIMAL
+    return (_as_csv(rows, csv.QUOTE_ALL) if "\r" in text else text).encode()
+
+
+def _as_csv(rows: list[list], quoting: int) -> str:
+    text = io.StringIO()
     csv.writer(text, delimiter="\t", lineterminator="\n", quoting=quoting).writerows(rows)
-    return text.getvalue().encode()
+    return text.getvalue()
 
 
 def read_rows(file: BinaryIO, num_rows: int) -> list[Sample]:
