@@ -5,7 +5,6 @@ import re
 
 from cdm.errors import CDMError, ConfigError, DataError
 
-
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
