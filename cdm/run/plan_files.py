@@ -40,6 +40,7 @@ from cdm.run.plan import (
     motions_path,
     plan_folder,
 )
+from cdm.run.sizes import CHUNK_SIZE, LastPlan
 from cdm.run.sources import describe_values
 from cdm.run.table import read_rows, table_header, table_rows
 
@@ -88,18 +89,16 @@ def read_plan(run: str | Path) -> Plan:
         ) from None
 
 
-def read_last_identity(run: str | Path) -> dict[str, Any] | None:
-    """The settings of the run's last plan, if a chunk or the archive of it is finished.
-
-    None if nothing is, or if that plan cannot be read.
-    """
+def read_last_plan(run: str | Path) -> LastPlan | None:
+    """What the run's last plan says of sizes; None if there is none that can be read."""
     try:
         plan = read_plan(run)
     except ArchiveError:
         return None
-    done = list_names(Path(run, CHUNKS)) | list_names(run)
+    there = list_names(Path(run, CHUNKS)) | list_names(run)
     paths = [*plan.chunk_records(), plan.archive_record]
-    return plan.identity if any(Path(path).name in done for path in paths) else None
+    finished = any(Path(path).name in there for path in paths)
+    return LastPlan(plan.identity, plan.num_samples, finished or CHUNK_SIZE in plan.auto)
 
 
 def read_plan_for(config: Config) -> Plan | None:

@@ -20,7 +20,7 @@ from cdm.run.dataset import open_dataset
 from cdm.run.inputs import InputResolver
 from cdm.run.notes import plan_notes
 from cdm.run.plan import Chunk, Plan, PlannedFile, PlannedStatistics, base_fingerprint
-from cdm.run.plan_files import read_last_identity, read_plan_for
+from cdm.run.plan_files import read_last_plan, read_plan_for
 from cdm.run.sizes import AUTO, choose_chunk_size, chunk_size_in_use, with_sizes
 from cdm.run.table import table_header, table_rows
 from cdm.sampling.diffusion import create_diffusion
@@ -143,13 +143,10 @@ def _chunk_size(
         return config.workflow.chunk_size, {}
     num_steps = len(identity["diffusion"][2])
     ours = choose_chunk_size(config, architecture, num_steps, num_samples)
-    last = read_last_identity(config.run_dir)
-    size = chunk_size_in_use(identity, last, resolver.read_all()) or ours
-    if size == ours:
-        return ours, {}
-    return size, {
-        "chunk size": f"{size}, as that of the chunks that are finished; auto would now take {ours}"
-    }
+    last = read_last_plan(config.run_dir)
+    size = chunk_size_in_use(ours, identity, num_samples, last, resolver.read_all())
+    told = f"{size}, as that of the chunks that this run has; auto would now take {ours}"
+    return size, {} if size == ours else {"chunk size": told}
 
 
 def _name_chunks(

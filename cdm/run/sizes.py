@@ -7,7 +7,7 @@ never from the device: a run may go on on another machine, with the same chunks.
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,6 +38,7 @@ SHORT_CHUNK_S = 4.0  # smaller chunks do not pay, even if there are fewer than M
 MIN_CHUNKS = 8  # so that four devices share the work evenly
 ALIKE = 4  # numbers of chunks are multiples of this, for the same reason
 HALVED_FROM = 16  # samples from which on there are two chunks
+GROWN, TOO_SMALL = 32, 8  # times: more samples than a trial had, a larger size than its chunks
 CHUNK_BYTES = 2e9  # of a chunk's arrays: they are in memory until the chunk is written
 
 # Larger batches make a step of a map less than 2 % faster, but take longer to begin and to end.
@@ -132,18 +133,37 @@ def without_sizes(config: Config, auto: Iterable[str]) -> Config:
     return replace(config, workflow=workflow, sampling=sampling)
 
 
+class LastPlan(NamedTuple):
+    """What a run's last plan says of the size of its chunks.
+
+    Attributes:
+        identity: `Plan.identity`, with the chunk size.
+        num_samples: rows of the plan.
+        counts: whether a chunk or the archive is finished, or the size was `auto`.
+    """
+
+    identity: Mapping[str, Any]
+    num_samples: int
+    counts: bool
+
+
 def chunk_size_in_use(
+    ours: int,
     identity: Mapping[str, Any],
-    last: Mapping[str, Any] | None,
+    num_samples: int,
+    last: LastPlan | None,
     records: Iterable[ChunkRecord],
-) -> int | None:
-    """The size of the chunks that this run has already; None if it has none.
+) -> int:
+    """The size of the chunks that this run has already; ours if it has none.
 
     Chunks of another size would all have other names, and what is finished would be made again.
+    Only a trial with few samples does not decide for many: what is made again is 3 % at most.
 
     Args:
+        ours: what `choose_chunk_size` gives.
         identity: `Plan.identity`, with any chunk size.
-        last: the identity of the run's last plan, if work of it is finished.
+        num_samples: rows of the plan that is being made.
+        last: the run's last plan; None if there is none.
         records: of the run's chunks; read until one has these settings.
     """
 
@@ -154,8 +174,12 @@ def chunk_size_in_use(
         size = settings.get("chunk_size")
         return size if same and type(size) is int and size > 0 else None
 
-    found = size_of(last)
-    if found is not None:
-        return found
+    before = last and size_of(last.identity)
+    if before:
+        was_trial = num_samples >= GROWN * last.num_samples and ours >= TOO_SMALL * before
+        if was_trial:
+            return ours
+        if last.counts:
+            return before
     sizes = (size_of(record.provenance.get("settings")) for record in records)
-    return next((size for size in sizes if size is not None), None)
+    return next((size for size in sizes if size is not None), ours)

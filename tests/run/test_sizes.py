@@ -17,11 +17,11 @@ from cdm.archive import ContactMaps
 from cdm.config import load_config
 from cdm.model.architecture import Architecture
 from cdm.model.backbones import BACKBONES
-from cdm.run import inputs, losses
+from cdm.run import inputs, losses, sizes
 from cdm.run.losses import find_losses
 from cdm.run.merge import merge
 from cdm.run.plan import describe_plan
-from cdm.run.plan_files import read_plan, read_plan_for
+from cdm.run.plan_files import read_plan, read_plan_for, save_plan
 from cdm.run.planning import make_plan
 from cdm.run.sizes import (
     STEP_MS,
@@ -149,7 +149,7 @@ def test_a_run_keeps_the_size_of_its_finished_chunks(folder):
     write_dummy_chunk(before, before.chunks[1])
     after = make_plan(run_config(**AUTO))[0]
     assert names(after) == names(before)
-    assert "chunk size      3, as that of the chunks that are finished; auto would now take 7" in (
+    assert "chunk size      3, as that of the chunks that this run has; auto would now take 7" in (
         describe_plan(after)
     )
     # Of other settings no chunk is finished, and back again they are found.
@@ -158,6 +158,23 @@ def test_a_run_keeps_the_size_of_its_finished_chunks(folder):
     # A number still sets the size.
     other = make_plan(run_config(workflow={"chunk_size": 2}))[0]
     assert len(other.chunks) == 4
+
+
+def test_a_trial_with_few_samples_does_not_decide_for_many(folder, monkeypatch):
+    trial = plan_run(folder, dataset={"max_items": 1}, **AUTO)[0]
+    write_dummy_chunk(trial, trial.chunks[0])
+    assert len(make_plan(run_config(**AUTO))[0].chunks) == 7  # of 1, as seven are not many
+    monkeypatch.setattr(sizes, "GROWN", 7)
+    assert len(make_plan(run_config(**AUTO))[0].chunks) == 7  # of 1, as 7 is no great number
+    monkeypatch.setattr(sizes, "TOO_SMALL", 7)
+    plan, samples = make_plan(run_config(**AUTO))
+    assert len(plan.chunks) == 1
+    # The new size holds from then on, whether a chunk of it is finished or not.
+    save_plan(plan, samples)
+    assert names(make_plan(run_config(**AUTO))[0]) == names(plan)
+    write_dummy_chunk(plan, plan.chunks[0])
+    assert names(make_plan(run_config(**AUTO))[0]) == names(plan)
+    assert names(make_plan(run_config(dataset={"max_items": 1}, **AUTO))[0]) != names(trial)
 
 
 def test_a_merged_archive_keeps_its_size_without_its_chunks(folder):
