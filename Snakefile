@@ -29,6 +29,7 @@ if PLAN:
 
 
 rule all:
+    """Sample the whole dataset into one archive, which happens if no target is named."""
     default_target: not IS_MODULE
     input:
         PLAN.archive_record if PLAN else [],

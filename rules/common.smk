@@ -39,10 +39,10 @@ from cdm.training.record import finished_path
 
 # As a module of another workflow: what was typed is for that one, which gives us our part; and it
 # may have our outputs lie under a prefix, which the jobs have to know as well as the rules.
+# `named` gives the name that a rule has in the whole workflow.
 IS_MODULE = not workflow.modifier.is_main_snakefile()
-named = (
-    workflow.modifier.modify_rulename
-)  # the name that a rule has in the whole workflow
+named = workflow.modifier.modify_rulename
+WHERE = f"module {workflow.modifier.namespace}: " if IS_MODULE else ""
 
 PLAN, SAMPLES = None, None
 try:
@@ -63,9 +63,9 @@ try:
 except NotTrained as error:
     # Without a plan, training is all that can run; targets are told only after reading this.
     if workflow.is_main_process and named("train") not in sys.argv:
-        raise WorkflowError(str(error))
+        raise WorkflowError(f"{WHERE}{error}")
 except CDMError as error:
-    raise WorkflowError(str(error))
+    raise WorkflowError(f"{WHERE}{error}")
 
 RUN = CONFIG.run_dir
 # Finished work that lost a file: "merge" or the name of a chunk -> the lost file.

@@ -7,6 +7,7 @@ rule demo_data:
         DEMO_DATA,
     log:
         f"{RUN}/logs/demo_data.log",
+    localrule: True  # seconds: no job of a cluster
     conda:
         "../envs/archive.yaml"
     threads: merge_threads

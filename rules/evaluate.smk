@@ -36,6 +36,7 @@ rule report:
         ),
     log:
         f"{RUN}/logs/report.log",
+    localrule: True  # seconds: no job of a cluster
     conda:
         "../envs/evaluation.yaml"
     script:

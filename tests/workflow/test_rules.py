@@ -1,0 +1,27 @@
+"""What `snakemake --list` and a cluster see of the rules."""
+
+import re
+
+import pytest
+from helpers import REPO
+
+TEXTS = [path.read_text() for path in [REPO / "Snakefile", *sorted(REPO.glob("rules/*.smk"))]]
+# Name -> what stands in the rule.
+RULES = {
+    name: body
+    for text in TEXTS
+    for name, body in re.findall(r"^ *rule (\w+):\n((?:(?: +.*)?\n)+)", text, re.MULTILINE)
+}
+# They take seconds. What reads every map takes minutes of a large dataset, and is a job.
+LOCAL = {"demo_data", "report"}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_snakemake_lists_each_rule_with_a_sentence(name):
+    first = RULES[name].splitlines()[0].strip()
+    assert re.fullmatch(r'"""[A-Z].{10,100}\."""', first)
+
+
+def test_rules_that_take_seconds_are_no_jobs_of_a_cluster():
+    assert {name for name, body in RULES.items() if "localrule: True" in body} == LOCAL
+    assert len(RULES) >= 11 and not any("gpu=1" in RULES[name] for name in LOCAL)
