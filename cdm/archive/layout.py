@@ -13,12 +13,15 @@ import numpy as np
 OK, SKIPPED = "ok", "skipped"
 COLUMN_ROWS = 65536  # rows per file of a text or integer column
 # Columns of the merged archive. `index` is the row's number as text: xarray aligns rows by the
-# column that is named like the axis, so its values must be unique.
-TEXT_COLUMNS = ("index", "set", "item", "text", "scene_id", "status")
+# column that is named like the axis, so its values must be unique. `key` names the sample, and is
+# the same in every archive: set/item/caption_idx.
+TEXT_COLUMNS = ("index", "key", "set", "item", "text", "scene_id", "status")
 INT_COLUMNS = ("caption_idx",)
 COLUMNS = (*TEXT_COLUMNS, *INT_COLUMNS)
 SHARDED = ("sample", "distance", "points", "scene_trans", "aug_trans")  # as `Layout.arrays` has
-# Version of the archive's form. 1: no attribute `archive_version`; its columns may lack `item`.
+AXES = ("joint", "xyz")  # other axes whose places have names
+# Version of the archive's form. Those of version 1 have no attribute `archive_version`, no `key`
+# and no `AXES`. In the first of them, there is no `item` either: `index` is what `item` is now.
 ARCHIVE_VERSION = 2
 
 

@@ -6,6 +6,7 @@ merged archive has the same arrays: its shard k *is* the shard file of chunk k (
 
 import contextlib
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
@@ -16,6 +17,7 @@ import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
+from cdm.archive.attributes import ARRAY_ATTRIBUTES
 from cdm.archive.checks import checksum_files, lost_files, verify_file
 from cdm.archive.layout import COLUMN_ROWS, OK, Layout, shard_name
 from cdm.archive.records import ChunkRecord, read_record, rebuild, record_path, store_path
@@ -42,22 +44,44 @@ def create_arrays(folder: Path, layout: Layout) -> dict[str, zarr.Array]:
             compressors=[Crc32cCodec()],
             dimension_names=("index", *axes),
             chunk_key_encoding={"name": "default", "separator": "."},
+            attributes=ARRAY_ATTRIBUTES[name],
         )
         for name, (row, dtype, axes) in layout.arrays().items()
     }
 
 
-def create_column(folder: Path, name: str, dtype: Any, num_samples: int) -> zarr.Array:
-    """Declare one text or integer per row. Its files exist even where all values are empty."""
+def create_column(
+    folder: Path, name: str, dtype: Any, num_samples: int, axis: str = "index"
+) -> zarr.Array:
+    """Declare one text or integer per row. Its files exist even where all values are empty.
+
+    Args:
+        axis: along which the values lie; "index" is that of the rows.
+    """
     return zarr.create_array(
         folder / name,
         shape=(num_samples,),
         chunks=(min(COLUMN_ROWS, num_samples),),
         dtype=dtype,
         compressors=[ZstdCodec(), Crc32cCodec()],
-        dimension_names=("index",),
+        dimension_names=(axis,),
+        attributes=ARRAY_ATTRIBUTES[name],
         config={"write_empty_chunks": True},
     )
+
+
+def describe_store(folder: Path, attributes: Mapping[str, Any]) -> None:
+    """Write the metadata of an archive whose arrays are all declared; nothing changes after it.
+
+    The group's zarr.json repeats the metadata of the arrays (consolidated metadata). So one request
+    tells a reader all of it, also where a server lists no files, and xarray opens the archive
+    without a warning. Zarr's warning, that other programs may not read this, does not concern them:
+    the specification has them leave it out.
+    """
+    zarr.create_group(folder, zarr_format=3, attributes=dict(attributes))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Consolidated metadata")
+        zarr.consolidate_metadata(folder, zarr_format=3)
 
 
 def write_chunk(store: Path, arrays: Mapping[str, np.ndarray], record: ChunkRecord) -> ChunkRecord:

@@ -19,7 +19,7 @@ import numpy as np
 import zarr
 
 from cdm.archive.checks import list_files, lost_files, verify_file
-from cdm.archive.layout import COLUMN_ROWS, INT_COLUMNS, OK, SKIPPED, TEXT_COLUMNS, Layout
+from cdm.archive.layout import AXES, COLUMN_ROWS, COLUMNS, OK, SKIPPED, Layout
 from cdm.archive.records import (
     ArchiveRecord,
     archive_record_path,
@@ -37,7 +37,6 @@ from cdm.run.plan_files import read_plan
 LISTED = 10  # problems of a kind before "and N more"
 ROWS_READ = 128  # at a time: all maps of a large shard would fill the memory
 THREADS, LARGE_FILE = 8, 1_000_000  # bytes
-COLUMNS = (*TEXT_COLUMNS, *INT_COLUMNS)
 # Column of the archive -> column of samples.tsv.
 PLANNED = {"set": "set", "item": "index", "caption_idx": "caption_idx", "text": "text"}
 PLANNED |= {"scene_id": "scene_id"}
@@ -105,7 +104,8 @@ def verify(path: str | Path, deep: bool = False, log: Log = lambda line: None) -
         _verify_one_chunk(path, report)
         return report
     try:
-        group = zarr.open_group(path, mode="r")
+        # The arrays' own metadata, not the copy in the group's.
+        group = zarr.open_group(path, mode="r", use_consolidated=False)
         expected = archive_record_path(path, str(group.attrs.get("plan")))
     except Exception as error:  # zarr and its codecs raise many kinds
         raise _no_archive(path, f"{type(error).__name__}: {error}") from None
@@ -226,15 +226,25 @@ def _verify_structure(path: Path, group: zarr.Group, record, report: Report) -> 
     for name, (row, dtype, _) in layout.arrays().items():
         expected = (layout.num_samples, *row), (1, *row), (layout.chunk_size, *row), dtype
         problems += _compare(path, group, name, expected)
-    for name in _columns(path):
+    for name in _columns(path, group):
         problems += _compare(path, group, name, ((layout.num_samples,), None, None, None))
+    if _version(group) > 1:
+        for name, size in zip(AXES, (layout.contact_dim, 3), strict=True):
+            problems += _compare(path, group, name, ((size,), None, None, None))
     report.problems += problems
     return None if problems else layout
 
 
-def _columns(path: Path) -> tuple[str, ...]:
-    """Names of the columns. In archives of earlier versions, `index` is what `item` is now."""
-    return tuple(name for name in COLUMNS if name != "item" or (path / name).exists())
+def _version(group: zarr.Group) -> int:
+    """Version of the archive's form; anything else than a number counts as the oldest."""
+    found = group.attrs.get("archive_version", 1)
+    return found if type(found) is int else 1
+
+
+def _columns(path: Path, group: zarr.Group) -> tuple[str, ...]:
+    """Names of the columns. In archives of version 1, `index` may be what `item` is now."""
+    new = () if _version(group) > 1 else ("item", "key")
+    return tuple(name for name in COLUMNS if name not in new or (path / name).exists())
 
 
 def _compare(path: Path, group: zarr.Group, name: str, expected: tuple) -> list[str]:
@@ -254,9 +264,9 @@ def _compare(path: Path, group: zarr.Group, name: str, expected: tuple) -> list[
 def _verify_columns(path: Path, group: zarr.Group, layout: Layout, record, report: Report):
     """Read every column; the statuses, held against the record, or None if they are damaged."""
     damaged = set()
-    for name in _columns(path):
+    for name in (*_columns(path, group), *(AXES if _version(group) > 1 else ())):
         try:
-            for start in range(0, layout.num_samples, COLUMN_ROWS):
+            for start in range(0, group[name].shape[0], COLUMN_ROWS):
                 group[name][start : start + COLUMN_ROWS]
         except Exception as error:  # a damaged column raises whatever its codec raises
             report.problems.append(f"{path / name}: cannot be read ({error})")

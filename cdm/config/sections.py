@@ -190,6 +190,7 @@ class WorkflowConfig:
     dtype: str
     threads: int | str
     standby: bool = True
+    absolute_paths: bool = False
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ from cdm.run.load import (
 )
 from cdm.run.plan import Chunk, Plan
 from cdm.run.plan_files import read_samples
+from cdm.run.version import workflow_version
 from cdm.sampling.batches import Batch, batches, prefetch
 from cdm.sampling.map_sampler import MapSampler
 
@@ -221,6 +222,7 @@ def describe_provenance(
         },
         "device": describe_device(device),
         "precision": precision,
+        "workflow": workflow_version(),
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,

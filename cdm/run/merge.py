@@ -13,16 +13,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
 
+from cdm.archive.attributes import DESCRIPTION, without_folders
 from cdm.archive.checks import checksum_files, lost_files, verify_file
-from cdm.archive.layout import COLUMN_ROWS, INT_COLUMNS, TEXT_COLUMNS, shard_name
+from cdm.archive.layout import (
+    ARCHIVE_VERSION,
+    AXES,
+    COLUMN_ROWS,
+    COLUMNS,
+    INT_COLUMNS,
+    TEXT_COLUMNS,
+    shard_name,
+)
 from cdm.archive.records import ArchiveRecord, ChunkRecord, read_record, rebuild, store_path
-from cdm.archive.store import create_arrays, create_column, verify_chunk
+from cdm.archive.store import create_arrays, create_column, describe_store, verify_chunk
+from cdm.datasets.joints import joint_names
 from cdm.errors import ArchiveError, listed
 from cdm.files import CANNOT_LINK, list_names, remove, replacing_all, seal
 from cdm.jobs.machine import device_text, read_device
 from cdm.run.plan import Chunk, Plan, describe_dropped
+from cdm.run.version import version_text, workflow_version
 
 LARGE_CHUNK = 4_000_000  # bytes; for smaller ones, threads cost more than they gain
 LISTED = 10  # damaged chunks that a message names
@@ -170,12 +180,13 @@ class _Target:
     def __init__(self, folder: Path, num_samples: int, first: ChunkRecord):
         self.folder = folder
         self.layout = replace(first.layout, num_samples=num_samples)
-        attributes = {key: value for key, value in first.provenance.items() if key != "device"}
-        self.group = zarr.create_group(folder, zarr_format=3, attributes=attributes)
+        self.provenance = {key: value for key, value in first.provenance.items() if key != "device"}
+        folder.mkdir()
         create_arrays(folder, self.layout)
         self.columns = _Columns(folder, num_samples)
         self.devices: dict[str, dict[str, Any]] = {}
         self.versions: dict[str, Counter[str]] = {}
+        self.makers: Counter[str] = Counter()
         self.shards: dict[str, list] = {}
         self.skipped: list[dict[str, Any]] = []
         self.copied: Counter[str] = Counter()
@@ -193,21 +204,20 @@ class _Target:
         self.devices[device_text(device)] = read_device(device)
         for library, version in record.provenance.get("versions", {}).items():
             self.versions.setdefault(library, Counter())[version] += 1
+        if record.provenance.get("workflow"):  # chunks of earlier versions do not tell
+            self.makers[version_text(record.provenance["workflow"])] += 1
         keys = ("set", "index", "caption_idx", "reason")
         self.skipped += [{key: row[key] for key in keys} for row in record.skipped]
 
     def finish(self, archive: str, plan: Plan) -> ArchiveRecord:
         """Write the columns and attributes that are left; returns the archive's record."""
         self.columns.write()
-        self.group.attrs["devices"] = [self.devices[name] for name in sorted(self.devices)]
-        self.group.attrs["versions"] = {
-            library: ", ".join(sorted(counts)) for library, counts in self.versions.items()
-        }
-        # By this convention (CF), xarray takes these columns for labels and not for data.
-        self.group.attrs["coordinates"] = " ".join((*TEXT_COLUMNS, *INT_COLUMNS))
-        self.group.attrs["plan"] = plan.fingerprint
-        # Chunks may be older than what the plan says of max_items, batch_size and the like.
-        self.group.attrs["config"] = plan.config.as_dict()
+        dataset, num_joints = plan.config.dataset, self.layout.contact_dim
+        names = joint_names(dataset.data_repr, dataset.data_repr_joints, num_joints)
+        for axis, values in zip(AXES, (names, list("xyz")), strict=True):
+            column = create_column(self.folder, axis, str, len(values), axis)
+            column[:] = np.array(values, object)
+        describe_store(self.folder, self._attributes(plan))
         return ArchiveRecord(
             archive=archive,
             plan=plan.fingerprint,
@@ -220,6 +230,31 @@ class _Target:
             versions={library: dict(counts) for library, counts in self.versions.items()},
             dropped=plan.dropped,
         )
+
+    def _attributes(self, plan: Plan) -> dict[str, Any]:
+        """What the archive says of itself."""
+        made_here = workflow_version()
+        provenance = self.provenance | {
+            # Chunks may be older than what the plan says of max_items, batch_size and the like.
+            "config": plan.config.as_dict(),
+            "devices": [self.devices[name] for name in sorted(self.devices)],
+            "versions": {
+                library: ", ".join(sorted(counts)) for library, counts in self.versions.items()
+            },
+            "workflow": made_here | {"made_chunks": sorted(self.makers)},
+        }
+        if not plan.config.workflow.absolute_paths:
+            provenance = without_folders(provenance)
+        return {
+            "title": f"Contact maps of {plan.config.exp_name}",
+            "description": DESCRIPTION,
+            "source": f"{made_here['name']} {version_text(made_here)}",
+            "archive_version": ARCHIVE_VERSION,
+            "plan": plan.fingerprint,
+            # By this convention (CF), xarray takes these columns for labels and not for data.
+            "coordinates": " ".join(COLUMNS),
+            **provenance,
+        }
 
     def lines(self) -> Iterator[str]:
         """What is out of the ordinary, for the log."""
@@ -305,7 +340,11 @@ class _Columns:
         """Take the next rows."""
         numbers = range(self.num_rows, self.num_rows + len(rows))
         # The item's index repeats from set to set; the label of a row must not.
-        special = {"index": map(str, numbers), "item": [row["index"] for row in rows]}
+        special = {
+            "index": map(str, numbers),
+            "item": [row["index"] for row in rows],
+            "key": [f"{row['set']}/{row['index']}/{row['caption_idx']}" for row in rows],
+        }
         for name, values in self.values.items():
             values += special.get(name) or [row[name] for row in rows]
         self.num_rows += len(rows)

@@ -144,6 +144,8 @@ def test_an_array_of_another_form_is_read_by_zarr(archive):
         kept = {"shards": old.shards, "chunks": old.chunks, "compressors": old.compressors}
         zarr.create_array(archive / name, data=values, fill_value=float("nan"), **(kept | changes))
         expected[name] = values
+    with pytest.warns(match="Consolidated metadata"):
+        zarr.consolidate_metadata(archive)
     maps = ContactMaps(archive)
     for name, values in expected.items():
         assert plain_form_problem(maps.group[name])

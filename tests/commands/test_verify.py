@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
+from archives import as_version_1
 from helpers import merged_run, plan_run
 
 import cdm.commands.verify
@@ -222,11 +223,7 @@ def test_chunks_of_different_versions_are_noted(folder):
 
 
 def test_an_archive_of_an_earlier_version_is_well(folder):
-    """There, the column `index` held the items' indices, and there was no `item`."""
-    for path in [ARCHIVE, *ARCHIVE.rglob("*")]:
-        path.chmod(0o755)
-    shutil.rmtree(ARCHIVE / "index")
-    (ARCHIVE / "item").rename(ARCHIVE / "index")
+    as_version_1(ARCHIVE)
     without_record()
     report = verify(ARCHIVE)
     assert report.problems == [] and report.num_maps_read == 6

@@ -149,21 +149,6 @@ def test_a_copy_that_is_not_the_bytes_that_were_verified_is_refused(plan, monkey
     assert not os.path.exists(plan.archive)
 
 
-def test_xarray_labels_each_row_uniquely_and_knows_the_other_columns(plan):
-    xarray = pytest.importorskip("xarray")
-    merge(plan, quiet)
-    data = xarray.open_zarr(plan.archive, consolidated=False)
-    assert data["distance"].dims == ("index", "k_sample", "point", "joint")
-    np.testing.assert_array_equal(data["distance"].values, whole_arrays()["distance"])
-    assert data.indexes["index"].is_unique and data.indexes["index"].tolist() == list("0123456")
-    labels = {"index", "set", "item", "text", "scene_id", "status", "caption_idx"}
-    assert set(data.coords) == labels and "distance" in data.data_vars
-    third = data.sel(index="3")
-    np.testing.assert_array_equal(third["sample"].values, whole_arrays()["sample"][3])
-    halves = data.isel(index=slice(0, 3)), data.isel(index=slice(3, 7))
-    assert (halves[0].distance - halves[1].distance).sizes["index"] == 0  # no row of one is other's
-
-
 @pytest.mark.parametrize("place", ["outputs", "outputs/run", "outputs/run/chunks"])
 def test_folders_of_a_run_may_be_links_to_another_disk(plan, tmp_path, place):
     Path(place).rename(tmp_path / "disk")

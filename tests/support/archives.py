@@ -1,5 +1,7 @@
 """A small run of finished chunks, made without a model, and what it consists of."""
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,6 +81,26 @@ def _make_run(folder, layout, arrays, first):
         store = record_to_store(plan.chunk_record(chunk))
         write_chunk(store, part, record_for(chunk, layout))
     return plan
+
+
+def as_version_1(archive):
+    """Make an archive what the first version wrote, without its record.
+
+    The column `index` held the items' indices, and there was no `item`. Nothing had attributes but
+    the group.
+    """
+    for path in [archive, *archive.rglob("*")]:
+        path.chmod(0o755)
+    for name in ("index", "key", "joint", "xyz"):
+        shutil.rmtree(archive / name)
+    (archive / "item").rename(archive / "index")
+    for path in archive.rglob("zarr.json"):
+        metadata = json.loads(path.read_text())
+        metadata.pop("consolidated_metadata", None)
+        new = ("archive_version", "title", "description", "source", "workflow", "coordinates")
+        for name in (*new, "units", "long_name"):
+            metadata["attributes"].pop(name, None)
+        path.write_text(json.dumps(metadata))
 
 
 def record_to_store(path):
