@@ -23,7 +23,7 @@ from cdm.archive.records import (
 )
 from cdm.errors import ArchiveError
 
-EXTRA = "pip install 'contact-maps[remote]'"  # what reads addresses
+EXTRA = "pip install 'contact-map-diffusion[remote]'"  # what reads addresses
 LOOK_AGAIN_S = 5.0  # how often an address is asked whether the archive was replaced
 
 T = TypeVar("T")

@@ -114,7 +114,7 @@ class ContactMaps:
         if type(found) is not int or found > ARCHIVE_VERSION:
             raise ArchiveError(
                 f"{self.path}: an archive of version {found}, and this program reads up to version "
-                f"{ARCHIVE_VERSION}; it was written by a newer one, so update contact-maps"
+                f"{ARCHIVE_VERSION}; it was written by a newer one, so update contact-map-diffusion"
             )
 
     def __getstate__(self) -> dict[str, Any]:

@@ -19,7 +19,7 @@ def workflow_version() -> dict[str, str | None]:
         `commit` is the full hash, with "-dirty" behind it where files differ from the commit. It
         is None in an installed package, and where git does not answer.
     """
-    return {"name": "contact-maps", "version": __version__, "commit": _commit()}
+    return {"name": "contact-map-diffusion", "version": __version__, "commit": _commit()}
 
 
 def _commit() -> str | None:

@@ -187,7 +187,7 @@ def test_metadata_of_any_other_shape_is_told_in_one_line(archive, content):
 
 
 def test_an_address_where_nobody_answers_is_named():
-    pytest.importorskip("aiohttp", reason="pip install 'contact-maps[remote]'")
+    pytest.importorskip("aiohttp", reason="pip install 'contact-map-diffusion[remote]'")
     with pytest.raises(
         ArchiveError, match=r"http://127.0.0.1:9/x\.zarr: no archive here \(OSError"
     ):

@@ -30,6 +30,7 @@ from cdm.run.losses import find_losses
 from cdm.run.merge import merge
 from cdm.run.plan_files import save_plan
 from cdm.run.planning import load_plan, make_plan
+from cdm.run.version import version_text, workflow_version
 from cdm.training.initial_weights import write_checkpoint
 
 NUM_ITEMS, NUM_POINTS = 7, 48
@@ -191,6 +192,7 @@ def test_attributes_say_where_the_numbers_come_from(usual):
     assert len(attributes["checkpoint"]["sha256"]) == 64
     assert attributes["statistics"]["sigma"] == 0.8
     assert attributes["versions"]["torch"] == torch.__version__
+    assert attributes["workflow"]["made_chunks"] == [version_text(workflow_version())]
 
 
 def test_half_precision_stays_near_single(usual):

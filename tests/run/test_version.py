@@ -52,7 +52,7 @@ def test_without_git_the_commit_is_not_known(package, monkeypatch):
     (package / "lib/.git").mkdir()
     monkeypatch.setenv("PATH", str(package))
     assert workflow_version() == {
-        "name": "contact-maps",
+        "name": "contact-map-diffusion",
         "version": cdm.__version__,
         "commit": None,
     }
