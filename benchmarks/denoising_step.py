@@ -186,7 +186,7 @@ def main():
 
     torch.manual_seed(0)
     cdm = CDM(architecture(options.trans_dim, options.depth))
-    state = initial_state_dict(cdm.model.architecture)
+    state = initial_state_dict(cdm.architecture)
     cdm.load_state_dict({key: torch.from_numpy(value) for key, value in state.items()})
     cdm = cdm.cuda().eval()
     print(

@@ -33,7 +33,7 @@ def load(checkpoint: Path | None) -> CDM:
     """The model of a checkpoint, or an untrained one of full size."""
     if checkpoint is None:
         cdm = CDM(architecture(256, 8))
-        state = initial_state_dict(cdm.model.architecture)
+        state = initial_state_dict(cdm.architecture)
         cdm.load_state_dict({key: torch.from_numpy(value) for key, value in state.items()})
         return cdm.cuda().eval()
     import yaml
