@@ -226,7 +226,7 @@ def _exact(cdm, inputs):
     """The first map in float64 on the CPU, by the naive form."""
     with torch.inference_mode(False), torch.no_grad():
         double = CDM(cdm.architecture, scan_backend="chunked").double()
-        double.load_state_dict(cdm.model.state_dict())
+        double.load_state_dict(cdm.state_dict())
         first = [x[:1].clone().cpu() for x in inputs]
         first = [x.double() if x.is_floating_point() else x for x in first]
         return double.naive_forward(*first)
