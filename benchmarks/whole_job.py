@@ -13,6 +13,7 @@ command is typed again; what that took longer than the undisturbed run is what t
 """
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -21,6 +22,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -38,6 +40,11 @@ TINY = {
     "items": 24, "points": 256, "trans_dim": 32, "depth": 1, "chunk_size": "6", "batch_size": "4",
     "cores": 2, "gpus": 0,
 }  # fmt: skip
+ON_SLURM = (  # what does not fit the small cluster of the tests
+    *("--set-resources", "generate_chunk:mem_mb=1000", "merge:mem_mb=1000"),
+    *("--set-threads", "generate_chunk=1", "merge=1"),
+    *("--slurm-init-seconds-before-status-checks", "3", "--latency-wait", "5"),
+)
 FULL_CHAIN = 500  # steps of the untrained model's chain
 
 
@@ -61,7 +68,7 @@ def read_options() -> argparse.Namespace:
     add("--precision", default="auto")
     add("--standby", choices=("on", "off"), help="workflow.standby, in trees that have it")
     add("--tree", type=Path, default=REPO, help="checkout whose Snakefile is run")
-    add("--profile", type=Path, help="workflow profile (Slurm) in place of --cores and --resources")
+    add("--slurm", action="store_true", help="on the tests' own Slurm, which is started (as root)")
     add("--kill", action="store_true", help="also kill a run at a random moment, and resume it")
     add("--kill-seed", type=int, default=0)
     add("--digest", action="store_true", help="hash the arrays, for other chunk sizes to compare")
@@ -87,6 +94,24 @@ def main() -> int:
     if options.only_data:
         return 0
 
+    with slurm() if options.slurm else contextlib.nullcontext():
+        return measure(options, folder, data, checkpoint)
+
+
+@contextlib.contextmanager
+def slurm():
+    """The cluster of the tests: one node, two fake GPUs, on loopback."""
+    sys.path.insert(0, str(REPO / "tests" / "faults"))
+    from slurm_lab import SlurmLab, unusable
+
+    if unusable():
+        raise SystemExit(f"no Slurm here: {unusable()}")
+    with tempfile.TemporaryDirectory(prefix="lab") as folder, SlurmLab(Path(folder)):
+        yield
+
+
+def measure(options, folder: Path, data: Path, checkpoint: Path) -> int:
+    """The runs that were asked for; exit status 1 if an archive is not as it must be."""
     # The undisturbed run.
     figures = describe(options)
     run = Run(options, folder, data, checkpoint, options.name)
@@ -129,8 +154,8 @@ class Run:
         self.command += ["--configfile", "config.yaml"]
         cores = options.cores or len(os.sched_getaffinity(0))
         self.confined_to = sorted(os.sched_getaffinity(0))[:cores]
-        if options.profile:
-            self.command += ["--workflow-profile", str(options.profile.resolve())]
+        if options.slurm:
+            self.command += ["--workflow-profile", str(REPO / "profiles" / "slurm"), *ON_SLURM]
         else:
             self.command += ["--cores", str(cores), "--resources", f"gpu={max(1, options.gpus)}"]
         self.typed = " ".join(["snakemake", *self.command[1:]])
