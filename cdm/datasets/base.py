@@ -170,6 +170,17 @@ class Dataset(ABC):
         """
         return None
 
+    def read_backdrop(self, sample: Sample) -> np.ndarray | None:
+        """More points of the room, for the eye alone, where the item's cloud is too thin to read.
+
+        No map has them, and no number depends on them.
+
+        Returns:
+            (n, 6) float32: metres, among the points of `read_item`, which are not rotated; red,
+            green and blue in [-1, 1]. None where there are none, as in all data on disk.
+        """
+        return None
+
     @cached_property  # the log of an experiment is read once
     def statistics_phase(self) -> str:
         """Split that statistics are computed from.

@@ -33,6 +33,10 @@ NUM_WRITTEN = 64  # items of train that are written; computed statistics are of 
 BACKGROUND, TARGET = 0, 1  # labels of points: floor and walls, the target; piece i has i + 1
 BLOCK = 1024  # points whose distances are computed together: what the cache holds
 BACKGROUND_SHARE = 0.4  # of the points; the others go to furniture by the root of its area
+# Of the backdrop, metres: spacing on floor and walls, and on furniture; width of faces left out.
+GRID_M, THINNEST_M = (0.09, 0.06), 0.02
+UPRIGHT = 0.82  # brightness of upright faces of it
+DENSE = 4096  # points of a cloud that is read without a backdrop
 FLOORS = ((0.25, 0.12, -0.05), (0.1, 0.1, 0.12), (0.45, 0.35, 0.2), (-0.15, -0.15, -0.1))
 WALLS = ((0.7, 0.68, 0.58), (0.6, 0.66, 0.72), (0.72, 0.72, 0.7), (0.62, 0.7, 0.6))
 
@@ -68,6 +72,30 @@ def make_scene(item: int, seed: int = SEED, num_points: int = NUM_POINTS) -> Sce
         points, labels = make_points(surfaces, num_points, np.random.default_rng([seed, item, 2]))
     joints = make_motion(task.action, room.pieces[0], room.side, room.path, scale)
     return Scene(task, room, points, labels, joints)
+
+
+def make_backdrop(item: int, seed: int = SEED) -> np.ndarray:
+    """The surfaces of an item's room as a fine grid of points, so that an eye reads the room.
+
+    Returns:
+        (n, 6) float32, xyz in metres and rgb in [-1, 1], darker on upright faces.
+    """
+    rng = np.random.default_rng([seed, item, 1])  # drawn from as in make_scene
+    room = make_room(make_task(item, np.random.default_rng([seed, item])), rng)
+    parts = []
+    for corner, (a, b), color, label in zip(*_surfaces(room, rng), strict=True):
+        lengths = np.linalg.norm((a, b), axis=1)
+        if lengths.min() < THINNEST_M:
+            continue
+        # The middles of equal cells, about one spacing wide.
+        cells = np.ceil(lengths / GRID_M[min(label, 1)]).astype(int)
+        across, along = ((np.arange(n) + 0.5) / n for n in cells.tolist())
+        places = corner + across[:, None, None] * a + along[:, None] * b
+        upright = abs(np.cross(a, b)[2]) < 0.5 * lengths.prod()
+        shade = (color + 1) * (UPRIGHT if upright else 1) - 1
+        shades = np.broadcast_to(np.clip(shade, -1, 1), places.shape)
+        parts.append(np.concatenate([places, shades], axis=-1).reshape(-1, 6))
+    return np.concatenate(parts).astype(np.float32)
 
 
 def make_row(item: int, seed: int = SEED) -> tuple[AnnoRow, str]:
@@ -248,6 +276,9 @@ class DemoDataset(ContactMapDataset):
 
     def files(self, sample):
         return [] if self.config.phase == "train" else super().files(sample)
+
+    def read_backdrop(self, sample):
+        return make_backdrop(int(sample.index)) if self.config.num_points < DENSE else None
 
     def read_arrays(self, sample, reader, shapes):
         if self.config.phase != "train":

@@ -123,6 +123,7 @@ class ItemReader:
             target=mask if mask is not None and mask.any() else None,
             colors=self.dataset.read_colors(sample, reader),
             motion=self.dataset.read_motion(sample, reader),
+            backdrop=self.dataset.read_backdrop(sample),
         )
 
     def maps_alone(

@@ -9,7 +9,7 @@ const OUTLINE = 5; // pixels of the target's outline, both sides together
 
 const VERTEX = `
   attribute vec3 tint;
-  uniform float size, scale, wider, near, far;
+  uniform float size, scale, wider, near, far, dimmed;
   uniform vec3 low, high, eye;
   varying vec3 vTint;
   varying float vDepth;
@@ -17,6 +17,10 @@ const VERTEX = `
     vec4 world = modelMatrix * vec4(position, 1.0);
     vec4 seen = viewMatrix * world;
     gl_Position = projectionMatrix * seen;
+    if (dimmed > 0.0) { // 10 cm farther away, so that it hides no point of the map
+      vec4 back = projectionMatrix * vec4(seen.xy, seen.z - 0.1, 1.0);
+      gl_Position.z = back.z / back.w * gl_Position.w;
+    }
     gl_PointSize = clamp(size * scale / -seen.z, 1.5, 40.0) + wider;
     vTint = tint;
     vDepth = clamp((-seen.z - near) / (far - near), 0.0, 1.0);
@@ -121,7 +125,8 @@ export class Stage {
         dispose: () => scene.children.forEach((child) => child.geometry.dispose()),
       };
     };
-    const behindSize = data.behind && spacing({ ...data, xyz: data.behind });
+    // What is behind may overlap, since it closes the surfaces of the room.
+    const behindSize = data.behind && 2 * spacing({ ...data, xyz: data.behind });
     return { box: boxOf(data), size: spacing(data), behindSize, picture };
   }
 

@@ -23,6 +23,7 @@ from cdm.demo.scenes import (
     VAL,
     DemoDataset,
     distances,
+    make_backdrop,
     make_item,
     make_row,
     make_scene,
@@ -204,3 +205,24 @@ def test_the_motion_of_an_item_is_the_one_its_distances_are_of(demo_dir):
     item, motion = dataset.read_item(sample, reader), dataset.read_motion(sample, reader)
     apart = np.linalg.norm(item.c_pc_xyz[:, None] - motion[None, :, 0], axis=-1).min(axis=1)
     np.testing.assert_allclose(item.distance[:, 0], apart, atol=1e-4)
+
+
+def test_the_backdrop_lies_on_the_surfaces_that_the_points_are_drawn_from():
+    for item in (0, 24):
+        backdrop, scene = make_backdrop(item), make_scene(item)
+        assert backdrop.dtype == np.float32 and np.abs(backdrop[:, 3:]).max() <= 1
+        # Points lie 6 mm of noise from a surface, and cells are up to 9 cm wide.
+        apart = np.linalg.norm(scene.points[::8, None, :3] - backdrop[:, :3], axis=-1)
+        assert apart.min(axis=1).max() < 0.09
+        nearest = backdrop[apart.argmin(axis=1), 3:]
+        assert np.abs(nearest - scene.points[::8, 3:]).mean() < 0.2
+
+
+def test_only_a_thin_cloud_has_a_backdrop_and_no_file_or_number_knows_of_it(demo_dir):
+    sample = DemoDataset(demo_config(), demo_dir).samples()[0]
+    thin, dense = (
+        DemoDataset(demo_config(num_points=num), demo_dir).read_backdrop(sample)
+        for num in (NUM_POINTS, 8192)
+    )
+    assert len(thin) > 5 * NUM_POINTS and dense is None
+    assert ContactMapDataset(demo_config(), demo_dir).read_backdrop(sample) is None
