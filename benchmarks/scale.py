@@ -1,10 +1,12 @@
 """Seconds and peak memory of everything but sampling, at 10,000 chunks and 1,000,000 samples.
 
     python benchmarks/scale.py --folder /scratch/scale
+    python benchmarks/scale.py --folder /scratch/h3d --chunks 8 --chunk-size 3072 --points 8192
 
-A dummy generator takes the model's place: every chunk holds the same random maps of four points,
-and a record of its own. The folder needs 1.5 million inodes and 4 GB; it is kept, and what is
-there is used again. Every figure is one process of its own, as people run it.
+A dummy generator takes the model's place: every chunk holds the same random maps, and a record of
+its own. The folder of the first command needs 1.5 million inodes and 4 GB; it is kept, and what is
+there is used again. That of the second, 24,576 maps as float32, needs 12 GB. Every figure is one
+process of its own, as people run it.
 """
 
 import argparse
@@ -32,7 +34,8 @@ from cdm.run.dataset import open_dataset
 from cdm.run.plan_files import read_plan, read_samples
 
 REPO = Path(__file__).resolve().parent.parent
-CHUNK_SIZE, NUM_POINTS, NUM_JOINTS = 100, 4, 6
+NUM_JOINTS = 6
+LARGE = 1000  # points of a map from which on the copies of a template are hard links
 RUN = "outputs/scale"
 
 
@@ -59,7 +62,8 @@ def generate(run: str, numbers: list[int]) -> None:
     """
     os.chdir(Path(run).parents[1])
     plan = read_plan(RUN)
-    layout = Layout(CHUNK_SIZE, CHUNK_SIZE, 1, NUM_POINTS, NUM_JOINTS, "float32")
+    points, size = plan.config.dataset.num_points, plan.config.workflow.chunk_size
+    layout = Layout(size, size, 1, points, NUM_JOINTS, plan.config.workflow.dtype)
     provenance = {
         "config": plan.config.as_dict(),
         "settings": plan.identity,
@@ -70,14 +74,16 @@ def generate(run: str, numbers: list[int]) -> None:
         "device": "dummy generator",
         "versions": {},
     }
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory(dir=".") as scratch:
         template = Path(scratch, "template.zarr")
         rng = np.random.default_rng(0)
         arrays = {
-            name: rng.random(values.shape, np.float32) for name, values in layout.empty().items()
+            name: rng.random(values.shape, np.float32).astype(values.dtype)
+            for name, values in layout.empty().items()
         }
         seconds = {"load": 1.0, "text": 0.1, "model": 0.5, "sample": 300.0}
-        record = ChunkRecord("", "", layout, [], {}, provenance, seconds)
+        rows = [{"status": OK}] * size
+        record = ChunkRecord("", "", layout, rows, {}, provenance, seconds)
         record = write_chunk(template, arrays, record)
         dataset = open_dataset(plan.config, plan.architecture.point_feat_dim)
         for chunk in (plan.chunks[number] for number in numbers):
@@ -90,7 +96,8 @@ def generate(run: str, numbers: list[int]) -> None:
                 del row["scene_trans"]
             items = dict(content(plan, sample) for sample in samples)
             contents = {"items": items, "text_model": {}, "statistics": {}}
-            shutil.copytree(template, store)
+            copy = os.link if points >= LARGE else shutil.copy2
+            shutil.copytree(template, store, copy_function=copy)
             mine = replace(
                 record, name=chunk.name, base=chunk.base, samples=rows, contents=contents
             )
@@ -129,7 +136,7 @@ def measure(what: str, command: list, folder: Path) -> dict:
     return figure
 
 
-def prepare(folder: Path, num_items: int) -> None:
+def prepare(folder: Path, num_items: int, options: argparse.Namespace) -> None:
     """A data set and its configuration, unless they are there."""
     if (folder / "mine.yaml").exists():
         return
@@ -138,9 +145,9 @@ def prepare(folder: Path, num_items: int) -> None:
         "exp_name": "scale",
         "exp_dir": "demo",
         "gpu": None,
-        "dataset": {"data_dir": "data", "sets": ["HUMANISE"], "num_points": NUM_POINTS},
+        "dataset": {"data_dir": "data", "sets": ["HUMANISE"], "num_points": options.points},
         "model": yaml.safe_load((REPO / "config/demo.yaml").read_text())["model"],
-        "workflow": {"chunk_size": CHUNK_SIZE},
+        "workflow": {"chunk_size": options.chunk_size, "dtype": options.dtype},
     }
     (folder / "mine.yaml").write_text(yaml.safe_dump(config))
 
@@ -149,13 +156,16 @@ def main() -> None:
     """Build what is missing, and measure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, required=True, help="working folder, kept")
-    parser.add_argument("--chunks", type=int, default=10_000, help="of 100 samples each")
+    parser.add_argument("--chunks", type=int, default=10_000)
+    parser.add_argument("--chunk-size", type=int, default=100, help="samples of each chunk")
+    parser.add_argument("--points", type=int, default=4, help="of each map")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "float16"])
     parser.add_argument("--cores", type=int, default=os.cpu_count())
     parser.add_argument("--deep", action="store_true", help="measure verify --deep, too")
     args = parser.parse_args()
     large, small = args.folder.resolve() / "large", args.folder.resolve() / "45000"
-    prepare(large, args.chunks * CHUNK_SIZE)
-    prepare(small, 45_000)
+    prepare(large, args.chunks * args.chunk_size, args)
+    prepare(small, 45_000, args)
     (args.folder / "Snakefile").write_text("rule all:\n    input: []\n")
 
     python, cdm = sys.executable, [sys.executable, "-m", "cdm"]
