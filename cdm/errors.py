@@ -67,6 +67,14 @@ class DataError(CDMError):
     """A dataset folder, an index file or the statistics are not what they should be."""
 
 
+class Unreachable(CDMError):
+    """A server with data does not answer, or refuses to.
+
+    It is no `DataError`: what cannot be reached now is neither missing nor damaged, so it is never
+    skipped.
+    """
+
+
 class BadItem(DataError):
     """One item cannot be used (missing key, wrong shape, NaN, too few points).
 

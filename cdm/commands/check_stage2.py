@@ -45,7 +45,7 @@ def check_stage_2(
     # Where the maps are, and of which sets.
     tests = split == "test"
     if not data_dir.is_dir():
-        raise ConfigError(f"{data_dir}: no such folder; expected stage 2's data folder")
+        raise ConfigError(f"{data_dir}: no such folder; expected stage 2's data folder, on disk")
     if tests and contact_folder is None:
         raise ConfigError(
             "stage 2 reads the maps of a test in its task.test.contact_folder: name that folder "

@@ -10,7 +10,8 @@ from typing import Any
 import jsonschema
 
 from cdm.config.text_yaml import read_text_yaml
-from cdm.files import expand_path
+from cdm.errors import ConfigError
+from cdm.files import checked_url, expand_path, is_url, redacted
 
 BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 REPLACED = {  # keys of before -> what to type now
@@ -160,11 +161,20 @@ def _paths(schema: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
         yield from _paths(sub, f"{prefix}{key}.")
 
 
+def _expand_place(value: str, key: str) -> str:
+    """A path or a URL, checked before its variables are replaced and after."""
+    if not is_url(value):
+        value = expand_path(value, key)
+        return checked_url(value, key) if is_url(value) else value
+    return checked_url(expand_path(checked_url(value, key), key), key)
+
+
 def expand_paths(values: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
     """The values with `~` and variables replaced in all keys the schema calls a path.
 
     Raises:
-        ConfigError: a variable that is not set, or a character no path may have.
+        ConfigError: a variable that is not set, a character no path may have, a URL where only a
+            path can be, or one with a password.
     """
     expanded = {}
     for key, value in values.items():
@@ -173,5 +183,13 @@ def expand_paths(values: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[s
             value = expand_paths(value, sub)
         elif sub.get("format") == "path" and value is not None:
             value = expand_path(value, key)
+            if is_url(value):
+                raise ConfigError(
+                    f"{key}: found {redacted(value)}, expected a path on this machine: data are "
+                    "read from a URL (dataset.data_dir, dataset.statistics, dataset.examples), "
+                    "weights and outputs are not; copy it here and give its path"
+                )
+        elif sub.get("format") == "path or url" and value is not None:
+            value = _expand_place(value, key)
         expanded[key] = value
     return expanded

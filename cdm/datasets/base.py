@@ -6,23 +6,21 @@ exception is `captions: reference`, which repeats afford-motion's own order and 
 """
 
 import math
-import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
-from pathlib import Path
 
 import numpy as np
 
 from cdm.contact import contact_from_distance
 from cdm.datasets.experiment_log import trained_split
-from cdm.datasets.files import FileReader, load_npy
+from cdm.datasets.files import FileReader, exists, load_npy
 from cdm.datasets.reference_draws import REFERENCE, Captions, Entry, draw_entries
 from cdm.errors import DataError, listed
-from cdm.files import FileState
+from cdm.files import FileState, Place, RemotePath, RemoteState, place_of, state_of
 from cdm.noise import choice, stream_key, uniform
 
 AFFORDANCE_DIM = 1  # point features of a model that sees affordances alone
@@ -75,7 +73,7 @@ class Dataset(ABC):
 
     Args:
         config: section `dataset` (`cdm.config.DatasetConfig`).
-        data_dir: folder that holds the sets.
+        data_dir: folder that holds the sets, on disk or on a server.
         point_feat_dim: width of the model's point features; 1 selects affordance files.
         seed: of caption picks and rotations.
     Attributes:
@@ -95,7 +93,7 @@ class Dataset(ABC):
 
     def __init__(self, config, data_dir, point_feat_dim: int | None = None, seed: int = 0):
         self.config = config
-        self.data_dir = Path(data_dir)
+        self.data_dir = place_of(data_dir)
         self.point_feat_dim = point_feat_dim
         self.seed = seed
         self.exp_dir: str | None = None
@@ -130,6 +128,10 @@ class Dataset(ABC):
     def files(self, sample: Sample) -> list[str]:
         """Files `load` reads for a sample, relative to data_dir."""
 
+    def all_files(self, samples: Iterable[Sample]) -> list[list[str]]:
+        """`files` of many samples: a server is asked about all of them at once."""
+        return [self.files(sample) for sample in samples]
+
     @abstractmethod
     def read_item(self, sample: Sample, reader: FileReader) -> Item:
         """The item as it lies on disk, neither rotated nor normalised.
@@ -149,7 +151,7 @@ class Dataset(ABC):
     def read_target_mask(self, sample: Sample, reader: FileReader) -> np.ndarray | None:
         """(num_points,) bool, in any phase; None where there is no such file."""
         name = self.target_mask_file(sample)
-        if name is None or not (self.data_dir / name).exists():
+        if name is None or not exists(self.data_dir / name):
             return None
         return load_npy(reader, name, (self.config.num_points,)).astype(bool)
 
@@ -376,24 +378,15 @@ def translation(offset) -> np.ndarray:
     return matrix
 
 
-def stat_files(dataset: Dataset, relpaths) -> dict[str, FileState | None]:
+def stat_files(dataset: Dataset, relpaths) -> dict[str, FileState | RemoteState | None]:
     """State of every file the samples need, None for a missing one.
 
     Raises:
         DataError: files are missing, and `dataset.on_bad_item` does not permit to skip them.
+        Unreachable: the server does not tell.
     """
     names, folder = list(dict.fromkeys(relpaths)), str(dataset.data_dir)
-
-    def stat(name: str) -> FileState | None:
-        try:
-            return FileState.of(os.stat(f"{folder}/{name}"))
-        except (OSError, ValueError):  # ValueError: a NUL in the name
-            return None
-
-    parts = [names[start : start + 256] for start in range(0, len(names), 256)]
-    with ThreadPoolExecutor(16) as pool:  # network file systems answer many requests at once
-        found = pool.map(lambda part: list(map(stat, part)), parts)
-        stats = dict(zip(names, chain.from_iterable(found), strict=True))
+    stats = find_states(dataset.data_dir, names)
     missing = [name for name, found in stats.items() if found is None]
     if missing and dataset.config.on_bad_item == "fail":
         paths = listed((f"{folder}/{name}" for name in missing), 5)
@@ -403,3 +396,20 @@ def stat_files(dataset: Dataset, relpaths) -> dict[str, FileState | None]:
             "split file, or set dataset.on_bad_item: skip"
         )
     return stats
+
+
+def find_states(data_dir: Place, names: list[str]) -> dict[str, FileState | RemoteState | None]:
+    """State of every file below a folder, None for a missing one; many are asked for at once."""
+    if isinstance(data_dir, RemotePath):
+        return data_dir.folder.states(names)
+
+    def stat(name: str) -> FileState | RemoteState | None:
+        try:
+            return state_of(f"{data_dir}/{name}")
+        except (OSError, ValueError):  # ValueError: a NUL in the name
+            return None
+
+    parts = [names[start : start + 256] for start in range(0, len(names), 256)]
+    with ThreadPoolExecutor(16) as pool:  # network file systems answer many requests at once
+        found = pool.map(lambda part: list(map(stat, part)), parts)
+        return dict(zip(names, chain.from_iterable(found), strict=True))

@@ -1,7 +1,6 @@
 """ContactHumanML3DDataset: HumanML3D clips on their own ground (set H3D, y up)."""
 
 import contextlib
-import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,13 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cdm.datasets.base import NUM_JOINTS, Dataset, Item, Sample, translation
+from cdm.datasets.base import NUM_JOINTS, Dataset, Item, Sample, find_states, translation
 from cdm.datasets.files import decode_npy, load_npy, load_npz, read_regular, safe_path
 from cdm.datasets.reference_draws import H3D_HORIZON, REFERENCE, Clip, Entry, draw_clips
-from cdm.datasets.tables import NUMBER, read_lines
+from cdm.datasets.tables import NUMBER, NoIndex, read_lines
 from cdm.datasets.values import check_distances, check_points
 from cdm.errors import BadItem, DataError, listed
-from cdm.files import FileState, seal, unseal
+from cdm.files import FileState, Place, RemotePath, RemoteState, seal, state_of, unseal
 
 FPS = 20
 VECTOR_DIM = 263  # columns of HumanML3D's motion vectors
@@ -91,6 +90,7 @@ class ContactHumanML3DDataset(Dataset):
         clips: list[Clip] = []
         unusable: dict[str, str] = {}
         self.dropped = {}
+        self._read_captions_ahead(facts, max_horizon)
         for name, found in facts.items():
             try:
                 reason = self._reason(found, max_horizon)
@@ -146,11 +146,14 @@ class ContactHumanML3DDataset(Dataset):
         afford-motion takes those of all.txt whatever the phase.
         """
         samples = [Sample("H3D", name, 0, "") for name in self._names(self.statistics_phase)]
-        return [sample for sample in samples if self._has_contacts(sample)]
+        names = [self.files(sample)[0] for sample in samples]
+        states = find_states(self.data_dir, [name for name in names if self._is_safe(name)])
+        pairs = zip(samples, names, strict=True)
+        return [sample for sample, name in pairs if states.get(name) is not None]
 
-    def _has_contacts(self, sample: Sample) -> bool:
+    def _is_safe(self, relpath: str) -> bool:
         try:
-            return os.path.exists(safe_path(self.data_dir, self.files(sample)[0]))
+            return bool(safe_path(self.data_dir, relpath))
         except BadItem:
             return False
 
@@ -204,6 +207,18 @@ class ContactHumanML3DDataset(Dataset):
         length_reason = self._length_reason(facts.num_frames, max_horizon)
         return length_reason or ("NaN in the motion" * facts.has_nan)
 
+    def _read_captions_ahead(
+        self, facts: "dict[str, MotionFacts | BadItem]", max_horizon: int
+    ) -> None:
+        """Many caption files are asked for at once, if they lie on a server."""
+        if isinstance(self.data_dir, RemotePath):
+            usable = (
+                name
+                for name, found in facts.items()
+                if isinstance(found, MotionFacts) and not self._reason(found, max_horizon)
+            )
+            self.data_dir.folder.read_ahead(map(_text_file, usable))
+
     def _length_reason(self, num_frames: int, max_horizon: int) -> str:
         if num_frames < self.config.min_horizon:
             return f"shorter than min_horizon ({self.config.min_horizon}): {num_frames} frames"
@@ -229,10 +244,10 @@ class ContactHumanML3DDataset(Dataset):
     def _captions(self, name: str) -> list[tuple[int, str, float, float]]:
         """(line number from 0, caption, from, to) of a clip's caption file; times in seconds."""
         path, captions = self.data_dir / _text_file(name), []
-        if not os.path.exists(safe_path(self.data_dir, _text_file(name))):
-            raise BadItem(f"no caption file: {path}")
         try:
             lines = read_lines(self.data_dir, _text_file(name))
+        except NoIndex as error:
+            raise BadItem(f"no caption file: {path}") from error
         except DataError as error:
             raise BadItem(str(error)) from error
         for number, line in enumerate(lines):
@@ -320,24 +335,26 @@ def _text_file(name: str) -> str:
 
 
 def motion_facts(
-    data_dir: Path, names, facts_path=None
+    data_dir: Place, names, facts_path=None
 ) -> tuple[dict[str, MotionFacts | BadItem], dict[str, list]]:
     """Length and NaN of each clip's motion, or what is wrong with its file; and what to keep.
 
     With a facts file of today's motions, every motion is only stat'ed.
     """
     known, facts, stale = _read_facts(facts_path), {}, {}
+    if isinstance(data_dir, RemotePath):
+        data_dir.folder.states(map(_motion_file, names))  # remembered: `state_of` asks no more
     for name in names:
         try:
             path = safe_path(data_dir, _motion_file(name))
-            state = FileState.of(os.stat(path))
+            state = state_of(path)
         except BadItem as error:
             facts[name] = error
         except OSError as error:
             facts[name] = BadItem(f"no motion file: {path} ({error.strerror})")
         else:
             entry = known.get(name)
-            if entry is not None and entry[:-2] == [*state]:
+            if entry is not None and entry[:-2] == [*state] and state.tells_edits:
                 facts[name] = MotionFacts(*entry[-2:])
             else:
                 facts[name] = None  # keeps the order
@@ -353,7 +370,9 @@ def motion_facts(
     return facts, known
 
 
-def _read_motion(path: Path) -> tuple[FileState | None, MotionFacts | BadItem]:
+def _read_motion(
+    path: Place,
+) -> tuple[FileState | RemoteState | None, MotionFacts | BadItem]:
     """The file's state and facts; None and what is wrong with it where it cannot be used."""
     try:
         data, state = read_regular(path)
@@ -369,7 +388,7 @@ def seal_motions(motions: dict[str, list]) -> bytes:
 
 
 def _read_facts(facts_path) -> dict[str, list]:
-    """Clip -> size, mtime_ns, ctime_ns, inode, frames, has_nan; empty for a damaged file."""
+    """Clip -> the four values of its state, frames, has_nan; empty for a damaged file."""
     with contextlib.suppress(OSError, ValueError, TypeError):
         known = unseal(Path(facts_path).read_bytes())["motions"]
         return {name: entry for name, entry in known.items() if len(entry) == 6}

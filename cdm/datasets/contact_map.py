@@ -11,11 +11,12 @@ from cdm.datasets.base import (
     as_bytes,
     translation,
 )
-from cdm.datasets.files import REBUILD, load_npy, load_npz
+from cdm.datasets.files import REBUILD, exists, load_npy, load_npz
 from cdm.datasets.reference_draws import Entry
 from cdm.datasets.tables import AnnoRow, read_row_numbers, read_table
 from cdm.datasets.values import check_colors, check_distances, check_points
 from cdm.errors import BadItem, DataError, listed
+from cdm.files import RemotePath
 
 NO_TRUTH = (
     "scenes without ground truth can be read with dataset.name=ContactMapCustomDataset; otherwise "
@@ -66,6 +67,14 @@ class ContactMapDataset(Dataset):
     def read_split(self, set_name: str) -> set[int]:
         """Row numbers the split file lists."""
         return read_row_numbers(self.data_dir, self._split_file(set_name))
+
+    def all_files(self, samples):
+        if self.config.use_openscene and self.point_feat_dim == AFFORDANCE_DIM:
+            # Which of two files an item is read with depends on what is there.
+            affordances = [self._item_file(sample, "affordance", "npy") for sample in samples]
+            if isinstance(self.data_dir, RemotePath):
+                self.data_dir.folder.states(affordances)
+        return super().all_files(samples)
 
     def files(self, sample):
         names = [self._contact_file(sample)]
@@ -163,7 +172,7 @@ class ContactMapDataset(Dataset):
     def _openscene_file(self, sample: Sample) -> str:
         """One affordance column where the model wants one and it exists, else scene features."""
         affordance = self._item_file(sample, "affordance", "npy")
-        if self.point_feat_dim == AFFORDANCE_DIM and (self.data_dir / affordance).exists():
+        if self.point_feat_dim == AFFORDANCE_DIM and exists(self.data_dir / affordance):
             return affordance
         scene = sample.scene_id + ("_vh_clean_2" if sample.set == "HUMANISE" else "")
         return f"{sample.set}/feat/{scene}_openscene_feat_distill.npy"

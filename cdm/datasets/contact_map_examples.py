@@ -6,13 +6,12 @@ behind a third `#` (a number of frames) is for its stage 2.
 
 import re
 from collections import Counter
-from pathlib import Path
 
 from cdm.datasets.contact_map import ContactMapDataset
 from cdm.datasets.reference_draws import Entry
 from cdm.datasets.tables import AnnoRow, read_index
 from cdm.errors import DataError
-from cdm.files import safe_name
+from cdm.files import place_of, safe_name
 
 USUAL_LIST = "examples/contact_examples.txt"  # in the data folder
 
@@ -60,7 +59,7 @@ class ContactMapExampleDataset(ContactMapDataset):
         Raises:
             DataError: no such file, no line, or a line that is something else.
         """
-        path = Path(self.config.examples or self.data_dir / USUAL_LIST)
+        path = place_of(self.config.examples or self.data_dir / USUAL_LIST)
         found = []
         for number, line in enumerate(read_index(path.parent, path.name).split("\n"), start=1):
             if not line.strip():

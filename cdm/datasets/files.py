@@ -2,26 +2,34 @@
 
 import hashlib
 import io
-import os
 import threading
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
-from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
 from cdm.errors import BadItem, DataError, listed
-from cdm.files import FileContent, FileState, read_with_state, safe_name
+from cdm.files import (
+    FileContent,
+    FileState,
+    Place,
+    RemotePath,
+    RemoteState,
+    place_of,
+    read_with_state,
+    safe_name,
+    state_of,
+)
+from cdm.files.remote import LARGEST
 
-LARGEST = 2**33  # bytes of a file; the features of a whole scene have a tenth of it
 REBUILD = "rebuild the file, or set dataset.on_bad_item to skip"
 
 
 class FileReader:
-    """Reads files below a folder and remembers exactly what it returned.
+    """Reads files below a folder, on disk or on a server, and remembers exactly what it returned.
 
     `contents` maps each relative path to the `FileContent` that was read. A chunk's
     record keeps it, so that a later plan can tell a touched file from an edited one. A file that
@@ -30,13 +38,21 @@ class FileReader:
     """
 
     def __init__(self, data_dir, num_shared: int = 4):
-        self.data_dir = Path(data_dir)
+        self.data_dir = place_of(data_dir)
         self.contents: dict[str, FileContent] = {}
         self._shared: OrderedDict[str, np.ndarray] = OrderedDict()
         self._num_shared = num_shared
         self._lock = threading.RLock()  # `read_shared` holds it while it reads
 
-    def path(self, relpath: str) -> Path:
+    def read_ahead(self, relpaths: Iterable[str]) -> None:
+        """Begin to read small files in the order in which they will be asked for.
+
+        Only files on a server: an answer takes long, and many requests at once take no longer.
+        """
+        if isinstance(self.data_dir, RemotePath):
+            self.data_dir.folder.read_ahead(relpaths)
+
+    def path(self, relpath: str) -> Place:
         """Where the file lies; BadItem where the name leads out of the folder."""
         return safe_path(self.data_dir, relpath)
 
@@ -67,7 +83,7 @@ class FileReader:
             return self._shared[relpath]
 
 
-def safe_path(data_dir: Path, relpath: str) -> Path:
+def safe_path(data_dir: Place, relpath: str) -> Place:
     """The path of a file below the data folder.
 
     Raises:
@@ -78,20 +94,29 @@ def safe_path(data_dir: Path, relpath: str) -> Path:
     return data_dir / relpath
 
 
-def read_regular(path: Path) -> tuple[bytes, FileState]:
+def exists(path: Place) -> bool:
+    """Whether there is something of this name."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # ValueError: a NUL in the path
+        return False
+
+
+def read_regular(path: Place) -> tuple[bytes, FileState | RemoteState]:
     """The bytes of a plain file and its state at that time.
 
     Raises:
         BadItem: not there, not readable, not a plain file, too large, or changed while it was read.
+        Unreachable: it lies on a server that does not answer.
     """
     try:
-        if (size := os.stat(path).st_size) > LARGEST:
+        if not isinstance(path, RemotePath) and (size := state_of(path).size) > LARGEST:
             raise BadItem(f"{path}: has {size} bytes, expected at most {LARGEST}; {REBUILD}")
         data, state = read_with_state(path)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or error
         raise BadItem(f"{path}: cannot be read ({reason}); {REBUILD}") from error
-    if len(data) != state.size:
+    if state.size is not None and len(data) != state.size:
         raise BadItem(f"{path}: changed while it was read; run again once it is complete")
     return data, state
 

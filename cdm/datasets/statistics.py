@@ -6,6 +6,7 @@ has mean 0.140 after 6e7 rows), so a file that exists is used as it is. Otherwis
 from the split that the model was trained on, whatever split is sampled.
 """
 
+import fnmatch
 import io
 import os
 import re
@@ -16,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from cdm.datasets.base import Dataset, Sample
-from cdm.datasets.files import REBUILD, FileReader, decode_npz, read_regular
+from cdm.datasets.files import REBUILD, FileReader, decode_npz, exists, read_regular
 from cdm.errors import BadItem, DataError
-from cdm.files import digest, write_bytes
+from cdm.files import Place, RemotePath, digest, list_names, place_of, write_bytes
 
 NAME = re.compile(
     r"Mean_Std_(?P<kind>Cont|Dist)_.+?_(?P<data_repr>contact_(cont|all|one)_joints|contact_pelvis)"
@@ -122,24 +123,27 @@ def computed_statistics_path(dataset: Dataset, items: list[Sample], run_dir: str
     Args:
         items: the dataset's `statistics_samples`.
     """
-    folder, joints = os.path.normpath(dataset.data_dir), dataset.config.data_repr_joints
+    remote = isinstance(dataset.data_dir, RemotePath)
+    folder = str(dataset.data_dir) if remote else os.path.normpath(dataset.data_dir)
+    joints = dataset.config.data_repr_joints
     rows = [[item.set, item.index] for item in items]
     key = digest([folder, dataset.statistics_phase, rows, joints])
     return f"{run_dir}/statistics/{key}/{dataset.statistics_name()}"
 
 
-def load_statistics(path: str | Path, contact_dim: int) -> Statistics:
-    """Read a `Mean_Std_*.npz`.
+def load_statistics(path: str | Place, contact_dim: int) -> Statistics:
+    """Read a `Mean_Std_*.npz`, on disk or on a server.
 
     Raises:
         DataError: no such file, not one of this kind, or of another number of joints.
     """
-    if not os.path.exists(path):
+    path = place_of(path)
+    if not exists(path):
         raise DataError(f"{path}: no such file; correct dataset.statistics, or set it to null")
     shapes = {"mean": (1, contact_dim), "std": (1, contact_dim)}
     advice = "restore the file; dataset.data_repr must be that of the model"
     try:
-        arrays = decode_npz(read_regular(Path(path))[0], str(path), shapes, advice)
+        arrays = decode_npz(read_regular(path)[0], str(path), shapes, advice)
     except BadItem as error:
         raise DataError(str(error).replace(REBUILD, advice)) from error
     return checked_statistics(arrays["mean"], arrays["std"], str(path), contact_dim)
@@ -189,13 +193,13 @@ def find_statistics(dataset: Dataset, exp_dir=None) -> Statistics | None:
     if config.statistics is not None:
         return load_statistics(config.statistics, config.contact_dim)
     path = dataset.data_dir / dataset.statistics_name()
-    trained_with = [Path(exp_dir, path.name)] if exp_dir is not None else []
+    trained_with = [place_of(exp_dir) / path.name] if exp_dir is not None else []
     for candidate in (*trained_with, path):
-        if candidate.exists():
+        if exists(candidate):
             return load_statistics(candidate, config.contact_dim)
     if dataset.has_ground_truth:
         return None
-    found = ", ".join(sorted(name.name for name in dataset.data_dir.glob("Mean_Std_*.npz")))
+    found = ", ".join(sorted(fnmatch.filter(list_names(dataset.data_dir), "Mean_Std_*.npz")))
     raise DataError(
         f"{path}: no such file, and {config.name} has no ground truth to compute it from "
         f"({dataset.data_dir} holds {found or 'no Mean_Std_*.npz'}); name the file the model was "

@@ -3,14 +3,12 @@
 import csv
 import io
 import math
-import os
 import re
-from pathlib import Path
 from typing import NamedTuple
 
 from cdm.datasets.files import read_regular, safe_path
-from cdm.errors import BadItem, DataError
-from cdm.files import safe_name
+from cdm.errors import BadItem, DataError, listed
+from cdm.files import Place, RemotePath, list_names, safe_name
 
 COLUMNS = ("scene_id", "scene_trans_x", "scene_trans_y", "scene_trans_z", "utterance")
 FARTHEST_M = 1e7  # the largest offset; even map projections of the earth stay below
@@ -21,6 +19,10 @@ PANDAS_MISSING = frozenset(
     "|null".split("|")
 )
 NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
+
+
+class NoIndex(DataError):
+    """There is no such index file."""
 
 
 class AnnoRow(NamedTuple):
@@ -40,27 +42,35 @@ class AnnoRow(NamedTuple):
         return list(enumerate(whole.split("$$"))) if whole else []
 
 
-def read_index(data_dir: Path, relpath: str) -> str:
+def read_index(data_dir: Place, relpath: str) -> str:
     """Text of an index file (split, table, captions).
 
     A byte order mark is left out. Lines end with LF, CRLF or CR, and all become LF.
 
     Raises:
-        DataError: not there, not a plain file, or not UTF-8; says what was looked for.
+        DataError: not there (`NoIndex`), not a plain file, or not UTF-8; says what was looked for.
+        Unreachable: it lies on a server that does not answer.
     """
     path = safe_path(data_dir, relpath)
-    if not os.path.exists(path):
-        raise DataError(_missing(data_dir, path, relpath))
     try:
         text = read_regular(path)[0].decode("utf-8-sig")
     except BadItem as error:
+        if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+            raise NoIndex(_missing(data_dir, path, relpath)) from error
         raise DataError(str(error)) from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: cannot be read as UTF-8 text ({error})") from error
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _missing(data_dir: Path, path: Path, relpath: str) -> str:
+def _missing(data_dir: Place, path: Place, relpath: str) -> str:
+    if isinstance(data_dir, RemotePath):
+        holds = listed(sorted(list_names(path.parent)), 8, ", ")
+        found = f"; {path.parent} holds {holds}" if holds else ""
+        return (
+            f"{path}: the server has no such file{found}; check dataset.data_dir (the URL of the "
+            "data folder that holds the sets), dataset.sets and dataset.phase"
+        )
     if not data_dir.is_dir():
         return (
             f"{data_dir}: no such folder (looked for {relpath} in it); set dataset.data_dir to "
@@ -74,7 +84,7 @@ def _missing(data_dir: Path, path: Path, relpath: str) -> str:
     )
 
 
-def read_lines(data_dir: Path, relpath: str) -> list[str]:
+def read_lines(data_dir: Place, relpath: str) -> list[str]:
     """Lines of an index file.
 
     Not by `str.splitlines`, which also ends a line at a form feed, U+0085 or U+2028: those occur
@@ -83,7 +93,7 @@ def read_lines(data_dir: Path, relpath: str) -> list[str]:
     return read_index(data_dir, relpath).split("\n")
 
 
-def read_row_numbers(data_dir: Path, relpath: str) -> set[int]:
+def read_row_numbers(data_dir: Place, relpath: str) -> set[int]:
     """Row numbers that a split file lists.
 
     Raises:
@@ -101,7 +111,7 @@ def read_row_numbers(data_dir: Path, relpath: str) -> set[int]:
     return numbers
 
 
-def read_table(data_dir: Path, relpath: str) -> list[AnnoRow]:
+def read_table(data_dir: Place, relpath: str) -> list[AnnoRow]:
     """Rows of an anno.csv; the position in the list is the item's index.
 
     Raises:
@@ -143,7 +153,7 @@ def read_table(data_dir: Path, relpath: str) -> list[AnnoRow]:
     return rows
 
 
-def _check_header(path: Path, header: list[str]) -> None:
+def _check_header(path: Place, header: list[str]) -> None:
     absent = [name for name in COLUMNS if name not in header]
     if absent:
         raise DataError(

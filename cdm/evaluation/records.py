@@ -17,12 +17,16 @@ from cdm.archive.checks import verify_file
 from cdm.datasets import FileReader
 from cdm.errors import ArchiveError
 from cdm.files import (
-    FileState,
+    Place,
+    RemotePath,
     checksum,
     digest,
     hash_file,
+    may_be,
+    place_of,
     read_bytes,
     seal,
+    state_of,
     typed,
     unseal,
     write_bytes,
@@ -84,15 +88,17 @@ def record_key(folder: Path, kind: str, base: str, plan: Plan) -> str:
     return digest([base, stale]) if stale else base
 
 
-def _changes(record: EvaluationRecord, folder: Path, plan: Plan) -> Iterator[Path]:
+def _changes(record: EvaluationRecord, folder: Path, plan: Plan) -> Iterator[Place]:
     """Inputs and outputs of a record that are not as it says."""
+    data_dir = place_of(plan.config.data_dir)
+    if isinstance(data_dir, RemotePath):
+        data_dir.folder.states(record.inputs)  # asked for at once, and remembered
     for name, then in record.inputs.items():
-        path = Path(plan.config.data_dir, name)
+        path = data_dir / name
         try:
-            now = FileState.of(os.stat(path))
+            now = state_of(path)
             same = then is not None and (
-                now.agrees_with(then)
-                or (now.size == then["size"] and hash_file(path) == then["sha256"])
+                now.agrees_with(then) or (may_be(then, now) and hash_file(path) == then["sha256"])
             )
         except OSError:
             # The rule demo_data writes its files again, alike, if a job needs them.

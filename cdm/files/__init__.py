@@ -10,8 +10,10 @@ from cdm.files.content import (
     clamp_future_mtimes,
     hash_file,
     list_names,
+    may_be,
     read_bytes,
     read_with_state,
+    state_of,
 )
 from cdm.files.locks import is_locked, lock_path, try_lock, unlock
 from cdm.files.names import expand_path, safe_name
@@ -25,6 +27,9 @@ from cdm.files.records import (
     unseal,
     write_json,
 )
+from cdm.files.remote import Place, RemotePath, place_of
+from cdm.files.servers import RemoteState
+from cdm.files.urls import checked_url, is_url, redacted
 from cdm.files.whole import (
     CANNOT_LINK,
     explain_os_error,
@@ -45,6 +50,10 @@ __all__ = [
     "CANNOT_LINK",
     "FileContent",
     "FileState",
+    "Place",
+    "RemotePath",
+    "RemoteState",
+    "checked_url",
     "checksum",
     "clamp_future_mtimes",
     "digest",
@@ -55,11 +64,15 @@ __all__ = [
     "is_folder",
     "is_locked",
     "is_sealed",
+    "is_url",
     "list_names",
     "lock_path",
+    "may_be",
+    "place_of",
     "read_bytes",
     "read_json",
     "read_with_state",
+    "redacted",
     "remove",
     "remove_if_unused",
     "remove_leftovers",
@@ -68,6 +81,7 @@ __all__ = [
     "safe_name",
     "seal",
     "sole_writer",
+    "state_of",
     "sync",
     "target_of",
     "temporary_name",

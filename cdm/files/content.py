@@ -10,6 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cdm.files.remote import Place, RemotePath
+from cdm.files.servers import RemoteState
+
 HASH_BLOCK = 1 << 18  # bytes; fits a core's cache
 
 
@@ -26,32 +29,43 @@ class FileState(NamedTuple):
     ctime_ns: int
     inode: int
 
+    tells_edits = True  # a server's answer may not (`RemoteState`)
+
     @classmethod
     def of(cls, stat: os.stat_result) -> "FileState":
         """The part of a stat that counts."""
         return cls(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
 
     def agrees_with(self, recorded: Mapping[str, Any]) -> bool:
-        """Whether a record's values are these; older records hold size and mtime only."""
-        return all(recorded.get(key, now) == now for key, now in self._asdict().items())
+        """Whether a record's values are these; older records hold size and mtime only.
+
+        What a server told is never the same: it holds no `mtime_ns`.
+        """
+        return "mtime_ns" in recorded and all(
+            recorded.get(key, now) == now for key, now in self._asdict().items()
+        )
 
 
 class FileContent(NamedTuple):
     """What was read from a file: the file's state then, and the sha256 of its bytes.
 
-    A chunk's record keeps it as {size, mtime_ns, ctime_ns, inode, sha256}.
+    A chunk's record keeps it as {size, mtime_ns, ctime_ns, inode, sha256}; for a file on a server
+    as {url, size, etag, modified, sha256}.
     """
 
-    state: FileState
+    state: FileState | RemoteState
     sha256: str
 
     @classmethod
-    def read(cls, path: str | Path) -> "FileContent":
+    def read(cls, path: str | Place) -> "FileContent":
         """The content of a file as it is now.
 
         Raises:
             OSError: it cannot be read, or it changes meanwhile.
         """
+        if isinstance(path, RemotePath):
+            data, state = path.read()
+            return cls(state, hashlib.sha256(data).hexdigest())
         content = cls(FileState.of(os.stat(path)), hash_file(path))
         if content.state != FileState.of(os.stat(path)):
             raise OSError(errno.EBUSY, "changed while it was read", str(path))
@@ -62,9 +76,23 @@ class FileContent(NamedTuple):
         return self.state._asdict() | {"sha256": self.sha256}
 
 
-def hash_file(path: str | Path) -> str:
+def state_of(path: str | Place) -> FileState | RemoteState:
+    """The state of a file, on disk or on a server.
+
+    Raises:
+        OSError: there is no such file.
+    """
+    return path.state() if isinstance(path, RemotePath) else FileState.of(os.stat(path))
+
+
+def hash_file(path: str | Place) -> str:
     """sha256 of a file's bytes, in hex."""
-    return checksum(path)[1]
+    return FileContent.read(path).sha256 if isinstance(path, RemotePath) else checksum(path)[1]
+
+
+def may_be(recorded: Mapping[str, Any], state: FileState | RemoteState) -> bool:
+    """Whether a file of this size can hold the bytes of a record; servers may not tell a size."""
+    return recorded.get("size") in (None, state.size) or state.size is None
 
 
 def checksum(path: str | Path) -> list:
@@ -95,12 +123,14 @@ def read_bytes(path: str | Path) -> bytes:
     return read_with_state(path)[0]
 
 
-def read_with_state(path: str | Path) -> tuple[bytes, FileState]:
+def read_with_state(path: str | Place) -> tuple[bytes, FileState | RemoteState]:
     """All bytes of a file, and its state after they were read.
 
     Raises:
         OSError: not there, unreadable, or no file.
     """
+    if isinstance(path, RemotePath):
+        return path.read()
     with _opened(path) as descriptor:
         with open(descriptor, "rb", closefd=False) as file:
             data = file.read()
@@ -119,8 +149,13 @@ def _opened(path: str | Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def list_names(folder: str | Path) -> set[str]:
-    """Names of what lies in a folder, none if it is not there: one request for all of them."""
+def list_names(folder: str | Place) -> set[str]:
+    """Names of what lies in a folder, none if it is not there: one request for all of them.
+
+    Of a folder on a server, the files; none if the server has no listing.
+    """
+    if isinstance(folder, RemotePath):
+        return folder.names()
     try:
         return set(os.listdir(folder))
     except OSError:

@@ -82,6 +82,7 @@ def generate_chunk(
         samples = read_samples(plan, chunk, dataset)
         states, reader = shared_states(plan), FileReader(config.data_dir)
         maps = ChunkMaps(plan, samples, planned_statistics(plan), log)
+        reader.read_ahead(dataset.files(sample)[0] for sample in samples)
         ahead = READ_AHEAD * max(config.sampling.batch_size, threads)
         items = maps.read(dataset, reader, reader_threads(threads, config.gpu), ahead)
     with contextlib.closing(items):

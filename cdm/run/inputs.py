@@ -1,13 +1,14 @@
 """What a chunk read, and whether the files still hold it (no torch).
 
 A chunk's record keeps, under the key `contents`, the content of every file that decided its
-numbers: the file's state (size, mtime, ctime, inode) and the sha256 of its bytes. The files come in
-three groups. A later plan compares the state first, and hashes a file only where the state differs.
-So a touch or a copy changes nothing, and an edit changes exactly the chunks that read the file.
+numbers: the file's state (size, mtime, ctime, inode; on a server, what it tells: size, ETag, time
+of the last change) and the sha256 of its bytes. The files come in three groups. A later plan
+compares the state first, and hashes a file only where the state differs. So a touch or a copy
+changes nothing, and an edit changes exactly the chunks that read the file.
 """
 
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,21 @@ from cdm.archive.records import ChunkRecord, read_record
 from cdm.config import Config
 from cdm.datasets import Dataset, FileReader, Sample
 from cdm.errors import ArchiveError
-from cdm.files import FileContent, FileState, digest, hash_file, read_bytes, unseal
+from cdm.files import (
+    FileContent,
+    FileState,
+    Place,
+    RemotePath,
+    RemoteState,
+    digest,
+    hash_file,
+    may_be,
+    place_of,
+    read_bytes,
+    state_of,
+    unseal,
+)
+from cdm.files.remote import AT_ONCE
 from cdm.model.text_weights import find_text_weights
 from cdm.run.plan import CHUNKS, Plan, PlannedStatistics, file_hashes_path
 
@@ -63,9 +78,9 @@ class InputResolver:
         config: Config,
         weights: list[Path],
         statistics: PlannedStatistics,
-        states: Mapping[str, FileState | None],
+        states: Mapping[str, FileState | RemoteState | None],
     ):
-        self.config = config
+        self.config, self.data_dir = config, place_of(config.data_dir)
         self.states = states
         self.records: dict[int, list[Path]] = {}
         for path in sorted(Path(config.run_dir, CHUNKS).glob("*-*.json")):
@@ -98,6 +113,7 @@ class InputResolver:
             except ArchiveError:
                 continue  # the merge names it; a chunk of this name would be made again
             if record.base == base and record.name == path.stem:
+                self._hash_ahead(self._doubtful(record.contents[ITEMS]))
                 if next(self.changed(record.contents), None) is None:
                     self.finished[record.name] = record.files
                     return record.name.split("-")[1]
@@ -105,6 +121,7 @@ class InputResolver:
         if not candidates:
             return base
         names = {name for item in files for name in item}
+        self._hash_ahead(names)
         groups = {group: set(paths) for group, paths in self.paths.items()} | {ITEMS: names}
         return content_fingerprint(
             base,
@@ -139,20 +156,36 @@ class InputResolver:
                     yield name
                 elif then is None or now.agrees_with(then):
                     continue
-                elif now.size != then["size"] or self._today(group, name) != then["sha256"]:
+                elif not may_be(then, now) or self._today(group, name) != then["sha256"]:
                     yield name
 
-    def _state(self, group: str, name: str) -> FileState | None:
+    def _doubtful(self, items: Mapping[str, Mapping[str, Any] | None]) -> list[str]:
+        """Items whose state says neither that they are as recorded nor that they changed."""
+        states = {name: self._state(ITEMS, name) for name in items}
+        return [
+            name
+            for name, then in items.items()
+            if then and (now := states[name]) and not now.agrees_with(then) and may_be(then, now)
+        ]
+
+    def _hash_ahead(self, names: Iterable[str]) -> None:
+        """Hash items on a server, many at once, because an answer takes long."""
+        if isinstance(self.data_dir, RemotePath):
+            with ThreadPoolExecutor(AT_ONCE) as pool:
+                for _ in pool.map(lambda name: self._today(ITEMS, name), names):
+                    pass
+
+    def _state(self, group: str, name: str) -> FileState | RemoteState | None:
         if group == ITEMS and name in self.states:
             return self.states[name]
         try:
-            return FileState.of(os.stat(self._path(group, name)))
+            return state_of(self._path(group, name))
         except (OSError, ValueError):  # ValueError: a NUL in the name
             return None
 
-    def _path(self, group: str, name: str) -> Path:
+    def _path(self, group: str, name: str) -> Place:
         if group == ITEMS:
-            return Path(self.config.data_dir, name)
+            return self.data_dir / name
         if group == STATISTICS and "/" not in name:  # in records of earlier versions
             name = next((key for key in self.paths[group] if key.endswith(f"/{name}")), name)
         return self.paths.get(group, {}).get(name, Path(name))
@@ -163,7 +196,7 @@ class InputResolver:
         if now is None:
             return None
         key = f"{group}/{name}"
-        if self.hashes.get(key, [])[:-1] != [*now]:
+        if self.hashes.get(key, [])[:-1] != [*now] or not now.tells_edits:
             try:
                 self.hashes[key] = [*now, hash_file(self._path(group, name))]
             except OSError:
@@ -236,7 +269,7 @@ def read_inputs(
     items = {name: reader.contents.get(name) for name in names}
     for name, content in items.items():
         if content is None:  # an item that was skipped before it was read
-            items[name] = _content_of(Path(plan.config.data_dir, name))
+            items[name] = _content_of(reader.data_dir / name)
     contents = {ITEMS: {name: found and found.as_dict() for name, found in items.items()}}
     for group, paths in shared_files(plan).items():
         contents[group] = {}
@@ -252,7 +285,7 @@ def read_inputs(
     return contents
 
 
-def _content_of(path: Path) -> FileContent | None:
+def _content_of(path: Place) -> FileContent | None:
     try:
         return FileContent.read(path)
     except (OSError, ValueError):  # ValueError: a NUL in the name

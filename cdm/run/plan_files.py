@@ -222,7 +222,7 @@ def read_samples(plan: Plan, chunk: Chunk, dataset: Dataset) -> list[Sample]:
         with open(path, "rb") as file:
             file.seek(chunk.offset)
             samples = read_rows(file, chunk.num_samples)
-        files = [dataset.files(sample) for sample in samples]
+        files = dataset.all_files(samples)
         found = base_fingerprint(digest(plan.identity), samples, files)
     except OSError as error:
         raise ArchiveError(

@@ -58,7 +58,7 @@ def make_plan(config: Config) -> tuple[Plan, list[Sample]]:
     samples = dataset.samples()
     if not samples:
         raise DataError(f"{config.data_dir}: no samples in phase {config.dataset.phase}")
-    files = [dataset.files(sample) for sample in samples]
+    files = dataset.all_files(samples)
     states = {} if config.is_demo_data else stat_files(dataset, chain.from_iterable(files))
 
     # What decides every chunk's numbers.

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from cdm.datasets import Dataset, FileReader, Sample
 from cdm.datasets.statistics import Moments, Statistics, checked_statistics
-from cdm.errors import BadItem, DataError
+from cdm.errors import BadItem, DataError, Unreachable
 from cdm.model.point_features import training_problem
 
 READ_AT_ONCE = 16  # items that a worker hands over together
@@ -173,6 +173,8 @@ def read_training_items(dataset: Dataset, columns: int, threads: int, log) -> Tr
     read = (entry for group in loader for entry in group)
     kept = []
     for key, (arrays, problem) in zip(captions, read, strict=True):
+        if isinstance(problem, Unreachable):
+            raise problem
         if problem and config.on_bad_item == "fail":
             raise BadItem(problem)
         if problem:
@@ -192,8 +194,9 @@ def read_training_items(dataset: Dataset, columns: int, threads: int, log) -> Tr
 class _Reading(torch.utils.data.Dataset):
     """Reads one item at a time in the workers of a DataLoader.
 
-    Each entry is (arrays, ""), or (None, what is wrong with the item): an exception would lose its
-    type on the way out of a worker.
+    Each entry is (arrays, ""), or (None, what is wrong with the item): an exception that is raised
+    would lose its type on the way out of a worker. `Unreachable` is never wrong with the item, so
+    it comes as it is.
     """
 
     def __init__(self, dataset: Dataset, samples: list[Sample], columns: int):
@@ -215,6 +218,8 @@ class _Reading(torch.utils.data.Dataset):
             return tuple(map(np.ascontiguousarray, arrays)), ""
         except BadItem as problem:
             return None, str(problem)
+        except Unreachable as problem:
+            return None, problem
 
 
 def _check_memory(shape: tuple[int, int], columns: int) -> None:
