@@ -24,6 +24,7 @@ from cdm.commands.config_files import configure
 from cdm.commands.hints import advice, farewell, page_written
 from cdm.commands.live import LiveProgress
 from cdm.commands.pace import describe_choice, describe_pace
+from cdm.commands.storage import check_storage
 from cdm.config import load_config
 from cdm.errors import CDMError, NotTrained, printable
 from cdm.evaluation.evaluate import evaluation_key
@@ -45,7 +46,14 @@ named = workflow.modifier.modify_rulename
 WHERE = f"module {workflow.modifier.namespace}: " if IS_MODULE else ""
 
 PLAN, SAMPLES = None, None
+STORAGE = workflow.storage_settings
 try:
+    check_storage(
+        STORAGE.default_storage_provider,
+        STORAGE.default_storage_prefix,
+        map(str, STORAGE.shared_fs_usage),
+        here=not (workflow.remote_exec or workflow.resource_settings.nodes),
+    )
     if IS_MODULE:
         folder = f"{config.get('output_dir') or 'outputs'}/"
         folder = workflow.modifier.path_modifier.replace_prefix(folder)
