@@ -8,19 +8,17 @@ exception is `captions: reference`, which repeats afford-motion's own order and 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import chain
 
 import numpy as np
 
 from cdm.contact import contact_from_distance
 from cdm.datasets.experiment_log import trained_split
-from cdm.datasets.files import FileReader, exists, load_npy
+from cdm.datasets.files import FileReader, exists, find_states, load_npy
 from cdm.datasets.reference_draws import REFERENCE, Captions, Entry, draw_entries
 from cdm.errors import DataError, listed
-from cdm.files import FileState, Place, RemotePath, RemoteState, place_of, state_of
+from cdm.files import FileState, RemoteState, place_of
 from cdm.noise import choice, stream_key, uniform
 
 AFFORDANCE_DIM = 1  # point features of a model that sees affordances alone
@@ -396,20 +394,3 @@ def stat_files(dataset: Dataset, relpaths) -> dict[str, FileState | RemoteState 
             "split file, or set dataset.on_bad_item: skip"
         )
     return stats
-
-
-def find_states(data_dir: Place, names: list[str]) -> dict[str, FileState | RemoteState | None]:
-    """State of every file below a folder, None for a missing one; many are asked for at once."""
-    if isinstance(data_dir, RemotePath):
-        return data_dir.folder.states(names)
-
-    def stat(name: str) -> FileState | RemoteState | None:
-        try:
-            return state_of(f"{data_dir}/{name}")
-        except (OSError, ValueError):  # ValueError: a NUL in the name
-            return None
-
-    parts = [names[start : start + 256] for start in range(0, len(names), 256)]
-    with ThreadPoolExecutor(16) as pool:  # network file systems answer many requests at once
-        found = pool.map(lambda part: list(map(stat, part)), parts)
-        return dict(zip(names, chain.from_iterable(found), strict=True))

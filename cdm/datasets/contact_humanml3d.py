@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cdm.datasets.base import NUM_JOINTS, Dataset, Item, Sample, find_states, translation
-from cdm.datasets.files import decode_npy, load_npy, load_npz, read_regular, safe_path
+from cdm.datasets.base import NUM_JOINTS, Dataset, Item, Sample, translation
+from cdm.datasets.files import decode_npy, find_states, load_npy, load_npz, read_regular, safe_path
 from cdm.datasets.reference_draws import H3D_HORIZON, REFERENCE, Clip, Entry, draw_clips
 from cdm.datasets.tables import NUMBER, NoIndex, read_lines
 from cdm.datasets.values import check_distances, check_points

@@ -6,7 +6,9 @@ import threading
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import chain
 from typing import BinaryIO
 
 import numpy as np
@@ -100,6 +102,23 @@ def exists(path: Place) -> bool:
         return path.exists()
     except (OSError, ValueError):  # ValueError: a NUL in the path
         return False
+
+
+def find_states(data_dir: Place, names: list[str]) -> dict[str, FileState | RemoteState | None]:
+    """State of every file below a folder, None for a missing one; many are asked for at once."""
+    if isinstance(data_dir, RemotePath):
+        return data_dir.folder.states(names)
+
+    def stat(name: str) -> FileState | RemoteState | None:
+        try:
+            return state_of(f"{data_dir}/{name}")
+        except (OSError, ValueError):  # ValueError: a NUL in the name
+            return None
+
+    parts = [names[start : start + 256] for start in range(0, len(names), 256)]
+    with ThreadPoolExecutor(16) as pool:  # network file systems answer many requests at once
+        found = pool.map(lambda part: list(map(stat, part)), parts)
+        return dict(zip(names, chain.from_iterable(found), strict=True))
 
 
 def read_regular(path: Place) -> tuple[bytes, FileState | RemoteState]:

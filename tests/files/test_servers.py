@@ -14,7 +14,9 @@ def test_a_missing_library_is_told_with_what_to_install(url, module, monkeypatch
     monkeypatch.setitem(sys.modules, module, None)
     loaded = importlib.import_module("fsspec.registry")._registry  # found by an earlier test
     monkeypatch.delitem(loaded, "s3", raising=False)
-    with pytest.raises(ConfigError, match=r"pip install 'contact-maps\[remote\]'") as caught:
+    with pytest.raises(
+        ConfigError, match=r"pip install 'contact-map-diffusion\[remote\]'"
+    ) as caught:
         open_client(url)
     assert str(caught.value).startswith(f"{url}: cannot be read (") and module in str(caught.value)
 
