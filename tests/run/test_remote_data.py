@@ -4,6 +4,7 @@ import contextlib
 import shutil
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 from helpers import (
@@ -244,8 +245,6 @@ def test_a_damaged_item_is_told_with_its_url(server):
 
 
 def test_a_bucket_of_items_is_planned_by_listings(tmp_path, monkeypatch):
-    import fsspec
-
     monkeypatch.chdir(tmp_path)
     write_dataset(tmp_path / "data", 80, NUM_POINTS)
     fs = fsspec.filesystem("memory")
@@ -257,6 +256,54 @@ def test_a_bucket_of_items_is_planned_by_listings(tmp_path, monkeypatch):
     assert names(configure("memory://listed")) == names(configure("data"))
     assert not [path for path in asked if "/contacts/" in path] and len(asked) < 20
     fs.rm("/listed", recursive=True)
+
+
+@pytest.mark.parametrize("anonymous", [False, True])
+def test_a_run_over_s3_is_the_run_from_the_folder_and_is_planned_by_listings(
+    server, from_folder, monkeypatch, anonymous
+):
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "none")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    if anonymous:
+        monkeypatch.setitem(fsspec.config.conf, "s3", {"anon": "true"})  # FSSPEC_S3_ANON=true
+    else:
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "me")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "geheim")
+    monkeypatch.setattr(remote, "FEW", 3)
+    server.folder = server.folder.parent  # whose folder `data` is the bucket
+    config = configure("s3://data")
+    made, from_s3 = run(config)
+    assert made == [0, 1, 2]
+    assert_same(from_s3, from_folder)
+
+    server.requests.clear()
+    assert run(config)[0] == []
+    assert not [path for _, path in server.requests if "/contacts/" in path]
+    write_contacts(server.folder / f"data/{CONTACTS}/00004.npz", NUM_POINTS, seed=99)
+    before = [chunk.name for chunk in load_plan(config).chunks]
+    after = names(config)
+    assert [a == b for a, b in zip(before, after, strict=True)] == [True, False, True]
+    assert server.asked("GET", CONTACTS) == 3  # its chunk's items, once each
+    for path in Path("outputs").rglob("*"):
+        assert path.is_dir() or b"geheim" not in path.read_bytes()
+
+
+def test_without_credentials_it_is_told_where_they_are_looked_for(server, monkeypatch):
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "none")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+    with pytest.raises(Unreachable, match=r"NoCredentialsError.*~/\.aws/credentials"):
+        make_plan(configure("s3://data"))
 
 
 def test_an_evaluation_over_http_measures_again_after_a_mask_was_edited(server):

@@ -1,4 +1,7 @@
-"""A web server on loopback: a folder over http, with ranges and ETag, and trouble on request."""
+"""A web server on loopback: a folder over http, with ranges and ETag, and trouble on request.
+
+To s3fs it is an S3 whose buckets are the folder's folders: it lists them, too.
+"""
 
 import hashlib
 import re
@@ -7,7 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
+from xml.sax.saxutils import escape
 
 Trouble = Callable[[str, str, int], str | int | None]  # method, path, how many asked for it before
 
@@ -59,7 +63,7 @@ class Handler(BaseHTTPRequestHandler):
         self.answer("GET")
 
     def answer(self, method: str) -> None:
-        path = unquote(urlsplit(self.path).path).lstrip("/")
+        path, query = unquote(urlsplit(self.path).path).lstrip("/"), urlsplit(self.path).query
         before = self.server.requests.count((method, path))
         self.server.requests.append((method, path))
         wrong = self.server.trouble(method, path, before)
@@ -70,6 +74,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send(wrong, {}, b"", method)
         elif self.server.password and not self.allowed():
             self.send(401, {"WWW-Authenticate": "Basic"}, b"", method)
+        elif "list-type=2" in query:
+            self.send(200, {"Content-Type": "application/xml"}, self.listing(path, query), method)
         elif not (self.server.folder / path).is_file():
             self.send(404, {}, b"", method)
         else:
@@ -80,6 +86,25 @@ class Handler(BaseHTTPRequestHandler):
 
         word = base64.b64encode(self.server.password.encode()).decode()
         return self.headers.get("Authorization") == f"Basic {word}"
+
+    def listing(self, bucket: str, query: str) -> bytes:
+        """S3's answer ListObjectsV2 for one folder of a bucket."""
+        prefix = parse_qs(query).get("prefix", [""])[0]
+        files, folders = "", ""
+        for path in sorted((self.server.folder / bucket / prefix).glob("*")):
+            key = escape(prefix + path.name)
+            if path.is_dir():
+                folders += f"<CommonPrefixes><Prefix>{key}/</Prefix></CommonPrefixes>"
+                continue
+            etag = hashlib.md5(self.server.salt + path.read_bytes()).hexdigest()
+            files += (
+                f"<Contents><Key>{key}</Key><LastModified>2026-11-28T04:00:00.000Z</LastModified>"
+                f"<ETag>&quot;{etag}&quot;</ETag><Size>{path.stat().st_size}</Size></Contents>"
+            )
+        return (
+            '<?xml version="1.0"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
+            f"<IsTruncated>false</IsTruncated>{files}{folders}</ListBucketResult>"
+        ).encode()
 
     def send_file(self, data: bytes, method: str, half: bool) -> None:
         """The bytes, or the range that is asked for."""
