@@ -31,10 +31,10 @@ STEP_MS = {
 }
 POINTS = 8192  # of the maps of this table
 DEFAULT_WORK = {"PointMamba": 256 * 8, "HybridMamba": 256 * 4}  # trans_dim * depth of this table
-ITEM_MS = 2.0  # an item takes at least this: it is read, and its maps are written
+ITEM_MS = 3.3  # an item takes at least this: a job reads 300 a second, whatever its threads
 
 CHUNK_S = 40.0  # of sampling on an H200: the start of a job hides behind it
-SHORT_CHUNK_S = 4.0  # smaller chunks do not pay, even if there are fewer than MIN_CHUNKS
+SHORT_CHUNK_S = 10.0  # a job's start, which no smaller chunk hides: better fewer than MIN_CHUNKS
 MIN_CHUNKS = 8  # so that four devices share the work evenly
 ALIKE = 4  # numbers of chunks are multiples of this, for the same reason
 HALVED_FROM = 16  # samples from which on there are two chunks
@@ -63,16 +63,17 @@ def choose_chunk_size(
     """Samples per chunk.
 
     As many as an H200 samples in 40 s, in whole batches; fewer if there would be less than eight
-    chunks, but not below 4 s; at most half of the samples, and at most 2 GB of arrays.
+    chunks, but not below 10 s; at most half of the samples, and at most 2 GB of arrays.
 
     Args:
         num_steps: denoising steps of one map.
         num_samples: rows of the plan, at least 1.
     """
     total_s = num_samples * seconds_per_sample(config, architecture, num_steps)
+    not_short = min(MIN_CHUNKS, int(total_s / SHORT_CHUNK_S))
     num_chunks = max(
         math.ceil(total_s / CHUNK_S),
-        min(MIN_CHUNKS, int(total_s / SHORT_CHUNK_S)),
+        not_short - not_short % ALIKE if not_short > ALIKE else not_short,
         math.ceil(num_samples * bytes_per_sample(config, architecture) / CHUNK_BYTES),
         2 if num_samples >= HALVED_FROM else 1,
     )
