@@ -1,18 +1,17 @@
-"""Pictures of the demo (need matplotlib).
+"""A picture of the demo's rooms and motions (needs matplotlib).
 
-`python -m cdm.demo.picture` writes the README's overview.png beside this file;
-`python -m cdm.demo.picture sheet.png 24 25 26` draws the rooms of these items, one a line.
+`python -m cdm.demo.picture sheet.png 24 25 26` draws the rooms of these items, one a line. README's
+picture is made by gallery/overview.py from a report.
 """
 
 import sys
-from pathlib import Path
 
 import numpy as np
 
 from cdm.contact import contact_from_distance
 from cdm.demo.scenes import TARGET, Scene, distances, make_scene
 
-ITEM, PELVIS, LEFT_FOOT, RIGHT_WRIST = 52, 0, 10, 21
+PELVIS = 0
 BONES = [(0, 1), (0, 2), (0, 3), (1, 4), (2, 5), (3, 6), (4, 7), (5, 8), (6, 9), (7, 10), (8, 11)]
 BONES += [(9, 12), (9, 13), (9, 14), (12, 15), (13, 16), (14, 17), (16, 18), (17, 19)]
 BONES += [(18, 20), (19, 21)]
@@ -44,29 +43,6 @@ def draw_figure(axes, scene: Scene) -> None:
         for bone in BONES:
             ends = scene.joints[frame][list(bone), :dims]
             axes.plot(*ends.T, color=shade, linewidth=1.4, zorder=10)
-
-
-def draw_overview(path) -> None:
-    """What a contact map is: a room, and the ground-truth closeness of three joints."""
-    import matplotlib.pyplot as plt
-
-    scene = make_scene(ITEM)
-    close = contact(scene)
-    panels = {
-        f'"{scene.task.captions[0]}"': scene.points[:, 3:],
-        "closeness of the pelvis": close[:, PELVIS],
-        "closeness of the left foot": close[:, LEFT_FOOT],
-        "closeness of the right wrist": close[:, RIGHT_WRIST],
-    }
-    figure = plt.figure(figsize=(14, 3.9))
-    for column, (title, color) in enumerate(panels.items(), start=1):
-        axes = figure.add_subplot(1, 4, column, projection="3d")
-        draw_points(axes, scene, color)
-        if column == 1:
-            draw_figure(axes, scene)
-        axes.set_title(title, fontsize=10)
-    figure.subplots_adjust(left=0, right=1, bottom=0, top=0.95, wspace=0)
-    figure.savefig(path, dpi=90)
 
 
 def draw_sheet(path, items) -> None:
@@ -102,7 +78,4 @@ if __name__ == "__main__":
     import matplotlib
 
     matplotlib.use("Agg")
-    if len(sys.argv) > 2:
-        draw_sheet(sys.argv[1], [int(word) for word in sys.argv[2:]])
-    else:
-        draw_overview(Path(__file__).with_name("overview.png"))
+    draw_sheet(sys.argv[1], [int(word) for word in sys.argv[2:]])

@@ -36,7 +36,7 @@ BACKGROUND_SHARE = 0.4  # of the points; the others go to furniture by the root 
 # Of the backdrop, metres: spacing on floor and walls, and on furniture; width of faces left out.
 GRID_M, THINNEST_M = (0.09, 0.06), 0.02
 UPRIGHT = 0.82  # brightness of upright faces of it
-DENSE = 4096  # points of a cloud that is read without a backdrop
+DENSE = 16384  # points of a cloud that is read without a backdrop
 FLOORS = ((0.25, 0.12, -0.05), (0.1, 0.1, 0.12), (0.45, 0.35, 0.2), (-0.15, -0.15, -0.1))
 WALLS = ((0.7, 0.68, 0.58), (0.6, 0.66, 0.72), (0.72, 0.72, 0.7), (0.62, 0.7, 0.6))
 

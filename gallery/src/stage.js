@@ -43,7 +43,9 @@ const FRAGMENT = `
     float r2 = dot(at, at);
     if (r2 > 1.0) discard;
     // A rim that is a little darker tells points apart; what is far away fades a little.
-    vec3 lit = vTint * (1.0 - 0.28 * r2 * r2);
+    // What has no map is paler, so that nobody takes its colour for closeness.
+    vec3 own = mix(vTint, vec3(dot(vTint, vec3(0.3, 0.59, 0.11))), dimmed);
+    vec3 lit = own * (1.0 - 0.28 * r2 * r2);
     gl_FragColor = vec4(outlined > 0.5 ? outline : mix(lit, background, max(dimmed, 0.38 * vDepth)), 1.0);
   }`;
 
@@ -90,7 +92,7 @@ export class Stage {
     this.outline = material({ outlined: 1 }, { depthWrite: false });
     // In the order of drawing: what is around the target, its outline, the target over it.
     this.materials = [material(), this.outline, material()];
-    this.behind = material({ dimmed: 0.45, size: 0.03 });
+    this.behind = material({ dimmed: 0.6, size: 0.03 });
   }
 
   // Points of an item with colours of its own for each picture; `dispose` frees them.

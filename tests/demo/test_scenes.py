@@ -222,7 +222,7 @@ def test_only_a_thin_cloud_has_a_backdrop_and_no_file_or_number_knows_of_it(demo
     sample = DemoDataset(demo_config(), demo_dir).samples()[0]
     thin, dense = (
         DemoDataset(demo_config(num_points=num), demo_dir).read_backdrop(sample)
-        for num in (NUM_POINTS, 8192)
+        for num in (NUM_POINTS, 16384)
     )
     assert len(thin) > 5 * NUM_POINTS and dense is None
     assert ContactMapDataset(demo_config(), demo_dir).read_backdrop(sample) is None
