@@ -243,7 +243,7 @@ class ContactHumanML3DDataset(Dataset):
 
     def _captions(self, name: str) -> list[tuple[int, str, float, float]]:
         """(line number from 0, caption, from, to) of a clip's caption file; times in seconds."""
-        path, captions = self.data_dir / _text_file(name), []
+        path, captions = f"{self.data_dir}/{_text_file(name)}", []
         try:
             lines = read_lines(self.data_dir, _text_file(name))
         except NoIndex as error:

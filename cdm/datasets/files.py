@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import re
 import threading
 import zipfile
 from collections import OrderedDict
@@ -27,6 +28,7 @@ from cdm.files import (
 )
 from cdm.files.remote import LARGEST
 
+UNSAFE = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|[\x00-\x1f\x7f-\x9f]")  # what `safe_name` refuses
 REBUILD = "rebuild the file, or set dataset.on_bad_item to skip"
 
 
@@ -91,8 +93,9 @@ def safe_path(data_dir: Place, relpath: str) -> Place:
     Raises:
         BadItem: a part of the name is absolute, `..`, empty, or holds a control character.
     """
-    for part in relpath.split("/"):
-        safe_name(part, f"{data_dir}/{relpath!r}", BadItem)
+    if UNSAFE.search(relpath):  # one look at each of many paths; what is wrong is said below
+        for part in relpath.split("/"):
+            safe_name(part, f"{data_dir}/{relpath!r}", BadItem)
     return data_dir / relpath
 
 

@@ -5,15 +5,16 @@ import os
 import tracemalloc
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from example_datasets import damage, make, message
 
 from cdm.datasets import FileReader, stat_files
-from cdm.datasets.files import load_npy, load_npz
+from cdm.datasets.files import load_npy, load_npz, safe_path
 from cdm.errors import BadItem, DataError
-from cdm.files import hash_file
+from cdm.files import hash_file, safe_name
 
 
 def test_reader_records_exactly_what_it_returned(data_dir):
@@ -187,6 +188,41 @@ def test_a_name_that_cannot_be_is_a_bad_item_and_counts_as_missing(data_dir, nam
     assert stat_files(make(data_dir, on_bad_item="skip"), [f"PROX/{name}\0"]) == {
         f"PROX/{name}\0": None
     }
+
+
+ODD = [
+    "",
+    ".",
+    "..",
+    "...",
+    ".a",
+    "a.",
+    "..a",
+    "a..",
+    " ",
+    "a\n",
+    "\n",
+    "x\x00y",
+    "x\x7f",
+    "ü",
+    "a b",
+]
+
+
+@pytest.mark.parametrize("part", ODD)
+@pytest.mark.parametrize("form", ["{}", "a/{}", "{}/a", "a/{}/b", "/{}", "{}/", "a//{}"])
+def test_a_path_is_refused_exactly_where_a_part_of_it_is_no_name(part, form):
+    relpath, refused = form.format(part), False
+    for each in relpath.split("/"):
+        try:
+            safe_name(each, "here", BadItem)
+        except BadItem:
+            refused = True
+    if refused:
+        with pytest.raises(BadItem, match="expected the name of one file"):
+            safe_path(Path("data"), relpath)
+    else:
+        assert safe_path(Path("data"), relpath) == Path("data", relpath)
 
 
 def test_a_file_of_terabytes_is_not_read(item):
