@@ -219,7 +219,7 @@ def _read_items(trial: Trial) -> float:
         return 1
 
     samples = [sample for sample, _ in trial.samples]
-    with ThreadPoolExecutor(reader_threads(trial.threads)) as pool:
+    with ThreadPoolExecutor(reader_threads(trial.threads, config.gpu)) as pool:
         done = sum(pool.map(load, samples[1:] or samples))
     return (time.perf_counter() - began) / max(1, done)
 

@@ -45,8 +45,8 @@ def test_chunks_are_charged_the_maps_they_have(planned):
     found = estimate(*planned, quiet, cores=1, plan_s=3.0)
     assert (found.num_samples, found.num_maps, found.batch_size, found.num_steps) == (7, 7, 2, 2)
     assert (found.jobs, found.turns, found.threads) == (1, 1, 1)
-    # Snakemake 2 + 1, the plan 3; three jobs of 7 s, seven maps of a second; the merge 2
-    assert found.seconds == pytest.approx(2 + 1 + 3 + 3 * 7 + 7 + 2 * DISPATCH_S + 2)
+    # Snakemake 2 + 0.5, the plan 3; three jobs of 7 s, seven maps of a second; the merge 2
+    assert found.seconds == pytest.approx(2 + 0.5 + 3 + 3 * 7 + 7 + 2 * DISPATCH_S + 2)
     assert found.device_hours == pytest.approx((3 * 2 + 7) / 3600)
     assert found.minutes_per_chunk == pytest.approx((7 + 3) / 60)
     assert found.seconds_on_four is None and found.suggested_chunk_size is None
@@ -77,7 +77,7 @@ def test_a_start_behind_sampling_is_counted_once_on_a_gpu(tmp_path, monkeypatch)
     assert (found.jobs, found.turns, found.gpus) == (2, 1, 1)
     # batches of 0.5 + 25 s: two for a chunk of three, one for the last; only one start and end
     sampling = 3 * 2.0 + (2 + 2 + 1) * 25.5
-    assert found.seconds == pytest.approx(2 + 1 + 4.0 + sampling + 1.0 + 2.0)
+    assert found.seconds == pytest.approx(2 + 0.5 + 4.0 + sampling + 1.0 + 2.0)
     assert found.device_hours == pytest.approx(sampling / 3600)
     assert found.seconds_on_four < found.seconds / 2
     assert "on four GPUs" in describe_estimate(found) and "1 stand by" in describe_estimate(found)
