@@ -20,6 +20,7 @@ import zarr
 
 from cdm.archive.checks import list_files, lost_files, verify_file
 from cdm.archive.layout import AXES, COLUMN_ROWS, COLUMNS, OK, SKIPPED, Layout
+from cdm.archive.map_checks import read_every_map
 from cdm.archive.records import (
     ArchiveRecord,
     archive_record_path,
@@ -28,20 +29,16 @@ from cdm.archive.records import (
     record_path,
 )
 from cdm.archive.store import verify_chunk
-from cdm.contact import denormalise
 from cdm.errors import ArchiveError
 from cdm.run.merge import describe_versions
 from cdm.run.plan import ARCHIVE, plan_folder
 from cdm.run.plan_files import read_plan
 
 LISTED = 10  # problems of a kind before "and N more"
-ROWS_READ = 128  # at a time: all maps of a large shard would fill the memory
 THREADS, LARGE_FILE = 8, 1_000_000  # bytes
 # Column of the archive -> column of samples.tsv.
 PLANNED = {"set": "set", "item": "index", "caption_idx": "caption_idx", "text": "text"}
 PLANNED |= {"scene_id": "scene_id"}
-TOLERANCE = {"float32": 1e-5, "float16": 2e-3}  # of contacts, or of distances relative above 1 m
-CLIP_MIN = 1e-6  # smallest contact a distance is made of
 
 Log = Callable[[str], None]
 
@@ -123,7 +120,9 @@ def verify(path: str | Path, deep: bool = False, log: Log = lambda line: None) -
         if statuses is not None:
             _verify_shards(path, layout, statuses, report)
             if deep or record is None:
-                _verify_maps(path, group, layout, statuses, report, log)
+                found = read_every_map(path, group, layout, statuses, log)
+                report.num_maps_read, problems = found
+                report.add(problems)
     if report.problems:
         there = next(iter(_records_beside(path)), expected)
         report.notes.append(
@@ -334,60 +333,6 @@ def _other_rows(group: zarr.Group, table: Path) -> Iterator[str]:
                     yield f"row {number} is {found}, the plan has {planned}"
         if next(rows, None):
             yield f"{num_samples} rows, the plan has more"
-
-
-def _verify_maps(
-    path: Path, group: zarr.Group, layout: Layout, statuses: np.ndarray, report: Report, log: Log
-) -> None:
-    """Read every map, a shard or a part of a large one at a time."""
-    # What the distances were computed with.
-    try:
-        statistics = group.attrs["statistics"]
-        mean, std = (np.asarray(statistics[key], np.float32) for key in ("mean", "std"))
-        sigma = float(statistics["sigma"])
-        use_raw_dist = group.attrs["config"]["dataset"]["use_raw_dist"]
-    except (KeyError, TypeError, ValueError) as error:
-        report.problems.append(
-            f"{path}/zarr.json: does not tell the statistics ({type(error).__name__}: {error})"
-        )
-        return
-    problems, size = [], min(layout.chunk_size, ROWS_READ)
-    for start in range(0, layout.num_samples, size):
-        stop = min(start + size, layout.num_samples)
-        ok = statuses[start:stop] == OK
-
-        # Numbers where a sample is ok, and NaN where it was skipped.
-        arrays = {}
-        for name in layout.arrays():
-            try:
-                values = arrays[name] = group[name][start:stop]
-            except Exception as error:  # a damaged shard raises whatever its codec raises
-                problems.append(f"{path / name}: rows {start} to {stop - 1}: {error}")
-                continue
-            axes = tuple(range(1, values.ndim))
-            rows = np.arange(start, stop)
-            for row in rows[ok & ~np.isfinite(values).all(axes)]:
-                problems.append(f"{path / name}: row {row} holds NaN or infinity, its status is ok")
-            for row in rows[~ok & ~np.isnan(values).all(axes)]:
-                problems.append(f"{path / name}: row {row} holds numbers, its status is skipped")
-
-        # Distances are those of the model's output.
-        if len(arrays) == len(layout.arrays()) and ok.any():
-            sample = arrays["sample"][ok].astype(np.float32)
-            said = denormalise(sample, mean, std, use_raw_dist)
-            kept = arrays["distance"][ok].astype(np.float32)
-            if not use_raw_dist:  # compared as contacts: a distance enlarges errors near zero
-                said, kept = np.maximum(said, CLIP_MIN), np.exp(-0.5 * (kept / sigma) ** 2)
-            far = np.nan_to_num(np.abs(said - kept) / np.maximum(1, said), nan=np.inf).max()
-            if far > TOLERANCE[layout.dtype]:
-                problems.append(
-                    f"{path}: rows {start} to {stop - 1}: 'distance' is not that of 'sample', "
-                    f"contacts differ by up to {far:.3g}"
-                )
-        report.num_maps_read += int(ok.sum()) * layout.k_samples
-        if (start // size) % 100 == 99:
-            log(f"{stop}/{layout.num_samples} samples read")
-    report.add(problems)
 
 
 def describe_report(report: Report) -> str:

@@ -10,13 +10,11 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import pytest
 import zarr
 from archives import as_version_1
 from helpers import merged_run, plan_run
 
-import cdm.commands.verify
 from cdm.__main__ import main
 from cdm.archive import ContactMaps
 from cdm.archive.records import archive_record_path, read_archive_record, read_record
@@ -228,31 +226,6 @@ def test_an_archive_of_an_earlier_version_is_well(folder):
     report = verify(ARCHIVE)
     assert report.problems == [] and report.num_maps_read == 6
     assert ContactMaps(ARCHIVE).keys[3] == ("HUMANISE", "3", 0)
-
-
-@pytest.mark.parametrize("rows_read", [1, 2, 128])
-def test_numbers_where_the_status_is_skipped_are_found_by_a_deep_look(
-    folder, monkeypatch, rows_read
-):
-    monkeypatch.setattr(cdm.commands.verify, "ROWS_READ", rows_read)
-    without_record()
-    group = zarr.open_group(ARCHIVE, mode="r+")
-    for path in ARCHIVE.rglob("*"):
-        path.chmod(0o755)
-    for name in ("sample", "distance", "points", "scene_trans", "aug_trans"):
-        group[name][4] = 0.5
-    report = verify(ARCHIVE, deep=True)
-    assert any("row 4 holds numbers, its status is skipped" in each for each in report.problems)
-    assert report.num_maps_read == 6
-
-
-def test_distances_that_are_not_the_samples_are_found_by_a_deep_look(folder):
-    without_record()
-    for path in ARCHIVE.rglob("*"):
-        path.chmod(0o755)
-    group = zarr.open_group(ARCHIVE, mode="r+")
-    group["distance"][2] = np.asarray(group["distance"][2]) + 0.01
-    assert any("'distance' is not that of 'sample'" in p for p in verify(ARCHIVE).problems)
 
 
 def test_rows_are_held_against_the_plan(folder):
