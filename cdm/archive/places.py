@@ -97,7 +97,8 @@ class Address:
     """An archive at an address (https, s3, ...), read in parts by fsspec.
 
     What is there can only be asked for: whether the archive was replaced is looked at every
-    `LOOK_AGAIN_S` seconds, and a file's size once.
+    `LOOK_AGAIN_S` seconds, and once for each file whether it is there. A request that fails is an
+    error; it is not repeated.
 
     Args:
         url: of the archive's folder.
@@ -110,8 +111,8 @@ class Address:
         self.path = url.rstrip("/")
         if "?" in url:
             raise ArchiveError(
-                f"{url}: an address with a query cannot be read, because each file of the archive "
-                "has an address of its own; give the address of its folder"
+                f"{url.partition('?')[0]}?...: an address with a query cannot be read, because "
+                "each file of the archive has an address of its own; give that of its folder"
             )
         try:
             import fsspec
@@ -123,7 +124,8 @@ class Address:
             ) from None
         except ValueError as error:  # fsspec's words for a protocol that it does not know
             raise ArchiveError(f"{url}: {error}; expected https://... or s3://...") from None
-        self.options, self._sizes = dict(options), {}
+        self.options = dict(options)
+        self._there: set[str] = set()  # files that were there
         self._identity: tuple[float, str] | None = None
 
     def identity(self) -> str:
@@ -161,15 +163,15 @@ class Address:
             if known and hashed:
                 content = self._get(file)
                 found = [len(content), hashlib.sha256(content).hexdigest()]
-                what = "contents changed since it was written"
-                return None if found == known else f"{self.path}/{file}: corrupt ({what})"
-            if file not in self._sizes:
-                self._sizes[file] = self._asked(lambda: self.fs.size(f"{self.root}/{file}"))
+                if found != known:
+                    return f"{self.path}/{file}: corrupt (contents changed since it was written)"
+                self._there.add(file)
+            # What is there is not read as a whole: its crc32c are looked at when it is read.
+            if file not in self._there:
+                self._asked(lambda: self.fs.cat_file(f"{self.root}/{file}", start=0, end=1))
+                self._there.add(file)
         except OSError as error:
             return f"{self.path}/{file}: {error}"
-        size = self._sizes[file]
-        if known and size not in (None, known[0]):  # a server need not tell sizes
-            return f"{self.path}/{file}: corrupt ({size} bytes, expected {known[0]})"
         return None
 
     def record(self, plan: str) -> ArchiveRecord | None:

@@ -22,8 +22,8 @@ class ContactMapsDataset(Dataset):
 
         key: "{set}/{index}/{caption_idx}", such as "HUMANISE/12/0".
         text: the caption.
-        points: (num_points, 3) float32, metres.
-        distance or contact: (num_points, joints) float32. Distances are metres, the numbers of the
+        points: (num_points, 3), metres.
+        distance or contact: (num_points, joints). Distances are metres, the numbers of the
             files that `export_pred_contact` writes. Contact is exp(-d^2 / (2 sigma^2)) of them, as
             afford-motion's stage 2 computes it. With k "all": (k, num_points, joints).
 
@@ -45,6 +45,8 @@ class ContactMapsDataset(Dataset):
         points: whether entries have points; without them, reading is faster.
         rotated: points as the model saw them. If false, the random rotation of a training split is
             undone, so that they lie in the frame of the data's own points and motions.
+        dtype: of points and maps. torch.float16 halves what workers hand over; an archive of
+            `workflow.dtype: float16` loses nothing by it, but contact is computed in float32.
         transform: called with each entry; what it returns is the entry. To be given to processes
             that are spawned, it must be a function of a module.
     Raises:
@@ -60,6 +62,7 @@ class ContactMapsDataset(Dataset):
         sigma: float | None = None,
         points: bool = True,
         rotated: bool = True,
+        dtype: torch.dtype = torch.float32,
         transform: Callable[[dict[str, Any]], Any] | None = None,
     ):
         self.maps = archive if isinstance(archive, ContactMaps) else ContactMaps(archive)
@@ -76,7 +79,8 @@ class ContactMapsDataset(Dataset):
             )
         self.values, self.k, self.seed = values, k, seed
         self.sigma = self._sigma() if sigma is None and values == "contact" else sigma
-        self.points, self.rotated, self.transform = points, rotated, transform
+        self.points, self.rotated = points, rotated
+        self.dtype, self.transform = dtype, transform
         # In shared memory: workers that live through several epochs see it change.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
@@ -117,12 +121,13 @@ class ContactMapsDataset(Dataset):
             entry["points"] = self._points(row)
         # Of the k maps, only those that are asked for are converted.
         maps = torch.from_numpy(self.maps.read("distance", row))
-        distance = (maps if self.k == ALL else maps[self._draw(row)]).float()
+        distance = maps if self.k == ALL else maps[self._draw(row)]
         if self.values == "contact":
             # `contact_from_distance`, which is slower in numpy.
-            entry["contact"] = torch.exp(-0.5 * distance.square() / self.sigma**2)
+            contact = torch.exp(-0.5 * distance.float().square() / self.sigma**2)
+            entry["contact"] = contact.to(self.dtype)
         else:
-            entry["distance"] = distance
+            entry["distance"] = distance.to(self.dtype)
         return entry if self.transform is None else self.transform(entry)
 
     def _draw(self, row: int) -> int:
@@ -133,8 +138,9 @@ class ContactMapsDataset(Dataset):
         return choice(key, self.num_maps)
 
     def _points(self, row: int) -> torch.Tensor:
-        points = torch.from_numpy(self.maps.read("points", row)).float()
+        points = torch.from_numpy(self.maps.read("points", row))
         if self.rotated:
-            return points
+            return points.to(self.dtype)
         rotation = torch.from_numpy(self.maps.read("aug_trans", row))[:3, :3]
-        return points @ rotation  # rows of points: the transpose of R undoes x -> R x
+        # Points are rows: to multiply by R from the right undoes x -> R x.
+        return (points.float() @ rotation).to(self.dtype)

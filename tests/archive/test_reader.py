@@ -186,14 +186,6 @@ def test_metadata_of_any_other_shape_is_told_in_one_line(archive, content):
         ContactMaps(archive)
 
 
-def test_an_address_where_nobody_answers_is_named():
-    pytest.importorskip("aiohttp", reason="pip install 'contact-map-diffusion[remote]'")
-    with pytest.raises(
-        ArchiveError, match=r"http://127.0.0.1:9/x\.zarr: no archive here \(OSError"
-    ):
-        ContactMaps("http://127.0.0.1:9/x.zarr")
-
-
 def test_an_archive_of_a_newer_version_says_what_to_do(archive):
     group = zarr.open_group(archive, mode="r+")
     group.attrs["archive_version"] = 99

@@ -151,6 +151,19 @@ def test_a_damaged_map_stops_the_loader_with_the_name_of_its_file(tmp_path, monk
         list(loader)
 
 
+def test_entries_of_half_precision_are_the_archives_own_numbers(archive):
+    halves = ContactMapsDataset(archive, dtype=torch.float16)
+    for half, single in zip(halves, ContactMapsDataset(archive), strict=True):
+        for name in ("points", "distance"):
+            assert half[name].dtype == torch.float16 and torch.equal(
+                half[name].float(), single[name]
+            )
+    contact = ContactMapsDataset(archive, values="contact", dtype=torch.float16)[0]["contact"]
+    expected = ContactMapsDataset(archive, values="contact")[0]["contact"]
+    assert contact.dtype == torch.float16
+    np.testing.assert_allclose(contact, expected, rtol=1e-3, atol=1e-7)
+
+
 @pytest.mark.parametrize("k", [2, -1, "one", 0.0, True])
 def test_a_map_that_is_not_there_is_refused(archive, k):
     with pytest.raises(ArchiveError, match=r"has 2 map\(s\) of each sample, so expected 0 to 1"):
