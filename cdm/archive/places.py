@@ -21,7 +21,8 @@ from cdm.archive.records import (
     parse_archive_record,
     read_archive_record,
 )
-from cdm.errors import ArchiveError
+from cdm.errors import ArchiveError, ConfigError
+from cdm.files.urls import checked_url, is_url, redacted
 
 EXTRA = "pip install 'contact-map-diffusion[remote]'"  # what reads addresses
 LOOK_AGAIN_S = 5.0  # how often an address is asked whether the archive was replaced
@@ -108,12 +109,10 @@ class Address:
     """
 
     def __init__(self, url: str, options: Mapping[str, Any]):
-        self.path = url.rstrip("/")
-        if "?" in url:
-            raise ArchiveError(
-                f"{url.partition('?')[0]}?...: an address with a query cannot be read, because "
-                "each file of the archive has an address of its own; give that of its folder"
-            )
+        try:
+            self.path = checked_url(url, "address of an archive")
+        except ConfigError as error:
+            raise ArchiveError(str(error)) from None
         try:
             import fsspec
 
@@ -210,7 +209,7 @@ class Address:
         except FileNotFoundError:
             raise FileNotFoundError("no such file") from None
         except Exception as error:  # each file system has its own kinds
-            raise OSError(f"cannot be read ({type(error).__name__}: {error})") from None
+            raise OSError(f"cannot be read ({type(error).__name__}: {redacted(error)})") from None
 
 
 def open_place(path: str | Path, options: Mapping[str, Any] | None = None) -> Folder | Address:
@@ -221,7 +220,7 @@ def open_place(path: str | Path, options: Mapping[str, Any] | None = None) -> Fo
     """
     text = os.fspath(path)
     if text.startswith("file://"):
-        text = text.removeprefix("file://")
-    if "://" in text:
+        text = checked_url(text, "address of an archive")
+    if is_url(text):
         return Address(text, options or {})
     return Folder(Path(text))

@@ -160,7 +160,11 @@ def test_a_missing_library_says_what_to_install(address, module):
 @pytest.mark.parametrize(
     ("address", "problem"),
     [
-        ("https://host/x.zarr?token=secret", r"^https://host/x.zarr\?...: "),
+        ("https://host/x.zarr?token=secret", r"found https://host/x.zarr\?..., expected the URL"),
+        (
+            "https://me:secret@host/x.zarr",
+            r"found https://host/x.zarr with a user name or password",
+        ),
         ("nosuch://host/x.zarr", "nosuch.*expected https://... or s3://..."),
     ],
 )
