@@ -18,6 +18,7 @@ from cdm.evaluation.records import again, verify_outputs
 from cdm.evaluation.study_tables import short_table, verdict
 from cdm.files import read_json, write_bytes
 from cdm.gallery import gallery_fragment, gather_items
+from cdm.gallery.items import joint_label
 from cdm.gallery.measures import measured_of
 from cdm.jobs.log import Log
 from cdm.pages import render
@@ -181,13 +182,12 @@ def _all_measures(measures: Mapping[str, Any]) -> list[tuple[str, list[dict[str,
     whole, on_target, best = parts.values()
     for name in names:
         part = best if name.startswith(BEST) else on_target if TARGET in name else whole
-        measure = measure_of(name)
         part.append(
             {
                 "name": name,
                 "shown": words.shown(name, measures[name]),
                 "num_items": measures[name]["num_items"],
-                "meaning": "; ".join(filter(None, [measure.meaning, BETTER[measure.better]])),
+                "meaning": _meaning(name),
             }
         )
     return [(title, rows) for title, rows in parts.items() if rows]
@@ -207,6 +207,15 @@ def _gallery(plan: Plan, items: Iterable[Mapping[str, str]]) -> Markup:
     dataset = plan.config.dataset
     up = open_dataset(plan.config, plan.architecture.point_feat_dim).gravity_dim
     return gallery_fragment(chosen, joint_names(dataset), dataset.sigma, up)
+
+
+def _meaning(name: str) -> str:
+    """What a measure says, with the joint's name, and which direction is better."""
+    measure = measure_of(name)
+    meaning = measure.meaning
+    if measure.name == "CPLE_joint_":
+        meaning = meaning.replace("one joint", f"the {joint_label(name.rpartition('_')[2])}")
+    return "; ".join(filter(None, [meaning, BETTER[measure.better]]))
 
 
 # --- maps and figures ----------------------------------------------------------------------------

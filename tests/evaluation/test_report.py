@@ -48,6 +48,7 @@ def test_the_report_is_one_page_with_everything_in_it(tmp_path, monkeypatch):
     for name, measure in summary["groups"][0]["measures"].items():
         value = words.shown(name, measure).value
         assert re.search(rf"<th scope=.row.>{name}</th>\s*<td class=.value.><b>{value}</b>", page)
+    assert "closest point of the left foot; lower is better" in page
     versions = {"zarr": {"3.1.6": 2}, "torch": {"2.5.0": 1, "2.6.0": 1}}
     facts = dict(words.run_facts(plan, summary, versions))
     assert facts["versions"] == "zarr 3.1.6, torch 2.5.0 and 2.6.0"
