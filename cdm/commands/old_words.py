@@ -252,7 +252,9 @@ def _read_protocol(theirs: dict[str, Override], job: Job) -> None:
                 f"task.evaluator.{name}={override.value}: expected a whole number"
             ) from None
 
-    batch = int(job.values.get("sampling.batch_size", THEIR_BATCH))
+    given = str(job.values.get("sampling.batch_size", "auto"))
+    # What is neither a number nor `auto` is refused with the configuration.
+    batch = int(given) if given.isdecimal() and int(given) > 0 else THEIR_BATCH
     maps = number("k_samples", 0)
     if maps > 0:
         items = number("num_k_samples", 128) // batch * batch

@@ -111,6 +111,8 @@ def test_maps_may_go_straight_to_where_stage_2_looks():
         ("k_samples=0 task.evaluator.eval_nbatch=32", None, 1024),
         ("k_samples=30 task.evaluator.num_k_samples=128", 30, 128),
         ("k_samples=30 task.evaluator.num_k_samples=40 task.test.batch_size=16", 30, 32),
+        ("k_samples=30 task.evaluator.num_k_samples=40 sampling.batch_size=auto", 30, 32),
+        ("k_samples=30 task.evaluator.num_k_samples=40 sampling.batch_size=0", 30, 32),
         ("k_samples=0", None, None),
     ],
 )
