@@ -67,20 +67,32 @@ def jobs(output):
     return {name: int(count) for name, count in table if name not in ("total", "all")}
 
 
+def test_looking_lists_the_jobs_of_both_imports_and_writes_nothing(tmp_path):
+    folder = tmp_path / "around"
+    write_around(folder)
+    before = {path.name for path in folder.iterdir()}
+    assert jobs(run(folder, "-n")) == {
+        **{"cm_generate_chunk": 2, "cm_merge": 1},
+        **{"other_generate_chunk": 2, "other_merge": 1, "count": 1},
+    }
+    assert {path.name for path in folder.iterdir()} - before <= {".snakemake"}
+
+
+def test_a_wrong_part_of_the_keys_is_told_with_the_name_of_the_module(tmp_path):
+    folder = tmp_path / "around"
+    write_around(folder, AROUND.replace('config["other"]', '{"seeds": 7}'))
+    done = forked.snakemake(folder, "-n", *COMMAND)
+    assert done.returncode == 1 and "Traceback" not in done.stdout
+    assert "module other_maps: configuration:" in done.stdout
+    assert "unknown key 'seeds'; did you mean 'seed'" in done.stdout
+
+
 @pytest.fixture(scope="session")
 def finished(made_once):
     """The folder of a workflow around this one, finished."""
 
     def make(folder):
         write_around(folder)
-        looked = run(folder, "-n")
-        assert {path.name for path in folder.iterdir()} <= {
-            *("data", "Snakefile", "around.yaml", ".snakemake"),
-        }
-        assert jobs(looked) == {
-            **{"cm_generate_chunk": 2, "cm_merge": 1},
-            **{"other_generate_chunk": 2, "other_merge": 1, "count": 1},
-        }
         assert "the workflow around has started" in run(folder)
 
     return made_once("module", make)
@@ -91,6 +103,7 @@ def folder(finished, tmp_path):
     return shutil.copytree(finished, tmp_path / "copy", copy_function=shutil.copy2)
 
 
+@pytest.mark.long
 def test_two_imports_with_a_part_of_the_keys_run_in_one_workflow(finished):
     first, second = (ContactMaps(finished / path) for path in ARCHIVES)
     assert len(first) == len(second) == 3
@@ -98,10 +111,12 @@ def test_two_imports_with_a_part_of_the_keys_run_in_one_workflow(finished):
     assert (finished / "lengths.txt").read_text().count("contact_maps-") == 2
 
 
+@pytest.mark.long
 def test_a_finished_module_has_nothing_to_do(finished):
     assert "Nothing to be done" in run(finished, "-n")
 
 
+@pytest.mark.long
 def test_a_module_goes_on_where_it_was(folder):
     outputs = folder / "results/other/outputs/second"
     before = ContactMaps(folder / ARCHIVES[1]).group["sample"][:]

@@ -46,6 +46,7 @@ def test_plain_snakemake_runs(unmerged, tmp_path):
     assert (folder / "outputs/run/contact_maps.zarr").exists()
 
 
+@pytest.mark.long
 def test_jobs_typed_for_cores_are_told(unmerged, tmp_path):
     folder = tmp_path / "copy"
     subprocess.run(["cp", "-a", unmerged, folder], check=True)
