@@ -133,6 +133,7 @@ def stage_1(data_dir: Path | str, **changes) -> Config:
     """The configuration of a run on `write_data`, named `run`."""
     dataset = {"data_dir": str(data_dir), "num_points": POINTS, "transforms": None}
     base = {"exp_name": "run", "exp_dir": "demo", "dataset": dataset, "gpu": None}
+    base["sampling"] = {"batch_size": 32}  # of a plan, which holds no `auto`
     return load_config(overlay(raw_config(**base), changes))
 
 
