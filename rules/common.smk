@@ -147,14 +147,16 @@ def chunk_resources():
     """What Snakemake counts for a chunk job, and what it tells the job.
 
     On one machine `chunk_jobs` is counted: as many as compute at a time, and those that stand by.
+    If none stands by, no job needs a turn.
     """
     if ON_CLUSTER:
         return {"gpu": 1}
-    return {"chunk_jobs": 1, "turns": SHARE.turns, "compute_threads": SHARE.threads}
+    turns = SHARE.turns if SHARE.turns < SHARE.jobs else 0
+    return {"chunk_jobs": 1, "turns": turns, "compute_threads": SHARE.threads}
 
 
 def job_threads(wildcards):
-    """CPU threads of a training or a study: an even share of the cores for each GPU."""
+    """CPU threads of a job on a GPU of its own: an even share of the cores for each GPU."""
     if CONFIG.workflow.threads != "auto":
         return CONFIG.workflow.threads
     if ON_CLUSTER:

@@ -17,7 +17,7 @@ rule generate_chunk:
     conda:
         "../envs/sampling.yaml"
     # On one machine, jobs share what SHARE says; on a cluster, each has its own GPU and cores.
-    threads: CLUSTER_THREADS if ON_CLUSTER else 0
+    threads: job_threads if ON_CLUSTER else 0
     resources:
         **chunk_resources(),
     script:

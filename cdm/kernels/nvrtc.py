@@ -7,6 +7,7 @@ replaces `~/.cache`), by source, macros, architecture and version of the compile
 is compiled again.
 """
 
+import contextlib
 import hashlib
 import importlib.util
 import re
@@ -32,6 +33,18 @@ def unavailable(index: int = 0) -> str | None:
     except Exception as error:
         return f"NVRTC does not work here ({type(error).__name__}: {error})"
     return None
+
+
+def import_ahead() -> None:
+    """Import and load what `unavailable` and `Kernel` need, without starting CUDA.
+
+    A job does this while it waits for a GPU, because it takes up to a second.
+    """
+    with contextlib.suppress(Exception):  # `unavailable` says what is wrong
+        from cuda.core import Program, ProgramOptions
+
+        Program('extern "C" __global__ void nothing() {}', "c++", ProgramOptions(arch="sm_80"))
+        _checked_cache()
 
 
 def device_index(device: torch.device) -> int:

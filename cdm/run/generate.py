@@ -1,6 +1,8 @@
 """One chunk: items -> text features -> sampler -> archive."""
 
 import contextlib
+import importlib
+import importlib.metadata
 import platform
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,10 +13,8 @@ from typing import Any
 
 import numpy as np
 import torch
-import zarr
 
 from cdm.archive.records import ChunkRecord, store_path
-from cdm.archive.store import write_chunk
 from cdm.datasets import FileReader, Item
 from cdm.datasets.statistics import Statistics
 from cdm.errors import ArchiveError
@@ -23,6 +23,7 @@ from cdm.jobs.log import Log
 from cdm.jobs.machine import describe_device
 from cdm.jobs.progress import Clock, Heartbeat, Progress, per_second
 from cdm.jobs.standby import wait_for_turn
+from cdm.kernels import nvrtc
 from cdm.run.chunk_maps import ChunkMaps
 from cdm.run.dataset import open_dataset
 from cdm.run.inputs import fingerprint_allows, read_inputs, shared_states
@@ -86,11 +87,11 @@ def generate_chunk(
         ahead = READ_AHEAD * max(config.sampling.batch_size, threads)
         items = maps.read(dataset, reader, reader_threads(threads, config.gpu), ahead)
     with contextlib.closing(items):
-        # 2. Weights come to main memory.
-        with clock("model"):
-            model = read_model(plan)
-        with clock("text"):
-            encoder = read_text_encoder(plan)
+        # 2. Weights come to main memory, and libraries for a GPU that do not touch it.
+        with clock("load"):
+            model, encoder = read_model(plan), read_text_encoder(plan)
+            if config.gpu is not None:
+                nvrtc.import_ahead()
         # 3. A device that no other job computes on.
         with clock("wait"):
             wait_for_turn(config.run_dir, turns, log)
@@ -152,6 +153,8 @@ def _sample_all(
             maps.store(row, k, item, x_0)
 
     with torch.inference_mode(), ThreadPoolExecutor(1) as writer:
+        # zarr takes half a second to import, and is needed when all maps are there.
+        writer.submit(importlib.import_module, "cdm.archive.store")
         work = prefetch(map(collate, batches(entries, maps.config.sampling.batch_size)))
         # The first batch compiles and captures. Its time is measured apart from the others'.
         with clock("warm_up"):
@@ -183,6 +186,8 @@ def _record(
     log: Log,
 ) -> ChunkRecord:
     """Write a chunk's store and record, and say so in the log."""
+    from cdm.archive.store import write_chunk  # `_sample_all` has imported it
+
     if not fingerprint_allows(chunk.fingerprint, chunk.base, contents):
         raise ArchiveError(
             f"chunk {chunk.name}: an item was edited after this run was planned. Start snakemake "
@@ -233,6 +238,6 @@ def describe_provenance(
             "python": platform.python_version(),
             "torch": torch.__version__,
             "numpy": np.__version__,
-            "zarr": zarr.__version__,
+            "zarr": importlib.metadata.version("zarr"),
         },
     }

@@ -4,6 +4,9 @@ None of this needs a GPU.
 """
 
 import hashlib
+import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -43,6 +46,43 @@ VARIANTS = {
     ],
     "nearest_neighbours/nearest_neighbours.cu": [{"K": k, "THREADS": 128} for k in (3, 8, 16)],
 }
+
+
+# NVIDIA's driver in so far as it tells when CUDA is started; every other call does nothing.
+DRIVER = """
+#include <stdio.h>
+#include <string.h>
+static int nothing(void) { return 0; }
+int cuInit(unsigned flags) { puts("cuInit"); fflush(stdout); return 0; }
+int cuDriverGetVersion(int* version) { *version = 13000; return 0; }
+int cuGetProcAddress_v2(const char* name, void** found, int v, unsigned long long f, void* s) {
+    *found = !strcmp(name, "cuInit") ? (void*)cuInit
+           : !strcmp(name, "cuDriverGetVersion") ? (void*)cuDriverGetVersion
+           : !strcmp(name, "cuGetProcAddress") ? (void*)cuGetProcAddress_v2 : (void*)nothing;
+    return 0;
+}
+"""
+AHEAD = """
+from cdm.kernels import nvrtc
+nvrtc.import_ahead()
+from cuda.core import Device
+print("imported", flush=True)
+try:
+    Device(0)
+except ValueError:
+    pass  # there is none
+"""
+
+
+def test_importing_ahead_does_not_start_cuda(tmp_path):
+    if shutil.which("gcc") is None:
+        pytest.skip("needs gcc, to build a driver that tells when it is started")
+    (tmp_path / "driver.c").write_text(DRIVER)
+    build = ["gcc", "-shared", "-fPIC", "-o", "libcuda.so.1", "driver.c"]
+    subprocess.run(build, cwd=tmp_path, check=True)
+    environment = os.environ | {"LD_LIBRARY_PATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", AHEAD], env=environment, stdout=subprocess.PIPE)
+    assert done.stdout.decode().split() == ["imported", "cuInit"]
 
 
 def test_every_source_is_listed():

@@ -1,6 +1,8 @@
 """Making a plan: names that stay, old runs that stay finished, inputs that are refused."""
 
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -268,3 +270,8 @@ def test_a_chunk_is_never_larger_than_what_is_left(plan):
     assert [(chunk.start, chunk.stop) for chunk in whole.chunks] == [(0, 7)]
     assert [chunk.num_samples for chunk in plan.chunks] == [3, 3, 1]
     assert isinstance(plan.checkpoint, PlannedFile) and len(plan.checkpoint.sha256) == 64
+
+
+def test_a_job_reads_its_plan_without_torch_and_zarr():
+    code = "import sys, cdm.run.planning; print({'torch', 'zarr'} & set(sys.modules))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "set()\n"
