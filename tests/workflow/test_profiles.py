@@ -53,3 +53,35 @@ def test_jobs_typed_for_cores_are_told(unmerged, tmp_path):
     done = forked.snakemake(folder, "-s", REPO / "Snakefile", "--configfile", "mine.yaml", "-j8")
     assert done.returncode == 0, done.stdout
     assert "--jobs 8 is for a cluster" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        # On one machine: on the CPU no job stands by, so none needs a turn.
+        (["--cores", "1"], ["threads: 0", "chunk_jobs=1, turns=0, compute_threads=1"]),
+        (["--cores", "6"], ["threads: 0", "chunk_jobs=1, turns=0, compute_threads=6"]),
+        (
+            ["--cores", "6", "--config", "workflow={threads: 2}"],
+            ["threads: 0", "chunk_jobs=1, turns=0, compute_threads=2"],
+        ),
+        # On a cluster, each job has a GPU and cores of its own.
+        (["--jobs", "2", "--cores", "9"], ["threads: 4", "gpu=1"]),
+        (["--jobs", "2", "--cores", "9", "--config", "workflow={threads: 8}"], ["threads: 8"]),
+    ],
+)
+def test_what_a_chunk_job_is_given(unmerged, tmp_path, options, expected):
+    folder = tmp_path / "copy"
+    subprocess.run(["cp", "-a", unmerged, folder], check=True)
+    subprocess.run("rm -r outputs/*/chunks", shell=True, cwd=folder, check=True)
+    (folder / "profile").mkdir()
+    (folder / "profile/config.yaml").write_text("rerun-triggers: [mtime, input]\n")
+    if "--jobs" in options:
+        submit = "--cluster-generic-submit-cmd"
+        options = [*options, "--executor", "cluster-generic", submit, "submit {resources.gpu}"]
+    files = ["-s", REPO / "Snakefile", "--configfile", "mine.yaml"]
+    done = forked.snakemake(folder, "-n", "--workflow-profile", "profile", *files, *options)
+    assert done.returncode == 0, done.stdout
+    given = done.stdout.split("rule generate_chunk:")[1].split("\n[")[0]
+    assert all(text in given for text in expected), given
+    assert ("gpu" in given) == ("--jobs" in options), given
