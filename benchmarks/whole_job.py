@@ -155,7 +155,8 @@ class Run:
         cores = options.cores or len(os.sched_getaffinity(0))
         self.confined_to = sorted(os.sched_getaffinity(0))[:cores]
         if options.slurm:
-            self.command += ["--workflow-profile", str(REPO / "profiles" / "slurm"), *ON_SLURM]
+            profile = options.tree.resolve() / "profiles" / "slurm"
+            self.command += ["--workflow-profile", str(profile), *ON_SLURM]
         else:
             self.command += ["--cores", str(cores), "--resources", f"gpu={max(1, options.gpus)}"]
         self.typed = " ".join(["snakemake", *self.command[1:]])
