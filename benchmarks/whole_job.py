@@ -84,6 +84,8 @@ def read_options() -> argparse.Namespace:
 
 
 def main() -> int:
+    """Make what the runs need, and run."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     options = read_options()
     folder = options.folder.resolve()
     data = write_dataset(folder, options.layout, options.items, options.points)
@@ -235,7 +237,11 @@ class Run:
         with open(self.folder / f"{name}.log", "w") as log:
             self.began = time.time()
             process = self._start(log)
-            process.wait()
+            try:
+                process.wait()
+            except BaseException:  # Ctrl-C, or ended by others: the run has its own process group
+                os.killpg(process.pid, signal.SIGKILL)
+                raise
             self.ended = time.time()
         if process.returncode:
             tail = (self.folder / f"{name}.log").read_text("utf-8", "replace")[-3000:]
