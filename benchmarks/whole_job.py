@@ -306,12 +306,16 @@ def describe(options) -> dict:
 
 
 def compare_with(path: Path, figures: dict) -> list[str]:
-    """What differs from another run's archive; prints it."""
+    """What differs from another run's archive; prints it. Another tree may keep other arrays."""
     other = json.loads(path.read_text())
     key = "digests" if "digests" in other and "digests" in figures else "shards"
-    found = differences(other[key], figures[key])
-    told = f"differ in {', '.join(found[:5])} ..." if found else "are equal to the last bit"
-    print(f"  {figures['name']} and {other['name']} {told} ({key})")
+    ours, theirs = figures[key], other[key]
+    both = ours.keys() & theirs.keys()
+    found = sorted(name for name in both if ours[name] != theirs[name]) or [key] * (not both)
+    told = f"differ in {', '.join(found[:5])}" if found else "are equal to the last bit"
+    alone = sorted(ours.keys() ^ theirs.keys())
+    alone = f", apart from what only one has: {', '.join(alone[:8])}" if alone else ""
+    print(f"  {figures['name']} and {other['name']} {told} ({len(both)} {key}{alone})", flush=True)
     return found
 
 
