@@ -170,7 +170,9 @@ def _write_shards(
 
 def _check_values(store: Path, arrays: Mapping[str, np.ndarray], record: ChunkRecord) -> None:
     """Numbers where and only where a sample is ok: nothing else may enter an archive."""
-    for name, values in arrays.items():
+
+    def check(name: str) -> None:
+        values = arrays[name]
         for row, status in enumerate(record.statuses):
             ok = status == OK
             if not (np.isfinite(values[row]) if ok else np.isnan(values[row])).all():
@@ -179,6 +181,9 @@ def _check_values(store: Path, arrays: Mapping[str, np.ndarray], record: ChunkRe
                     f"its status is {status}; nothing was written. This is a defect of "
                     "the program: please report it with the log of this chunk"
                 )
+
+    with ThreadPoolExecutor(len(arrays)) as pool:
+        list(pool.map(check, arrays))
 
 
 def verify_chunk(path: Path, hashed: Callable[..., Iterable] = map) -> ChunkRecord:

@@ -33,22 +33,27 @@ LONGEST_NAME = 107  # bytes of a socket's name
 _held: dict[str, socket.socket] = {}  # leases of this process, until it ends
 
 
-def choose_device(gpu: int | str | None, log: Callable[[str], None]) -> str:
+def choose_device(
+    gpu: int | str | None, log: Callable[[str], None], wait: Callable[[], None] = lambda: None
+) -> str:
     """Name of the torch device to compute on; a GPU is leased until the process ends.
 
     Args:
         gpu: None for the CPU, "auto" for a free GPU or else the CPU, or a number. Numbers count
             the devices in `CUDA_VISIBLE_DEVICES`, or without it those that nvidia-smi lists.
         log: gets a line when the job waits for a GPU, and one that says where it computes.
+        wait: called when it is known which devices there are, before one is leased.
     Returns:
         "cpu", or "cuda:0": the leased GPU is the only one that this process sees.
     Raises:
         ConfigError: this machine has no device of that number, or torch cannot use it.
     """
     if gpu is None:
+        wait()
         return "cpu"
     devices, obstacle = _usable_devices()
     if gpu == "auto" and not devices:
+        wait()
         log(f"no CUDA device found, computing on the CPU (gpu: auto){obstacle}")
         return "cpu"
     if gpu != "auto" and gpu >= len(devices):
@@ -56,6 +61,7 @@ def choose_device(gpu: int | str | None, log: Callable[[str], None]) -> str:
             f"gpu is {gpu}, but this process may use {len(devices)} CUDA device(s){obstacle}; "
             "expected a number below that, auto, or null for the CPU (--config gpu=null)"
         )
+    wait()
     name = lease(devices if gpu == "auto" else [devices[gpu]], log)
     os.environ[VISIBLE] = name
     _check_that_torch_sees(name)

@@ -7,6 +7,7 @@ import platform
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -94,8 +95,8 @@ def generate_chunk(
                 nvrtc.import_ahead()
         # 3. A device that no other job computes on.
         with clock("wait"):
-            wait_for_turn(config.run_dir, turns, log)
-            device = choose_device(config.gpu, log)
+            turn = partial(wait_for_turn, config.run_dir, turns, log)
+            device = choose_device(config.gpu, log, turn)
             log(f"chunk {chunk.name}: {len(samples)} samples on {device_name(device)}")
             if heartbeat:
                 heartbeat.report_turn(True)

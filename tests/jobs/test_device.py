@@ -14,7 +14,7 @@ from helpers import REPO
 
 from cdm.errors import ConfigError
 from cdm.jobs import device
-from cdm.jobs.device import choose_device, lease, visible_devices
+from cdm.jobs.device import choose_device, give_back, lease, visible_devices
 
 HOLD = """
 import sys, time
@@ -215,6 +215,32 @@ def test_a_chosen_gpu_is_the_only_one_that_the_process_sees(names, monkeypatch):
 
 def test_no_gpu_means_the_cpu(gpus):
     assert choose_device(None, print) == "cpu"
+
+
+def test_a_job_that_waits_for_its_turn_holds_no_gpu(names, hold, monkeypatch):
+    monkeypatch.setattr(device, "_list_gpus", lambda: iter([(name, [name]) for name in names]))
+    monkeypatch.setattr(device, "_check_that_torch_sees", lambda name: None)
+    monkeypatch.setattr("torch.version.cuda", "13.0")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    other = []
+
+    def wait():  # another job can have the GPU meanwhile, and keeps it
+        names.pop()
+        other.append(hold())
+        assert leased(other[0]) == names[0]
+        other[0].kill()
+
+    assert choose_device("auto", print, wait) == "cuda:0"
+    give_back()
+    assert leased(hold()) == names[0]
+
+
+@pytest.mark.parametrize("gpu", [None, "auto"])
+def test_on_the_cpu_a_job_waits_for_its_turn_too(gpu, monkeypatch):
+    monkeypatch.setattr(device, "_list_gpus", lambda: iter(()))
+    turns = []
+    assert choose_device(gpu, lambda line: None, lambda: turns.append(1)) == "cpu"
+    assert turns == [1]
 
 
 def test_auto_without_a_gpu_computes_on_the_cpu_and_says_so(monkeypatch):
