@@ -250,13 +250,13 @@ export class Card {
     const nearest = places.reduce((best, at, i) => (at[3] < places[best][3] ? i : best), 0);
     const number = joint >= 0 ? joint : nearest;
     const [x, y, z, distance] = places[number];
-    const name = joint >= 0 ? app.names[number] : `closest joint: ${app.names[number]}`;
-    if (!data.trueClosest) return `${name}, ${metres(distance)} from its closest point.`;
+    const name = joint >= 0 ? app.names[number] : `closest joint, ${app.names[number]}`;
+    if (!data.trueClosest) return `${name}: ${metres(distance)} from its closest point`;
     const [tx, ty, tz, real] = data.trueClosest[number];
     const apart = Math.hypot(x - tx, y - ty, z - tz);
     return (
-      `${name}, ${metres(distance)} from its closest point (truth ${metres(real)}); ` +
-      `the two points are ${metres(apart)} apart.`
+      `${name}: ${metres(distance)} from its closest point (truth ${metres(real)}); ` +
+      `the points are ${metres(apart)} apart`
     );
   }
 }

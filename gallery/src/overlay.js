@@ -4,6 +4,7 @@ import { scheme } from "./colors.js";
 
 // Joints of SMPL that bones connect.
 const PARENTS = [-1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18, 19];
+const MANY_LABELS = 340; // CSS pixels of a picture that is wide enough for labels of all joints
 const GHOSTS = 5; // faint figures along the motion
 
 export const metres = (value) => `${value.toFixed(2)} m`;
@@ -94,7 +95,7 @@ export function drawMarkers(context, project, { joint, names, places, others, un
     entries.push({ at, text: joint >= 0 ? metres(distance) : `${names[number]} ${distance.toFixed(2)}` });
   });
   // On a small picture, labels of many joints would cover it.
-  if (entries.length <= 1 || context.canvas.width / unit >= 240) labels(context, entries, unit, colors);
+  if (joint >= 0 || context.canvas.width / unit >= MANY_LABELS) labels(context, entries, unit, colors);
 }
 
 // The figure at one frame, and faint ones along its way.

@@ -5,11 +5,15 @@ import * as THREE from "three";
 import { scheme } from "./colors.js";
 
 const FOV = 32; // degrees, of the picture's height
-const OUTLINE = 5; // pixels of the target's outline, both sides together
+const [NEAR, FAR] = [0.2, 120]; // metres from the eye that are drawn
+const SIDES = 8; // directions that are tried for the first view
+const [CELL, AROUND] = [0.12, 0.7]; // metres: of the coarse picture in that trial, and around the target
+const OUTLINE = 5; // pixels of the target's outline in a picture 300 pixels high
+const CLOSED = 2.2; // the outline runs around points so many times as large, which close the surface
 
 const VERTEX = `
   attribute vec3 tint;
-  uniform float size, scale, wider, near, far, dimmed;
+  uniform float size, scale, grow, wider, near, far, dimmed;
   uniform vec3 low, high, eye;
   varying vec3 vTint;
   varying float vDepth;
@@ -21,7 +25,7 @@ const VERTEX = `
       vec4 back = projectionMatrix * vec4(seen.xy, seen.z - 0.1, 1.0);
       gl_Position.z = back.z / back.w * gl_Position.w;
     }
-    gl_PointSize = clamp(size * scale / -seen.z, 1.5, 40.0) + wider;
+    gl_PointSize = grow * clamp(size * scale / -seen.z, 1.8, 40.0) + wider;
     vTint = tint;
     vDepth = clamp((-seen.z - near) / (far - near), 0.0, 1.0);
     // Walls between the eye and the room are left out.
@@ -42,11 +46,41 @@ const FRAGMENT = `
     vec2 at = 2.0 * gl_PointCoord - 1.0;
     float r2 = dot(at, at);
     if (r2 > 1.0) discard;
-    // A rim that is a little darker tells points apart; what is far away fades a little.
-    // What has no map is paler, so that nobody takes its colour for closeness.
-    vec3 own = mix(vTint, vec3(dot(vTint, vec3(0.3, 0.59, 0.11))), dimmed);
-    vec3 lit = own * (1.0 - 0.28 * r2 * r2);
-    gl_FragColor = vec4(outlined > 0.5 ? outline : mix(lit, background, max(dimmed, 0.38 * vDepth)), 1.0);
+    // What is far away fades a little.
+    vec3 seen = mix(vTint, background, max(dimmed, 0.3 * vDepth));
+    gl_FragColor = vec4(outlined > 0.5 ? outline : seen, 1.0);
+  }`;
+
+// Eye-dome lighting (Boucheny 2009): a pixel is darker where its neighbours are closer to the eye.
+// Without it, surfaces of one colour would run into each other.
+const SHADE_VERTEX = `
+  varying vec2 at;
+  uniform vec2 used;
+  void main() {
+    at = (position.xy + 1.0) / 2.0 * used;
+    gl_Position = vec4(position.xy, 0.0, 1.0);
+  }`;
+
+const SHADE_FRAGMENT = `
+  uniform sampler2D color, depth;
+  uniform vec2 texel, used;
+  uniform float reach, strength, near, far;
+  varying vec2 at;
+  float away(vec2 where) {
+    float z = texture2D(depth, clamp(where, texel, used - texel)).r;
+    return log2(near * far / (far - z * (far - near)));
+  }
+  void main() {
+    vec4 seen = texture2D(color, at);
+    if (texture2D(depth, at).r < 1.0) {
+      float own = away(at), sum = 0.0;
+      for (int i = 0; i < 8; i++) {
+        float angle = 0.7854 * float(i);
+        sum += max(0.0, own - away(at + reach * texel * vec2(cos(angle), sin(angle))));
+      }
+      seen.rgb *= max(0.45, exp(-strength * sum / 8.0));
+    }
+    gl_FragColor = vec4(seen.rgb, 1.0);
   }`;
 
 // Whether this browser can draw at all; asked before three.js, which would complain to the console.
@@ -66,7 +100,8 @@ export class Stage {
     this.renderer.sortObjects = false;
     this.renderer.outputColorSpace = THREE.LinearSRGBColorSpace; // colours are as in the tables
     this.size = [0, 0];
-    this.camera = new THREE.PerspectiveCamera(FOV, 1, 0.05, 200);
+    this.makeShading();
+    this.camera = new THREE.PerspectiveCamera(FOV, 1, NEAR, FAR);
     this.camera.up.set(0, 0, 1);
     this.uniforms = {
       size: { value: 0.05 },
@@ -80,7 +115,7 @@ export class Stage {
       outline: { value: new THREE.Color() },
     };
     const material = (own = {}, options = {}) => {
-      const values = { wider: 0, outlined: 0, dimmed: 0, ...own };
+      const values = { grow: 1, wider: 0, outlined: 0, dimmed: 0, ...own };
       const uniforms = Object.fromEntries(Object.entries(values).map(([k, value]) => [k, { value }]));
       return new THREE.ShaderMaterial({
         uniforms: { ...this.uniforms, ...uniforms },
@@ -89,10 +124,19 @@ export class Stage {
         ...options,
       });
     };
-    this.outline = material({ outlined: 1 }, { depthWrite: false });
-    // In the order of drawing: what is around the target, its outline, the target over it.
-    this.materials = [material(), this.outline, material()];
-    this.behind = material({ dimmed: 0.6, size: 0.03 });
+    // In the order of drawing: what is around the target, the surface of the target, which is
+    // marked and not seen, the outline around the marked pixels, the target.
+    const hidden = { depthWrite: false, depthTest: false, colorWrite: false };
+    const mark = { stencilWrite: true, stencilRef: 1, stencilZPass: THREE.ReplaceStencilOp };
+    const unmarked = { stencilWrite: true, stencilRef: 1, stencilFunc: THREE.NotEqualStencilFunc };
+    this.outline = material({ outlined: 1, grow: CLOSED }, { depthWrite: false, ...unmarked });
+    this.materials = [
+      material(),
+      material({ grow: CLOSED }, { ...hidden, ...mark }),
+      this.outline,
+      material(),
+    ];
+    this.behind = material({ dimmed: 0.55, size: 0.03 });
   }
 
   // Points of an item with colours of its own for each picture; `dispose` frees them.
@@ -106,6 +150,7 @@ export class Stage {
       [0, background, 0],
       [background, data.numTarget, 1],
       [background, data.numTarget, 2],
+      [background, data.numTarget, 3],
     ];
     const picture = () => {
       const scene = new THREE.Scene();
@@ -128,8 +173,8 @@ export class Stage {
       };
     };
     // What is behind may overlap, since it closes the surfaces of the room.
-    const behindSize = data.behind && 2 * spacing({ ...data, xyz: data.behind });
-    return { box: boxOf(data), size: spacing(data), behindSize, picture };
+    const behindSize = data.behind && 1.6 * spacing({ ...data, xyz: data.behind });
+    return { box: boxOf(data), places: somePlaces(data), size: spacing(data), behindSize, picture };
   }
 
   // Draw a picture as seen from `pose` into a 2D canvas; returns what places are on it.
@@ -151,11 +196,12 @@ export class Stage {
     raw(u.background.value, background);
     raw(u.outline.value, target);
     this.renderer.setClearColor(u.background.value, 1);
-    this.outline.uniforms.wider.value = Math.max(3, (OUTLINE * height) / 300);
-    this.renderer.setViewport(0, 0, width, height);
-    this.renderer.setScissor(0, 0, width, height);
-    this.renderer.setScissorTest(true);
+    this.outline.uniforms.wider.value = OUTLINE * (0.5 + height / 600);
+    this.target.viewport.set(0, 0, width, height); // before the target is set, which copies them
+    this.target.scissor.set(0, 0, width, height);
+    this.renderer.setRenderTarget(this.target);
     this.renderer.render(picture.scene, camera);
+    this.shade(width, height);
     const context = canvas.getContext("2d");
     context.drawImage(
       this.renderer.domElement,
@@ -170,11 +216,53 @@ export class Stage {
     this.size = [Math.max(width, this.size[0]), Math.max(height, this.size[1])];
     this.renderer.setPixelRatio(1);
     this.renderer.setSize(...this.size, false);
+    this.target.setSize(...this.size);
+  }
+
+  // Points are drawn into a texture with their depth, from which the canvas is drawn.
+  makeShading() {
+    this.target = new THREE.WebGLRenderTarget(1, 1, { stencilBuffer: true, scissorTest: true });
+    this.target.scissorTest = true;
+    this.target.depthTexture = new THREE.DepthTexture(1, 1, THREE.UnsignedInt248Type);
+    this.target.depthTexture.format = THREE.DepthStencilFormat;
+    this.shading = new THREE.ShaderMaterial({
+      vertexShader: SHADE_VERTEX,
+      fragmentShader: SHADE_FRAGMENT,
+      depthTest: false,
+      depthWrite: false,
+      uniforms: {
+        color: { value: this.target.texture },
+        depth: { value: this.target.depthTexture },
+        texel: { value: new THREE.Vector2() },
+        used: { value: new THREE.Vector2() },
+        reach: { value: 1.5 },
+        strength: { value: 5 },
+        near: { value: NEAR },
+        far: { value: FAR },
+      },
+    });
+    const corners = new Float32Array([-1, -1, 0, 3, -1, 0, -1, 3, 0]); // covers the picture
+    const triangle = new THREE.BufferGeometry();
+    triangle.setAttribute("position", new THREE.BufferAttribute(corners, 3));
+    const mesh = new THREE.Mesh(triangle, this.shading);
+    mesh.frustumCulled = false;
+    this.shaded = new THREE.Scene().add(mesh);
+  }
+
+  shade(width, height) {
+    const { texel, used, reach } = this.shading.uniforms;
+    texel.value.set(1 / this.size[0], 1 / this.size[1]);
+    used.value.set(width / this.size[0], height / this.size[1]);
+    reach.value = Math.max(1, height / 300);
+    this.renderer.setRenderTarget(null);
+    this.renderer.setViewport(0, 0, width, height);
+    this.renderer.setScissor(0, 0, width, height);
+    this.renderer.setScissorTest(true);
+    this.renderer.render(this.shaded, this.camera);
   }
 
   place(cloud, pose, aspect) {
-    const half = Math.tan((FOV * Math.PI) / 360) * Math.min(1, aspect);
-    const distance = (cloud.box.radius / Math.sin(Math.atan(half))) * 0.97 * pose.away;
+    const distance = pose.distance * pose.away * Math.max(1, 1 / aspect);
     const flat = Math.cos(pose.elevation) * distance;
     this.camera.aspect = aspect;
     this.camera.position.set(
@@ -222,6 +310,17 @@ function boxOf(data) {
   return { low, high, middle, radius: Math.max(low.distanceTo(high) / 2, 1e-3) };
 }
 
+// Some of the places of points and motion, in metres: enough to see how large the picture gets.
+function somePlaces({ origin, step, xyz, motion }) {
+  const places = [];
+  const every = Math.max(1, Math.floor(xyz.length / 3 / 1500));
+  for (let i = 0; i < xyz.length; i += 3 * every) {
+    places.push(origin.map((o, axis) => o + step * xyz[i + axis]));
+  }
+  for (let i = 0; motion && i < motion.length; i += 3) places.push([...motion.subarray(i, i + 3)]);
+  return places;
+}
+
 // Diameter of a point in metres, so that points close the surfaces of a room.
 function spacing({ step, xyz }) {
   const count = xyz.length / 3;
@@ -229,7 +328,7 @@ function spacing({ step, xyz }) {
   for (let i = 0; i < xyz.length; i++) extent[i % 3] = Math.max(extent[i % 3], step * xyz[i]);
   const [x, y, z] = extent;
   const area = x * y + z * (x + y);
-  return Math.min(Math.max(0.9 * Math.sqrt(area / count), 0.008), 0.13);
+  return Math.min(Math.max(1.3 * Math.sqrt(area / count), 0.01), 0.1);
 }
 
 // Gives x, y in pixels of a place in metres; null behind the camera.
@@ -244,14 +343,71 @@ function projector(camera, width, height) {
   };
 }
 
-// Where one looks from at first: across the room towards the target, or to the closest point.
+// Where one looks from at first: from the side that sees most of what is around `towards` (the
+// target, or the closest point), with all that is drawn inside a square picture.
 export function firstPose(cloud, towards) {
-  const { middle, low, high } = cloud.box;
-  const centre = new THREE.Vector3(middle.x, middle.y, low.z + 0.3 * (high.z - low.z));
-  let azimuth = -Math.PI / 3;
-  if (towards) {
-    const [x, y] = [middle.x - towards[0], middle.y - towards[1]];
-    if (Math.hypot(x, y) > 0.15) azimuth = Math.atan2(y, x) + 0.45;
+  const { middle, low, high, radius } = cloud.box;
+  const elevation = 0.8;
+  let best = { seen: -1 };
+  for (let turn = 0; turn < SIDES; turn++) {
+    const azimuth = -Math.PI / 3 + (2 * Math.PI * turn) / SIDES;
+    const back = new THREE.Vector3(
+      Math.cos(elevation) * Math.cos(azimuth),
+      Math.cos(elevation) * Math.sin(azimuth),
+      Math.sin(elevation),
+    );
+    const right = new THREE.Vector3(-Math.sin(azimuth), Math.cos(azimuth), 0);
+    const axes = { azimuth, back, right, up: new THREE.Vector3().crossVectors(back, right) };
+    const shown = cloud.places.filter((place) => !isCut(cloud.box, place, back));
+    const seen = numSeen(shown, towards, axes);
+    if (seen > best.seen) best = { seen, shown, ...axes };
   }
-  return { centre, azimuth, elevation: 0.8, away: 1 };
+  const { azimuth, shown, back, right, up } = best;
+
+  // How far away the eye must be for the leftmost, rightmost, lowest and highest point.
+  const needed = [0, 0, 0, 0];
+  const half = Math.tan((FOV * Math.PI) / 360);
+  const seen = new THREE.Vector3();
+  for (const [x, y, z] of shown) {
+    seen.set(x - middle.x, y - middle.y, z - middle.z);
+    const [across, over, ahead] = [seen.dot(right) / half, seen.dot(up) / half, seen.dot(back)];
+    [across, -across, over, -over].forEach((value, side) => {
+      needed[side] = Math.max(needed[side], value + ahead);
+    });
+  }
+  const [east, west, north, south] = needed;
+  const centre = middle
+    .clone()
+    .addScaledVector(right, ((east - west) * half) / 2)
+    .addScaledVector(up, ((north - south) * half) / 2);
+  const distance = 1.06 * Math.max((east + west) / 2, (north + south) / 2, 0.3 * radius);
+  return { centre, azimuth, elevation, away: 1, distance };
+}
+
+// Whether a place is on a wall between the eye and the room, which is left out of the picture.
+function isCut({ low, high }, [x, y, z], back) {
+  const across = 0.03 * (high.x - low.x) + 0.04;
+  const along = 0.03 * (high.y - low.y) + 0.04;
+  const outer =
+    (back.x > 0.3 && x > high.x - across) ||
+    (back.x < -0.3 && x < low.x + across) ||
+    (back.y > 0.3 && y > high.y - along) ||
+    (back.y < -0.3 && y < low.y + along);
+  return outer && z > low.z + 0.25;
+}
+
+// How many cells of a coarse picture show something near `towards` in front of everything else.
+function numSeen(places, towards, { back, right, up }) {
+  const cells = new Map();
+  const point = new THREE.Vector3();
+  for (const place of places) {
+    point.fromArray(place);
+    const cell = `${Math.round(point.dot(right) / CELL)} ${Math.round(point.dot(up) / CELL)}`;
+    const ahead = point.dot(back);
+    if (!(cells.get(cell)?.ahead > ahead)) {
+      const away = Math.hypot(...place.map((value, axis) => value - towards[axis]));
+      cells.set(cell, { ahead, near: away < AROUND });
+    }
+  }
+  return [...cells.values()].filter((cell) => cell.near).length;
 }

@@ -43,9 +43,9 @@ export class Toolbar {
     this.jointMenu = menu(app.jointPairs(), String(choice.joint), (value) =>
       app.choose({ joint: +value }),
     );
-    const colors = [["close", "closeness to the joint"]];
-    if (app.hasTruth) colors.push(["error", "error against the truth"]);
-    colors.push(["scene", "colours of the scene"]);
+    const colors = [["close", "closeness"]];
+    if (app.hasTruth) colors.push(["error", "error"]);
+    colors.push(["scene", "the scene itself"]);
     this.looks.replaceChildren(
       labelled("Joint", this.jointMenu),
       labelled("Colour", menu(colors, choice.color, set("color"))),
@@ -120,7 +120,7 @@ export class Toolbar {
     const { app } = this;
     const { color } = app.choice;
     if (color === "scene") {
-      this.legend.replaceChildren(element("span", {}, "colours of the scene"));
+      this.legend.replaceChildren(element("span", { class: "hint" }, "the scene in its own colours"));
       this.legend.setAttribute("aria-label", "Colours of the scene");
       return;
     }

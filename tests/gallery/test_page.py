@@ -45,7 +45,7 @@ def test_another_joint_and_other_colours_give_other_pictures(browser, tmp_path):
         seen.append(new)
     browser.choose("Colour", "close")
     np.testing.assert_array_equal(browser.pixels(0, 1), seen[0])
-    assert "pelvis, 0." in browser.texts(".readout")[0]
+    assert "pelvis: 0." in browser.texts(".readout")[0]
     assert browser.log() == []
 
 
@@ -202,7 +202,7 @@ def test_without_truth_there_is_one_picture_and_nothing_about_errors(browser, tm
     labels = browser.texts("#gallery .toolbar option, #gallery .filters label")
     assert not [text for text in labels if "error" in text or "Order" in text]
     browser.choose("Colour", "scene")
-    assert browser.texts(".readout")[0].startswith("pelvis, 0.") and browser.log() == []
+    assert browser.texts(".readout")[0].startswith("pelvis: 0.") and browser.log() == []
 
 
 @pytest.mark.long
