@@ -216,7 +216,7 @@ export class Card {
       const shown = kind === "error" && (isTruth || !truth) ? "close" : kind;
       const close = isTruth ? truth : generated;
       picture.paint(tints(shown, { close, truth, colors: data.colors, count: data.count }));
-      const project = app.stage.draw(this.cloud, picture, this.pose, canvas);
+      const project = app.stage.draw(this.cloud, picture, this.pose, canvas, kind);
       this.drawOver(canvas.getContext("2d"), project, isTruth, ratio);
       picture.title.textContent = isTruth
         ? "ground truth"

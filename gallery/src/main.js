@@ -92,6 +92,13 @@ class Gallery {
         card.release();
       }
     }
+    this.settle();
+  }
+
+  // Tell those who wait for the pictures (tests, and people who take screenshots) that all are drawn.
+  settle() {
+    const idle = !this.dirty.size && !this.pending;
+    document.documentElement.dataset.galleryIdle = idle ? "1" : "0";
   }
 
   // Change a choice, and show what it leaves.
@@ -115,6 +122,7 @@ class Gallery {
     if (!same) this.refill();
     this.toolbar.update();
     this.redrawAll();
+    if (!shown.length) this.settle();
   }
 
   refill() {
@@ -162,7 +170,7 @@ class Gallery {
       if (performance.now() > until) break;
     }
     if (this.dirty.size) this.frame = requestAnimationFrame(() => this.drawSome());
-    else if (!this.pending) document.documentElement.dataset.galleryIdle = "1";
+    else this.settle();
   }
 
   // --- one item, enlarged -----------------------------------------------------------------------

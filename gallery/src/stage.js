@@ -39,7 +39,7 @@ const VERTEX = `
 
 const FRAGMENT = `
   uniform vec3 outline, background;
-  uniform float outlined, dimmed;
+  uniform float outlined, dimmed, grey;
   varying vec3 vTint;
   varying float vDepth;
   void main() {
@@ -47,7 +47,8 @@ const FRAGMENT = `
     float r2 = dot(at, at);
     if (r2 > 1.0) discard;
     // What is far away fades a little.
-    vec3 seen = mix(vTint, background, max(dimmed, 0.3 * vDepth));
+    vec3 own = mix(vTint, vec3(dot(vTint, vec3(0.3, 0.6, 0.1))), grey);
+    vec3 seen = mix(own, background, max(dimmed, 0.3 * vDepth));
     gl_FragColor = vec4(outlined > 0.5 ? outline : seen, 1.0);
   }`;
 
@@ -115,7 +116,7 @@ export class Stage {
       outline: { value: new THREE.Color() },
     };
     const material = (own = {}, options = {}) => {
-      const values = { grow: 1, wider: 0, outlined: 0, dimmed: 0, ...own };
+      const values = { grow: 1, wider: 0, outlined: 0, dimmed: 0, grey: 0, ...own };
       const uniforms = Object.fromEntries(Object.entries(values).map(([k, value]) => [k, { value }]));
       return new THREE.ShaderMaterial({
         uniforms: { ...this.uniforms, ...uniforms },
@@ -177,8 +178,8 @@ export class Stage {
     return { box: boxOf(data), places: somePlaces(data), size: spacing(data), behindSize, picture };
   }
 
-  // Draw a picture as seen from `pose` into a 2D canvas; returns what places are on it.
-  draw(cloud, picture, pose, canvas) {
+  // Draw a picture as seen from `pose` into a 2D canvas; returns what gives a place's pixels on it.
+  draw(cloud, picture, pose, canvas, kind) {
     const { width, height } = canvas;
     this.fit(width, height);
     const camera = this.place(cloud, pose, width / height);
@@ -186,6 +187,8 @@ export class Stage {
     const distance = camera.position.distanceTo(pose.centre);
     u.size.value = cloud.size;
     this.behind.uniforms.size.value = cloud.behindSize;
+    // Beside the colours of a map, those of the room are told less loudly.
+    this.behind.uniforms.grey.value = kind === "scene" ? 0 : 0.65;
     u.scale.value = height / (2 * Math.tan((FOV * Math.PI) / 360));
     u.near.value = distance - cloud.box.radius;
     u.far.value = distance + cloud.box.radius;
@@ -293,14 +296,13 @@ function raw(color, text) {
 
 // Corners, middle and half diagonal of the points and the motion, in metres.
 function boxOf(data) {
-  const low = new THREE.Vector3(Infinity, Infinity, Infinity);
-  const high = new THREE.Vector3(-Infinity, -Infinity, -Infinity);
-  const point = new THREE.Vector3();
-  for (let i = 0; i < data.count; i++) {
-    point.set(...data.origin.map((o, axis) => o + data.step * data.xyz[3 * i + axis]));
-    low.min(point);
-    high.max(point);
+  const [least, most] = [[65535, 65535, 65535], [0, 0, 0]];
+  for (let i = 0; i < data.xyz.length; i++) {
+    least[i % 3] = Math.min(least[i % 3], data.xyz[i]);
+    most[i % 3] = Math.max(most[i % 3], data.xyz[i]);
   }
+  const corner = (grid) => new THREE.Vector3(...grid.map((v, axis) => data.origin[axis] + data.step * v));
+  const [low, high, point] = [corner(least), corner(most), new THREE.Vector3()];
   for (let i = 0; data.motion && i < data.motion.length; i += 3) {
     point.fromArray(data.motion, i);
     low.min(point);
@@ -311,11 +313,13 @@ function boxOf(data) {
 }
 
 // Some of the places of points and motion, in metres: enough to see how large the picture gets.
-function somePlaces({ origin, step, xyz, motion }) {
+function somePlaces({ origin, step, xyz, behind, motion }) {
   const places = [];
-  const every = Math.max(1, Math.floor(xyz.length / 3 / 1500));
-  for (let i = 0; i < xyz.length; i += 3 * every) {
-    places.push(origin.map((o, axis) => o + step * xyz[i + axis]));
+  for (const grid of [xyz, behind ?? []]) {
+    const every = Math.max(1, Math.floor(grid.length / 3 / 1000));
+    for (let i = 0; i < grid.length; i += 3 * every) {
+      places.push(origin.map((o, axis) => o + step * grid[i + axis]));
+    }
   }
   for (let i = 0; motion && i < motion.length; i += 3) places.push([...motion.subarray(i, i + 3)]);
   return places;
@@ -359,7 +363,7 @@ export function firstPose(cloud, towards) {
     const right = new THREE.Vector3(-Math.sin(azimuth), Math.cos(azimuth), 0);
     const axes = { azimuth, back, right, up: new THREE.Vector3().crossVectors(back, right) };
     const shown = cloud.places.filter((place) => !isCut(cloud.box, place, back));
-    const seen = numSeen(shown, towards, axes);
+    const seen = numSeen(cloud.box, shown, towards, axes);
     if (seen > best.seen) best = { seen, shown, ...axes };
   }
   const { azimuth, shown, back, right, up } = best;
@@ -397,17 +401,20 @@ function isCut({ low, high }, [x, y, z], back) {
 }
 
 // How many cells of a coarse picture show something near `towards` in front of everything else.
-function numSeen(places, towards, { back, right, up }) {
-  const cells = new Map();
-  const point = new THREE.Vector3();
-  for (const place of places) {
-    point.fromArray(place);
-    const cell = `${Math.round(point.dot(right) / CELL)} ${Math.round(point.dot(up) / CELL)}`;
-    const ahead = point.dot(back);
-    if (!(cells.get(cell)?.ahead > ahead)) {
-      const away = Math.hypot(...place.map((value, axis) => value - towards[axis]));
-      cells.set(cell, { ahead, near: away < AROUND });
-    }
+function numSeen({ middle, radius }, places, towards, { back, right, up }) {
+  const half = Math.ceil(radius / CELL) + 1;
+  const side = 2 * half + 1;
+  const nearest = new Float32Array(side * side).fill(-Infinity);
+  const isNear = new Uint8Array(side * side);
+  for (const [px, py, pz] of places) {
+    const [x, y, z] = [px - middle.x, py - middle.y, pz - middle.z];
+    const column = half + Math.round((x * right.x + y * right.y + z * right.z) / CELL);
+    const row = half + Math.round((x * up.x + y * up.y + z * up.z) / CELL);
+    const ahead = x * back.x + y * back.y + z * back.z;
+    const cell = row * side + column;
+    if (!(nearest[cell] < ahead)) continue; // also outside of the picture
+    nearest[cell] = ahead;
+    isNear[cell] = Math.hypot(px - towards[0], py - towards[1], pz - towards[2]) < AROUND ? 1 : 0;
   }
-  return [...cells.values()].filter((cell) => cell.near).length;
+  return isNear.reduce((sum, one) => sum + one, 0);
 }

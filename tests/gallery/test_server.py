@@ -208,3 +208,22 @@ def test_a_row_that_was_skipped_has_no_place_in_the_list(half, tmp_path):
     arrays, statistics = maps.maps.read(2, ("sample", "points"))
     assert arrays["points"].shape == (NUM_POINTS, 3) and np.isfinite(arrays["sample"]).all()
     assert set(statistics) >= {"mean", "std"}
+
+
+@pytest.mark.long
+@pytest.mark.xdist_group("browser")
+def test_a_browser_draws_the_maps_of_a_run_that_goes_on_and_finds_new_ones(half, tmp_path, browser):
+    with serving(tmp_path) as server:
+        browser.open(server.url)
+        headings = browser.texts("#gallery .card h3")
+        assert len(headings) == 3 and browser.log() == []
+        pixels = browser.pixels(0, 1)
+        assert len(np.unique(pixels.reshape(-1, 4), axis=0)) > 20
+        browser.choose("Caption", headings[2])
+        assert browser.texts("#gallery .card h3") == [headings[2]]
+        # The page asks for the list again after ten seconds.
+        write_dummy_chunk(half, half.chunks[1])
+        browser.wait("document.querySelector('#gallery .news').textContent.startsWith('6 maps')")
+        browser.choose("Caption", "")
+        assert len(browser.texts("#gallery .card h3")) == 6
+    browser.wait("document.querySelector('#gallery .news').textContent.includes('does not answer')")
