@@ -19,6 +19,11 @@ if (BESIDE / "cdm" / "__init__.py").exists():
     os.environ.update(
         PYTHONPATH=os.pathsep.join([str(BESIDE), *filter(None, inherited)])
     )
+elif "conda" in map(str, workflow.deployment_settings.deployment_method):
+    raise WorkflowError(
+        "--sdm conda needs a checkout of this workflow: jobs in an environment of conda take the "
+        "package from the folder beside the Snakefile. Leave it out; the installed one is used"
+    )
 
 from cdm.commands.config_files import configure
 from cdm.commands.hints import advice, farewell, page_written

@@ -89,7 +89,7 @@ def test_the_sdist_holds_all_but_what_is_gits_and_gives_the_same_wheel(built):
     [sdist] = built.glob("sdist/*.tar.gz")
     with tarfile.open(sdist) as archive:
         held = {name.partition("/")[2] for name in archive.getnames()}
-    assert [name for name in sources() if name not in held and not name.startswith(".")] == []
+    assert set(sources()) - held == {".gitattributes", ".gitignore"}
     [wheel], [again] = built.glob("*.whl"), built.glob("sdist/*.whl")
     assert contents(wheel) == contents(again)
 
@@ -129,6 +129,11 @@ def test_a_wheel_runs_the_demo_in_an_empty_folder(installed, tmp_path):
     assert "nothing to do" in why
     again = type_("cdm", "why", "--configfile", "mine.yaml", "--config", "seed=3")
     assert f"--snakefile {place.parent}/_workflow/Snakefile" in again
+    # Environments of conda do not have the package.
+    words = ("cdm", "run", "mine.yaml", "--", "-n", "--sdm", "conda")
+    environment = CLEAN | {"PATH": f"{installed}:/usr/bin:/bin"}
+    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and "--sdm conda needs a checkout" in done.stdout + done.stderr
     # As a module of another workflow.
     (folder / "Snakefile").write_text(AROUND)
     shown = type_("python", "-m", "snakemake", "-n", "--cores", "1", "cm_all")
