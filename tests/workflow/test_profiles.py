@@ -59,8 +59,6 @@ def test_jobs_typed_for_cores_are_told(unmerged, tmp_path):
     ("options", "expected"),
     [
         # On one machine: on the CPU no job stands by, so none needs a turn.
-        (["--cores", "1"], ["threads: 0", "chunk_jobs=1, turns=0, compute_threads=1"]),
-        (["--cores", "6"], ["threads: 0", "chunk_jobs=1, turns=0, compute_threads=6"]),
         (
             ["--cores", "6", "--config", "workflow={threads: 2}"],
             ["threads: 0", "chunk_jobs=1, turns=0, compute_threads=2"],
