@@ -2,6 +2,7 @@
 
 import re
 
+import forked
 import pytest
 from helpers import REPO
 
@@ -25,3 +26,14 @@ def test_snakemake_lists_each_rule_with_a_sentence(name):
 def test_rules_that_take_seconds_are_no_jobs_of_a_cluster():
     assert {name for name, body in RULES.items() if "localrule: True" in body} == LOCAL
     assert len(RULES) >= 11 and not any("gpu=1" in RULES[name] for name in LOCAL)
+
+
+@pytest.mark.long
+def test_a_cluster_that_takes_no_jobs_is_not_asked_for_them(tmp_path):
+    cluster = ("--executor", "cluster-generic", "--cluster-generic-submit-cmd", "false")
+    where = ("-s", REPO / "Snakefile", "--config", "dataset={num_points: 64}")
+    done = forked.snakemake(tmp_path, "demo_data", *where, *cluster, "--jobs", "2")
+    assert done.returncode == 0, done.stdout
+    assert list(tmp_path.glob("outputs/demo/data/*.json"))
+    done = forked.snakemake(tmp_path, "merge", *where, *cluster, "--jobs", "2")
+    assert done.returncode == 1 and "Error submitting" in done.stdout
