@@ -296,7 +296,7 @@ def describe_estimate(found: Estimate) -> str:
         )
     each_s = found.map_s + found.num_steps * found.step_s
     return (
-        f"device        {found.device}; with --cores {found.cores}{gpus} {at_a_time}{standby}\n"
+        f"device        {found.device}; with --cores {found.cores}{gpus}: {at_a_time}{standby}\n"
         f"measured      {1000 * found.step_s:.3g} ms a step of a map, {1 / each_s:.3g} maps/s of "
         f"{found.num_steps} steps; {found.ready_s + found.device_s:.1f} s for a job's start, "
         f"{found.write_s:.1f} s for its end\n"
