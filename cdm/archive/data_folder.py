@@ -127,7 +127,9 @@ class SetFolder:
 
     def obsolete(self, split: str, files: Checksums) -> tuple[list[str], list[str]]:
         """Files of this split's earlier export that this one lacks: ours, and changed since."""
-        contents, ours, changed = self.known.contents(), [], []
+        contents = self.known.contents()
+        ours: list[str] = []
+        changed: list[str] = []
         for name in sorted(self.known.names(split) - files.keys()):
             path = self.path / name
             if os.path.lexists(path) and not self.path.is_symlink():

@@ -131,12 +131,15 @@ class _ObjectArray:
         self.size, self.items = size, items
 
     def __reduce__(self):
-        function, arguments, state = np.empty(0, object).__reduce__()
-        version, _, dtype, is_fortran, _ = state
+        reduced: Any = np.empty(0, object).__reduce__()
+        function, arguments, (version, _, dtype, is_fortran, _) = reduced
         return function, arguments, (version, (self.size,), dtype, is_fortran, _Stream(self.items))
 
 
-class _Pickler(pickle._Pickler):
+_PythonPickler: Any = pickle._Pickler  # the one in Python, whose inside has no types
+
+
+class _Pickler(_PythonPickler):
     """Forgets what it wrote, so that memory stays flat, and writes the old name of numpy's module.
 
     numpy 2 would write numpy._core, which the numpy 1.x of older environments cannot read. Both

@@ -67,9 +67,9 @@ class Folder:
             hashed: read it and compare its sha256 too.
         """
         path = f"{self.path}/{file}"
-        return (
-            verify_file(path, known) if known and hashed else file_problem(path, known and known[0])
-        )
+        if known and hashed:
+            return verify_file(path, known)
+        return file_problem(path, known[0] if known else None)
 
     def record(self, plan: str) -> ArchiveRecord | None:
         """The archive's record, or None where it has none.

@@ -126,7 +126,7 @@ class ContactMaps:
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(*state["arguments"])
+        type(self).__init__(self, *state["arguments"])
         if self._identity != state["identity"]:
             raise self._replaced()
 
@@ -277,7 +277,8 @@ class ContactMaps:
 
     def _checked(self, name: str, rows: int | slice, files: list[str]) -> np.ndarray:
         """Read rows of an array whose values lie in these files."""
-        problem = values = None
+        problem: str | None = None
+        values = np.empty(0)
         for file in (f"{name}/zarr.json", *files):
             problem = problem or self._problem(file)
         if problem is None:

@@ -10,7 +10,7 @@ import io
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
@@ -93,8 +93,8 @@ class SetMaps:
             instead = "stage 2 would stop there" if tests else "stage 2 would take ground truth"
             found.append(self._told(len(self.missing), f"without one, {instead}", self.missing))
         if self.unreadable:
-            each = [f"{name}: {why}" for name, why in self.unreadable.items()]
-            found.append(self._told(len(self.unreadable), "file(s) that it cannot read", each))
+            lines = [f"{name}: {why}" for name, why in self.unreadable.items()]
+            found.append(self._told(len(self.unreadable), "file(s) that it cannot read", lines))
         if self.unasked:
             found.append(
                 self._told(len(self.unasked), "file(s) that no item asks for", self.unasked)
@@ -135,7 +135,7 @@ def check_maps(
     parent: Path,
     items: dict[str, list[Sample]],
     tests: bool,
-    num_points: dict[str, int | None],
+    num_points: Mapping[str, int | None],
     joints: int | None = None,
     deep: bool = False,
 ) -> list[SetMaps]:

@@ -57,7 +57,7 @@ class ContactMapsDataset(Dataset):
         self,
         archive: str | Path | ContactMaps,
         values: str = "distance",
-        k: int | str = 0,
+        k: int | Any = 0,
         seed: int = 0,
         sigma: float | None = None,
         points: bool = True,

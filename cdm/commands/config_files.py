@@ -128,7 +128,8 @@ def complete(user: UserValues, strict: bool = True) -> Configured:
         notes.append(f"left out: {error}")
 
     # The user's word first, then each training's.
-    places, missing, all_refused = dict(user.places), {}, []
+    places, all_refused = dict(user.places), []
+    missing: dict[str, Any] = {}
     for training in trainings:
         refused = [text for text, settled_by in training.refused if settled_by not in places]
         all_refused += refused
@@ -240,7 +241,7 @@ def flow(value: Any) -> str:
 def _defaults(user: Mapping[str, Any]) -> dict[str, Any]:
     defaults = _read_defaults(DEFAULTS)
     demo = is_demo(overlay(defaults, user))
-    return overlay(defaults, _read_defaults(DEMO_DEFAULTS)) if demo else defaults
+    return overlay(defaults, _read_defaults(DEMO_DEFAULTS)) if demo else dict(defaults)
 
 
 @functools.cache

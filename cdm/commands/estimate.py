@@ -184,8 +184,8 @@ def estimate(
         seconds_on_four=four,
         device_hours=device_s(job, work) / 3600,
         fast_steps=fast,
-        fast_seconds=faster and run_s(job, faster, share),
-        fast_device_hours=faster and device_s(job, faster) / 3600,
+        fast_seconds=run_s(job, faster, share) if faster else None,
+        fast_device_hours=device_s(job, faster) / 3600 if faster else None,
         archive_bytes=archive_bytes(plan),
         minutes_per_chunk=chunk_minutes(max(work.sizes)),
         suggested_chunk_size=suggested,
@@ -282,7 +282,7 @@ def describe_estimate(found: Estimate) -> str:
     four = found.seconds_on_four
     on_four = f"; {duration(four)} on four GPUs" if four and found.gpus != 4 else ""
     fast = suggestion = ""
-    if found.fast_steps:
+    if found.fast_steps and found.fast_seconds is not None:
         fast = (
             f"fast.yaml     {found.fast_steps} steps in place of {found.num_steps}, with "
             f"config/fast.yaml: about {duration(found.fast_seconds)} "
@@ -309,7 +309,7 @@ def describe_estimate(found: Estimate) -> str:
     )
 
 
-def _bytes(number: int) -> str:
+def _bytes(number: float) -> str:
     for unit in ("B", "kB", "MB", "GB"):
         if number < 1000:
             return f"{number:.3g} {unit}"

@@ -102,7 +102,8 @@ class BottomLine:
     """
 
     def __init__(self, stream: TextIO):
-        self.stream, self.size = stream, None
+        self.stream = stream
+        self.size: os.terminal_size | None = None
 
     @property
     def width(self) -> int:

@@ -178,7 +178,7 @@ def _sort_in(word: str, override: Override, job: Job, theirs: dict[str, Override
         job.values[ours] = override.value
     elif key in SAME or key in REQUIRED or _why_no_meaning(key) or _has_parts(key):
         theirs[key] = override
-    elif part(key) is not None and "properties" not in part(key):
+    elif (known := part(key)) is not None and "properties" not in known:
         job.values[key] = override.value
     elif part(key) is not None and isinstance(override.value, dict):
         job.values |= {f"{key}.{name}": value for name, value in override.value.items()}
@@ -245,8 +245,10 @@ def _read_protocol(theirs: dict[str, Override], job: Job) -> None:
 
     def number(name: str, usual: int) -> int:
         override = theirs.get(f"task.evaluator.{name}")
+        if override is None:
+            return usual
         try:
-            return usual if override is None else int(override.value)
+            return int(override.value)
         except (TypeError, ValueError):
             raise ConfigError(
                 f"task.evaluator.{name}={override.value}: expected a whole number"

@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from cdm import SNAKEFILE, WORKFLOW
 from cdm.commands.config_files import config_arguments, flow
@@ -17,7 +18,7 @@ from cdm.errors import ConfigError
 
 def known_rules() -> set[str]:
     """The names of the workflow's rules."""
-    files = [SNAKEFILE, *WORKFLOW.glob("rules/*.smk")]
+    files: list[Any] = [SNAKEFILE, *WORKFLOW.glob("rules/*.smk")]
     text = "\n".join(Path(path).read_text("utf-8") for path in files)
     return set(re.findall(r"^ *rule (\w+):", text, re.MULTILINE))
 

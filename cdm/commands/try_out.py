@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 
@@ -121,7 +122,9 @@ def _readable_first(plan: Plan, dataset: Dataset, samples: list[Sample]) -> list
     wanted = min(len(samples), max(TRIED, config.sampling.batch_size))
     spread = [i * len(samples) // wanted for i in range(wanted)]
     others = sorted(set(range(len(samples))) - set(spread))
-    reader, readable, unread, problem = FileReader(config.data_dir), [], [], None
+    reader, problem = FileReader(config.data_dir), None
+    readable: list[int] = []
+    unread: list[int] = []
     for number in [*spread, *others]:
         if len(readable) >= min(READABLE, wanted):
             break
@@ -185,8 +188,8 @@ def _end(process: subprocess.Popen) -> None:
 def _mean_times(found: list[TrialTimes]) -> TrialTimes:
     """The means of the seconds of several trials."""
     columns = {name: [asdict(each)[name] for each in found] for name in asdict(found[0])}
-    fixed = {name: columns.pop(name)[0] for name in ("device", "batch_maps")}
-    return TrialTimes(**fixed, **{name: _mean(values) for name, values in columns.items()})
+    fixed: dict[str, Any] = {name: columns.pop(name)[0] for name in ("device", "batch_maps")}
+    return TrialTimes(**fixed | {name: _mean(values) for name, values in columns.items()})
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -5,6 +5,7 @@ is compared with the newest finished chunk of the same number, whose record tell
 from. If there is none, it is compared with the plan of the last run. Nothing is changed by this.
 """
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,10 +96,9 @@ class _Explainer:
     def __init__(self, plan: Plan, samples: list[Sample], losses: Mapping[str, str]):
         self.plan, self.samples, self.losses = plan, samples, losses
         self.run = Path(plan.config.run_dir)
-        try:
+        self.last: Plan | None = None
+        with contextlib.suppress(ArchiveError):
             self.last = read_plan(self.run)
-        except ArchiveError:
-            self.last = None
         self.planned = {chunk.name for chunk in self.last.chunks} if self.last else set()
         self.dataset = open_dataset(plan.config, plan.architecture.point_feat_dim)
         text_model = plan.config.model.text_model

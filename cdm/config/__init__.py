@@ -8,7 +8,7 @@ It imports `cdm.errors` and `cdm.files` only.
 import dataclasses
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from cdm.config.contradictions import contradictions
 from cdm.config.schema import SCHEMA, schema
@@ -98,6 +98,6 @@ def _build(cls: type, values: Mapping[str, Any]) -> Any:
             continue  # a plan of an earlier version does not have it
         value = values[key]
         if dataclasses.is_dataclass(field.type):
-            value = _build(field.type, value)
+            value = _build(cast(type, field.type), value)
         fields[field.name] = tuple(value) if isinstance(value, list) else value
     return cls(**fields)

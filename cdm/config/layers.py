@@ -121,8 +121,10 @@ def difference(base: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, A
         before = base.get(key)
         if value == before and key in base:
             continue
-        both = isinstance(value, Mapping) and isinstance(before, Mapping)
-        changes[key] = difference(before, value) if both else value
+        if isinstance(value, Mapping) and isinstance(before, Mapping):
+            changes[key] = difference(before, value)
+        else:
+            changes[key] = value
     return changes
 
 

@@ -181,9 +181,9 @@ def translate(tree: Node, place: str, accepts_null: Callable[[str], bool]) -> Tr
     for key, _ in leaves(tree):
         if SAME.get(key) in found.values:
             continue
-        why = next((why for pattern, why in NO_MEANING if re.fullmatch(pattern, key)), None)
-        if why is not None:
-            found.no_meaning[key] = why
+        reasons = [why for pattern, why in NO_MEANING if re.fullmatch(pattern, key)]
+        if reasons:
+            found.no_meaning[key] = reasons[0]
         elif key not in SAME:
             found.unknown.append(key)
     return found
@@ -197,9 +197,16 @@ def _value(tree: Node, place: str, found: Translation, key: str) -> Any:
         return None
     except Unresolved as problem:
         advice = f"; set {SAME[key]}" if key in SAME else ""
-        text = f"{place} line {find(tree, key).line}: {key}: {problem}{advice}"
+        text = f"{place} line {_line(tree, key)}: {key}: {problem}{advice}"
         found.refused.append(Refusal(text, SAME.get(key)))
         return None
+
+
+def _line(tree: Node, key: str) -> int:
+    """The line of a key that is there."""
+    node = find(tree, key)
+    assert node is not None, key
+    return node.line
 
 
 def is_true(value: Any) -> bool:
@@ -240,11 +247,10 @@ def _required(tree: Node, found: Translation, scene_model: bool) -> Iterator[tup
 
 def _read_transforms(tree: Node, value_of: Callable[[str], Any], found: Translation) -> None:
     """`dataset.transforms`: whether training items were rotated."""
-    node = find(tree, "task.dataset.train_transforms")
     names = value_of("task.dataset.train_transforms")
     if isinstance(names, list):
         found.values["dataset.transforms"] = [name for name in names if name == "RandomRotation"]
-        found.lines["dataset.transforms"] = node.line
+        found.lines["dataset.transforms"] = _line(tree, "task.dataset.train_transforms")
 
 
 def _read_statistics(tree: Node, value_of: Callable[[str], Any], found: Translation) -> None:
@@ -254,7 +260,7 @@ def _read_statistics(tree: Node, value_of: Callable[[str], Any], found: Translat
         value = value_of(key)
         if found.values.get("dataset.name") in OF_SETS and value is not None:
             found.values[f"dataset.{ours}"] = value
-            found.lines[f"dataset.{ours}"] = find(tree, key).line
+            found.lines[f"dataset.{ours}"] = _line(tree, key)
 
 
 def _refusals(
@@ -263,14 +269,15 @@ def _refusals(
     """(line, sentence, our key that settles it) of what takes more than one key to see."""
     # Transforms.
     for key in ("task.dataset.train_transforms", "task.dataset.test_transforms"):
-        node, names = find(tree, key), value_of(key)
+        names = value_of(key)
         for name in names if isinstance(names, list) else []:
             if name not in HARMLESS_TRANSFORMS:
                 why = "centred clouds are" if name == "NormalizeToCenter" else "it is"
-                yield node.line, f"{key} has {name}: {why} not what a model is shown here", None
+                text = f"{key} has {name}: {why} not what a model is shown here"
+                yield _line(tree, key), text, None
             elif name == "RandomRotation" and "test" in key:
                 why = "items of the phases val and test are never rotated here"
-                yield node.line, f"{key} has {name}: {why}", None
+                yield _line(tree, key), f"{key} has {name}: {why}", None
 
     # The dataset.
     name = found.values.get("dataset.name")
@@ -287,7 +294,7 @@ def _refusals(
     dim, read = value_of("model.scene_model.point_feat_dim"), value_of(READ_DIM)
     if "model.scene_model.point_feat_dim" in found.values and read not in (None, dim):
         why = f"but model.scene_model.point_feat_dim is {dim}"
-        yield find(tree, READ_DIM).line, f"{READ_DIM} is {read}, {why}", None
+        yield _line(tree, READ_DIM), f"{READ_DIM} is {read}, {why}", None
     mine, theirs = value_of("task.dataset.data_repr"), value_of("model.data_repr")
     if None not in (mine, theirs) and mine != theirs:
         line = found.lines["dataset.data_repr"]

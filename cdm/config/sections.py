@@ -9,6 +9,7 @@ DEMO = "demo"
 DEMO_POINTS = 1024  # points of the built-in rooms, as the built-in weights were trained on
 CUSTOM = "ContactMapCustomDataset"  # dataset.name of scans of the user's own
 EXAMPLES = "ContactMapExampleDataset"  # dataset.name of a list of items with texts
+Auto = Any  # the word "auto"; a plan has numbers in its place
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ class SamplingConfig:
 
     method: str
     eta: float
-    batch_size: int | str
+    batch_size: int | Auto
     k_samples: int
     precision: str
 
@@ -186,9 +187,9 @@ class TrainingConfig:
 class WorkflowConfig:
     """Section `workflow`."""
 
-    chunk_size: int | str
+    chunk_size: int | Auto
     dtype: str
-    threads: int | str
+    threads: int | Auto
     standby: bool = True
     absolute_paths: bool = False
 
@@ -266,7 +267,7 @@ class Config:
     exp_name: str
     exp_dir: str | None
     seed: int
-    gpu: int | str | None
+    gpu: int | Auto | None
     dataset: DatasetConfig
     model: ModelConfig
     diffusion: DiffusionConfig
@@ -309,8 +310,11 @@ class Config:
 
     @property
     def data_dir(self) -> str:
-        """The dataset's folder."""
-        return self.demo_folder if self.is_demo_data else self.dataset.data_dir
+        """The dataset's folder, or its URL."""
+        if self.is_demo_data:
+            return self.demo_folder
+        assert self.dataset.data_dir is not None, "load_config has put a default in its place"
+        return self.dataset.data_dir
 
     @property
     def stage_2_tests(self) -> bool:

@@ -26,4 +26,4 @@ def action_of(text: str) -> str:
     if stated:
         return stated[1]
     spoken = _SPOKEN.search(text.lower())
-    return spoken.lastgroup.replace("_", " ") if spoken else ""
+    return (spoken.lastgroup or "").replace("_", " ") if spoken else ""

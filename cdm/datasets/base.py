@@ -7,7 +7,7 @@ exception is `captions: reference`, which repeats afford-motion's own order and 
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -140,7 +140,9 @@ class Dataset(ABC):
 
     def read_distance(self, sample: Sample, reader: FileReader) -> np.ndarray:
         """The item's (num_points, contact_dim) distances alone."""
-        return self.read_item(sample, reader).distance
+        distance = self.read_item(sample, reader).distance
+        assert distance is not None, f"{type(self).__name__} has no ground truth"
+        return distance
 
     def target_mask_file(self, sample: Sample) -> str | None:
         """File that marks the points of the object the text names, where the layout has one."""
@@ -203,8 +205,8 @@ class Dataset(ABC):
 
     def statistics_samples(self) -> list[Sample]:
         """One sample for each item the statistics are computed from."""
-        trained_on = {"phase": self.statistics_phase, "sets": self.statistics_sets}
-        config = replace(self.config, **trained_on, captions="first", max_items=None)
+        split = {"phase": self.statistics_phase, "sets": self.statistics_sets}
+        config = replace(self.config, **split, captions="first", max_items=None)
         trained_on = type(self)(config, self.data_dir, self.point_feat_dim, self.seed)
         try:
             samples = trained_on.samples()
@@ -376,7 +378,7 @@ def translation(offset) -> np.ndarray:
     return matrix
 
 
-def stat_files(dataset: Dataset, relpaths) -> dict[str, FileState | RemoteState | None]:
+def stat_files(dataset: Dataset, relpaths) -> Mapping[str, FileState | RemoteState | None]:
     """State of every file the samples need, None for a missing one.
 
     Raises:

@@ -96,7 +96,7 @@ class ContactHumanML3DDataset(Dataset):
                 reason = self._reason(found, max_horizon)
                 if reason:
                     self.dropped[f"H3D/{name}"] = reason
-                else:
+                elif isinstance(found, MotionFacts):
                     clips += self._clips(name, found.num_frames, max_horizon)
             except BadItem as error:
                 known = str(error).startswith(NOT_THERE)
@@ -243,7 +243,8 @@ class ContactHumanML3DDataset(Dataset):
 
     def _captions(self, name: str) -> list[tuple[int, str, float, float]]:
         """(line number from 0, caption, from, to) of a clip's caption file; times in seconds."""
-        path, captions = f"{self.data_dir}/{_text_file(name)}", []
+        path = f"{self.data_dir}/{_text_file(name)}"
+        captions: list[tuple[int, str, float, float]] = []
         try:
             lines = read_lines(self.data_dir, _text_file(name))
         except NoIndex as error:
@@ -259,13 +260,13 @@ class ContactHumanML3DDataset(Dataset):
                     )
                 continue
             fields = line.strip().split("#")
-            times = [_seconds(field) for field in fields[2:]]
-            if len(fields) != 4 or None in times:
+            times = [seconds for field in fields[2:] if (seconds := _seconds(field)) is not None]
+            if len(fields) != 4 or len(times) != 2:
                 raise BadItem(
                     f"{path}: line {number + 1} is {line.strip()!r}, expected "
                     "caption#tokens#from#to with times in seconds; correct the line"
                 )
-            captions.append((number, fields[0], *times))
+            captions.append((number, fields[0], times[0], times[1]))
         if not captions:
             raise BadItem(f"no caption: {path} is empty")
         return captions
@@ -341,7 +342,9 @@ def motion_facts(
 
     With a facts file of today's motions, every motion is only stat'ed.
     """
-    known, facts, stale = _read_facts(facts_path), {}, {}
+    known = _read_facts(facts_path)
+    facts: dict[str, MotionFacts | BadItem] = {}
+    stale: dict[str, Place] = {}
     if isinstance(data_dir, RemotePath):
         data_dir.folder.states(map(_motion_file, names))  # remembered: `state_of` asks no more
     for name in names:
@@ -357,17 +360,15 @@ def motion_facts(
             if entry is not None and entry[:-2] == [*state] and state.tells_edits:
                 facts[name] = MotionFacts(*entry[-2:])
             else:
-                facts[name] = None  # keeps the order
                 stale[name] = path
     if stale:
         with ThreadPoolExecutor(16) as pool:
-            for name, (state, found) in zip(
-                stale, pool.map(_read_motion, stale.values()), strict=True
-            ):
+            read = zip(stale, pool.map(_read_motion, stale.values()), strict=True)
+            for name, (state_read, found) in read:
                 facts[name] = found
-                if state is not None:
-                    known[name] = [*state, *found]
-    return facts, known
+                if state_read is not None and isinstance(found, MotionFacts):
+                    known[name] = [*state_read, *found]
+    return {name: facts[name] for name in names}, known
 
 
 def _read_motion(

@@ -88,7 +88,10 @@ class ContactMapDataset(Dataset):
         # The item's own arrays.
         num_points = self.config.num_points
         columns = 6 if self.config.use_color else (3, 6)
-        shapes = {"points": (num_points, columns), "dist": (num_points, NUM_JOINTS)}
+        shapes: dict[str, tuple] = {
+            "points": (num_points, columns),
+            "dist": (num_points, NUM_JOINTS),
+        }
         openscene = self._openscene_file(sample) if self.config.use_openscene else ""
         if "/feat/" in openscene:
             shapes["mask"] = (num_points,)

@@ -27,7 +27,8 @@ class ContactMapExampleDataset(ContactMapDataset):
 
     def entries(self):
         tables: dict[str, list[AnnoRow]] = {}
-        entries, seen = [], Counter()
+        entries: list[Entry] = []
+        seen: Counter[tuple[str, int]] = Counter()
         for place, text, set_name, index in self._lines():
             if set_name not in tables:
                 tables[set_name] = self.read_rows(set_name)

@@ -2,15 +2,16 @@
 
 import hashlib
 import io
+import os
 import re
 import threading
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import chain
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 
@@ -107,7 +108,7 @@ def exists(path: Place) -> bool:
         return False
 
 
-def find_states(data_dir: Place, names: list[str]) -> dict[str, FileState | RemoteState | None]:
+def find_states(data_dir: Place, names: list[str]) -> Mapping[str, FileState | RemoteState | None]:
     """State of every file below a folder, None for a missing one; many are asked for at once."""
     if isinstance(data_dir, RemotePath):
         return data_dir.folder.states(names)
@@ -132,7 +133,7 @@ def read_regular(path: Place) -> tuple[bytes, FileState | RemoteState]:
         Unreachable: it lies on a server that does not answer.
     """
     try:
-        if not isinstance(path, RemotePath) and (size := state_of(path).size) > LARGEST:
+        if not isinstance(path, RemotePath) and (size := os.stat(path).st_size) > LARGEST:
             raise BadItem(f"{path}: has {size} bytes, expected at most {LARGEST}; {REBUILD}")
         data, state = read_with_state(path)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
@@ -218,7 +219,7 @@ def decode_npy(data: bytes, place: str, shape: tuple, finite: bool = True) -> np
     return _as_numbers(array, f"{place}: the array", finite)
 
 
-def _decode(open_file: Callable[[], BinaryIO], place: str, shape: tuple, kinds: str) -> np.ndarray:
+def _decode(open_file: Callable[[], IO[bytes]], place: str, shape: tuple, kinds: str) -> np.ndarray:
     """An array in numpy's format.
 
     Type and shape stand in front of the data. They are checked first, so that neither a pickle nor
@@ -248,7 +249,7 @@ def _decode(open_file: Callable[[], BinaryIO], place: str, shape: tuple, kinds: 
     return array
 
 
-def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
+def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
     """Shape and type that stand in front of the numbers."""
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0

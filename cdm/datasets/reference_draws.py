@@ -29,7 +29,7 @@ class Entry(NamedTuple):
     """
 
     set: str
-    index: str
+    index: str  # type: ignore[assignment]  # hides tuple.index, which nothing asks for
     captions: Captions
     parts: Captions
     scene_id: str = ""

@@ -57,7 +57,8 @@ class Moments:
     """
 
     def __init__(self):
-        self.count, self.mean, self.m2 = 0, 0.0, 0.0
+        self.count = 0
+        self.mean = self.m2 = np.zeros(())
 
     def add(self, count, mean, m2) -> None:
         """Merge a block of count rows: their mean, and the sum of their squared deviations."""
@@ -123,8 +124,8 @@ def computed_statistics_path(dataset: Dataset, items: list[Sample], run_dir: str
     Args:
         items: the dataset's `statistics_samples`.
     """
-    remote = isinstance(dataset.data_dir, RemotePath)
-    folder = str(dataset.data_dir) if remote else os.path.normpath(dataset.data_dir)
+    data_dir = dataset.data_dir
+    folder = str(data_dir) if isinstance(data_dir, RemotePath) else os.path.normpath(data_dir)
     joints = dataset.config.data_repr_joints
     rows = [[item.set, item.index] for item in items]
     key = digest([folder, dataset.statistics_phase, rows, joints])

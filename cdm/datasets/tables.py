@@ -76,7 +76,7 @@ def _missing(data_dir: Place, path: Place, relpath: str) -> str:
             f"{data_dir}: no such folder (looked for {relpath} in it); set dataset.data_dir to "
             "the data folder that holds the sets"
         )
-    names = sorted(entry.name for entry in path.parent.glob("*"))
+    names = sorted(list_names(path.parent))
     beside = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") or "nothing"
     return (
         f"{path}: no such file; {path.parent} holds {beside}; check dataset.data_dir, "
@@ -196,4 +196,4 @@ def _parse_row(place: str, fields: list[str], columns: list[int]) -> AnnoRow:
         )
     if scene:
         safe_name(scene, f"{place}: scene_id", DataError)
-    return AnnoRow(scene, tuple(offset), utterance)
+    return AnnoRow(scene, (offset[0], offset[1], offset[2]), utterance)

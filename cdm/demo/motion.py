@@ -5,7 +5,7 @@ Its joints come close to the right things at plausible heights. It does not repl
 
 import itertools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,7 @@ SPEED, TURN = 1.2, 3.0  # walking, metres per second; turning, radians per secon
 
 # SMPL joints around a pelvis at the origin: x to the right, y ahead, z up, metres. A pair is a left
 # and a right joint; the right one's place is listed, and the left one mirrors it in x.
+JOINTS: list[Any]
 JOINTS = [0, (1, 2), 3, (4, 5), 6, (7, 8), 9, (10, 11), 12, (13, 14), 15, (16, 17), (18, 19)]
 JOINTS += [(20, 21)]  # pelvis, hip, spine, knee, spine, ankle, spine, foot, neck, ... wrist
 STAND = [

@@ -56,7 +56,7 @@ def draw_sheet(path, items) -> None:
         top = figure.add_subplot(len(items), 4, 4 * row + 1, aspect="equal")
         order = points[:, 2].argsort()
         colors = (points[order, 3:] + 1) / 2
-        top.scatter(*points[order, :2].T, c=colors, s=5, linewidths=0)
+        top.scatter(points[order, 0], points[order, 1], c=colors, s=5, linewidths=0)
         for piece in scene.room.pieces:
             outline = piece.footprint().corners[0]
             top.fill(*outline.T, fill=False, edgecolor="k", linewidth=0.8)

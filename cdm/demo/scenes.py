@@ -131,7 +131,7 @@ def _surfaces(room: Room, rng) -> tuple[np.ndarray, ...]:
     """
     width, depth = room.size
     height = rng.uniform(1.6, 2.4)
-    flat = [((-width / 2, -depth / 2, 0), (width / 2, depth / 2, 0))]  # floor, then walls
+    flat = [([-width / 2, -depth / 2, 0.0], [width / 2, depth / 2, 0.0])]  # floor, then walls
     for side in rng.permutation(4)[: rng.integers(2, 5)]:
         low, high = [-width / 2, -depth / 2, 0.0], [width / 2, depth / 2, height]
         if side < 2:

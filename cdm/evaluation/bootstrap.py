@@ -1,6 +1,6 @@
 """Bootstrap confidence intervals over items (Efron and Tibshirani 1993, percentile intervals)."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,7 +19,7 @@ class Interval(NamedTuple):
     high: float
     num_items: int
 
-    def __contains__(self, value: float) -> bool:
+    def __contains__(self, value: Any) -> bool:
         return self.low <= value <= self.high
 
 

@@ -142,7 +142,8 @@ def measure_archive(plan: Plan, log: Log, threads: int = 1) -> Measured:
                 measured.add(sample, truth, values, measures.pelvis is not None)
             measured.skipped.update(s.set for s in samples)
             measured.skipped.subtract(s.set for s in chosen)
-            masks = {dataset.target_mask_file(sample) for sample in chosen} - {None}
+            found = map(dataset.target_mask_file, chosen)
+            masks = {name for name in found if name is not None}
             files = {name for sample in chosen for name in dataset.files(sample)}
             covered = _check_unedited(plan, chunk, files, reader)
             read |= masks - files if covered else masks | files

@@ -87,7 +87,7 @@ def _svg(figure, name: str) -> Markup:
     text = content.getvalue().decode("utf-8")
     # A head that HTML takes: no XML, no namespaces, no style of its own. The page decides on the
     # width, up to the size at which letters are as large as drawn.
-    box = re.search(r'viewBox="(0 0 [\d.]+ [\d.]+)"', text)[1]
+    box = re.findall(r'viewBox="(0 0 [\d.]+ [\d.]+)"', text)[0]
     width = float(box.split()[2])
     _, _, text = text.partition("</defs>")  # behind the style
     text = f'<svg role="img" viewBox="{box}" style="max-width: {width:.0f}pt">{text}'

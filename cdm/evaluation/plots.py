@@ -6,7 +6,7 @@ mathematics: in matplotlib, a caption such as `$\\frac$` would end the report.
 
 import io
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,7 +50,7 @@ def short_line(text: str, most: int = LINE_LENGTH) -> str:
 # --- an evaluation -------------------------------------------------------------------------------
 
 
-def plot_evaluation(summary: dict[str, Any], measured, folder: Path) -> list[str]:
+def plot_evaluation(summary: Mapping[str, Any], measured, folder: Path) -> list[str]:
     """Write the figures that the measures permit; returns the names of the files.
 
     Args:
@@ -140,7 +140,7 @@ def _localisation(groups):
     return figure
 
 
-def draw_family(axes, measures: dict[str, Any], family: str) -> None:
+def draw_family(axes, measures: Mapping[str, Any], family: str) -> None:
     """One family of FAMILIES: its values over its parameter, with intervals."""
     for prefix, where in (("", "whole scene"), (TARGET, "target object")):
         names = [name for name in measures if name.startswith(f"{prefix}{family}@")]
@@ -193,7 +193,7 @@ class Panel(NamedTuple):
     band: tuple[float, float] | None = None
 
 
-def study_panels(summary: dict[str, Any]) -> list[Panel]:
+def study_panels(summary: Mapping[str, Any]) -> list[Panel]:
     """Diversity, energy distance and measures outside, which are what the rule looks at."""
     limits = summary["limits"]
     pooled = summary["settings"][0]["measures"][DIVERSITY]["value"]
@@ -216,7 +216,7 @@ def study_panels(summary: dict[str, Any]) -> list[Panel]:
     ]
 
 
-def plot_study(summary: dict[str, Any], path: Path) -> None:
+def plot_study(summary: Mapping[str, Any], path: Path) -> None:
     """Write the figure of a study: a line for each sampler and family of time grids.
 
     Args:
@@ -233,11 +233,12 @@ def plot_study(summary: dict[str, Any], path: Path) -> None:
     save(figure, path)
 
 
-def draw_panel(axes, panel: Panel, summary: dict[str, Any]) -> None:
+def draw_panel(axes, panel: Panel, summary: Mapping[str, Any]) -> None:
     """One panel of the study's figure, without its legend."""
     compared = [setting for setting in summary["settings"] if setting["role"] == "compared"]
     lines = dict.fromkeys((setting["method"], setting["grid"]) for setting in compared)
-    axes.axhspan(*panel.band, color=_ink(), alpha=0.12, label="chance alone")
+    if panel.band is not None:
+        axes.axhspan(*panel.band, color=_ink(), alpha=0.12, label="chance alone")
     for method, grid in lines:
         points = [s for s in compared if (s["method"], s["grid"]) == (method, grid)]
         _plot_line(axes, panel, points, f"{method}, {grid}")
@@ -261,7 +262,8 @@ def apart(values: Iterable[int]) -> list[int]:
 
 def _plot_line(axes, panel: Panel, settings: list[dict[str, Any]], label: str) -> None:
     """One line of a panel: values with their intervals, fewest steps first."""
-    found = [(setting["steps"], *panel.value(setting)) for setting in settings]
+    measured = [(setting["steps"], panel.value(setting)) for setting in settings]
+    found = [(steps, *value) for steps, value in measured if value is not None]
     steps, values, lows, highs = np.array(sorted(found), np.float64).T
     errors = np.maximum(0, [values - lows, highs - values])
     axes.errorbar(

@@ -162,9 +162,8 @@ def _cell(
     name: str, measure: words.Measured, chance: words.Measured | None, highest: float
 ) -> Cell:
     low, high, value = (100 * measure[end] / highest for end in ("low", "high", "value"))
-    return Cell(
-        words.shown(name, measure), low, high, value, chance and 100 * chance["value"] / highest
-    )
+    at = 100 * chance["value"] / highest if chance else None
+    return Cell(words.shown(name, measure), low, high, value, at)
 
 
 def _all_measures(measures: Mapping[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:

@@ -16,6 +16,7 @@ draw, P projections of a map.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any, cast
 
 import numpy as np
 
@@ -87,7 +88,7 @@ def mean_of_items(values: np.ndarray, item_of: np.ndarray) -> np.ndarray:
     """Values of samples (..., S) averaged over the samples of each item: (..., I)."""
     counts = np.bincount(item_of)
     of_item = np.zeros((*values.shape[:-1], len(counts)))
-    np.add.at(of_item, (..., item_of), values)
+    np.add.at(of_item, cast(Any, (..., item_of)), values)
     return of_item / counts
 
 

@@ -126,6 +126,7 @@ class Study:
             write_result(path, result)
             # What a later study reads, after a kill too, is what this one goes on with.
             result = read_result(path)
+            assert result is not None, path
         else:
             self.log(f"{name}: finished before")
         return result
@@ -148,7 +149,8 @@ class Study:
         numbers = noise_numbers(self.config, setting, draw)
         num_maps = len(samples) * self.k_samples
         progress = Progress(num_maps, name, self.log)
-        seconds, entries, waiting = 0.0, [], deque()
+        seconds, entries = 0.0, []
+        waiting: deque[Any] = deque()
 
         def collate(group: list[Item]):
             maps = [(item.sample, item, k) for item in group for k in numbers]
@@ -214,7 +216,7 @@ class Study:
         """
         samples = self.dataset.samples()
         most = self.config.compare.max_items or len(samples)
-        chosen = []
+        chosen: list[Sample] = []
         for position in spread_order(len(samples)):
             if len(chosen) == most:
                 break
@@ -233,8 +235,8 @@ class Study:
     def _files(self, samples: Iterable[Sample]) -> set[str]:
         """Every file that decides the numbers of samples; some may not exist."""
         names = {name for sample in samples for name in self.dataset.files(sample)}
-        masks = {self.dataset.target_mask_file(sample) for sample in samples}
-        return (names | masks) - {None}
+        masks = map(self.dataset.target_mask_file, samples)
+        return names | {name for name in masks if name is not None}
 
     def _directions(self) -> np.ndarray:
         """Random directions: (num_points * contact_dim, projections) float32, standard normal.

@@ -62,7 +62,7 @@ def shown(name: str, measure: Measured) -> Shown:
     scaled = [100 * end if is_share else end for end in ends]
     places = 0 if is_share and scaled[1] == scaled[2] else decimals(*scaled[1:])
     texts = [f"{end:.{places}f}" for end in scaled]
-    return Shown(*texts, "%" if is_share else measure["unit"])
+    return Shown(texts[0], texts[1], texts[2], "%" if is_share else measure["unit"])
 
 
 def percent(share: float) -> str:

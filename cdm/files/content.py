@@ -29,12 +29,15 @@ class FileState(NamedTuple):
     ctime_ns: int
     inode: int
 
-    tells_edits = True  # a server's answer may not (`RemoteState`)
-
     @classmethod
     def of(cls, stat: os.stat_result) -> "FileState":
         """The part of a stat that counts."""
         return cls(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+
+    @property
+    def tells_edits(self) -> bool:
+        """Whether an edit shows in it, which it may not in a server's answer (`RemoteState`)."""
+        return True
 
     def agrees_with(self, recorded: Mapping[str, Any]) -> bool:
         """Whether a record's values are these; older records hold size and mtime only.

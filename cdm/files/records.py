@@ -5,7 +5,7 @@ import hashlib
 import json
 from pathlib import Path
 from types import UnionType
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import orjson
 
@@ -54,7 +54,7 @@ def typed(cls: type[T], content: Any) -> T:
     """
     if not isinstance(content, dict):
         raise ValueError(f"expected an object, found {_shown(content)}")
-    known, hints = dataclasses.fields(cls), get_type_hints(cls)
+    known, hints = dataclasses.fields(cast(Any, cls)), get_type_hints(cls)
     needed = {
         field.name
         for field in known
@@ -73,7 +73,7 @@ def _typed_value(expected: Any, name: str, value: Any) -> Any:
     for option in options:
         if dataclasses.is_dataclass(option) and isinstance(value, dict):
             try:
-                return typed(option, value)
+                return typed(cast(type, option), value)
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from None
         kind = get_origin(option) or option

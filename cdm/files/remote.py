@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
@@ -105,7 +105,7 @@ class RemoteFolder:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.url_of(relpath))
         return found
 
-    def states(self, relpaths: Iterable[str]) -> dict[str, RemoteState | None]:
+    def states(self, relpaths: Iterable[str]) -> Mapping[str, RemoteState | None]:
         """The state of many files, None for a missing one. They are remembered.
 
         One request for each folder where the server has listings; otherwise one for each file,

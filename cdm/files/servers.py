@@ -6,6 +6,7 @@ fsspec, aiohttp and s3fs are imported here only, and only once a URL is configur
 import datetime
 import errno
 import os
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import quote
 
@@ -42,7 +43,7 @@ class RemoteState(NamedTuple):
         """Whether an edit shows in it. Otherwise only the bytes themselves tell."""
         return bool(self.etag or self.modified)
 
-    def agrees_with(self, recorded: dict[str, Any]) -> bool:
+    def agrees_with(self, recorded: Mapping[str, Any]) -> bool:
         """Whether a record's values are these, and would be others after an edit."""
         return self.tells_edits and all(
             key in recorded and recorded[key] == now for key, now in self._asdict().items()

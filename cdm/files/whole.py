@@ -185,7 +185,7 @@ def explain_os_error(error: OSError, path: Path) -> str:
         errno.EACCES: "you may not write there: check the folder's owner and mode",
         errno.EPERM: "you may not write there: check the folder's owner and mode",
     }
-    advice = known.get(error.errno, "look at that path")
+    advice = known.get(error.errno or 0, "look at that path")
     return (
         f"cannot write {path}: {error.strerror or error}. Finished chunks are kept; {advice}, "
         "then run the same snakemake command again"

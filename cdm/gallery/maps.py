@@ -139,7 +139,7 @@ class RunMaps:
                 return self.maps
             self.maps: ArchivedMaps | FinishedChunks = (
                 ArchivedMaps(self.archive)
-                if merged
+                if merged or self.plan is None
                 else FinishedChunks(self.run, self.plan, self._known)
             )
             return self.maps

@@ -67,7 +67,7 @@ def pack_item(item: GalleryItem, sigma: float, up: int, points: int | None = Non
         arrays["colors"] = item.colors[kept].T.astype(np.uint8)
     if item.target is not None:
         arrays["target"] = item.target[kept].astype(np.uint8)
-    if behind is not None:
+    if behind is not None and item.backdrop is not None:
         arrays["behind"] = grid(behind).T
         arrays["behind_colors"] = np.rint((item.backdrop[:, 3:].T + 1) * 127.5).astype(np.uint8)
 

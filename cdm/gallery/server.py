@@ -17,7 +17,7 @@ from cdm.errors import ArchiveError, CDMError
 from cdm.gallery.fragment import fragment_of, gallery_head, script_hash
 from cdm.gallery.gather import ItemReader
 from cdm.gallery.items import UNMEASURED, item_key
-from cdm.gallery.maps import RunMaps
+from cdm.gallery.maps import ArchivedMaps, RunMaps
 from cdm.gallery.measures import find_measured
 from cdm.gallery.packing import describe, pack_item
 from cdm.pages import render
@@ -116,7 +116,7 @@ def index_of(maps: RunMaps) -> dict[str, Any]:
     """The list of all maps that are there, without their numbers."""
     found = maps.look()
     reader = ItemReader(found.config, found.point_feat_dim)
-    plan = found.maps.attributes["plan"] if maps.complete else ""
+    plan = found.maps.attributes["plan"] if isinstance(found, ArchivedMaps) else ""
     measured = find_measured(maps.run, plan) if plan else {}
     items = []
     for row, sample in found.samples.items():

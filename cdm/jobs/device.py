@@ -21,6 +21,7 @@ import struct
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from cdm.errors import ConfigError, RunEnded
 from cdm.jobs.every import Every
@@ -34,7 +35,7 @@ _held: dict[str, socket.socket] = {}  # leases of this process, until it ends
 
 
 def choose_device(
-    gpu: int | str | None, log: Callable[[str], None], wait: Callable[[], None] = lambda: None
+    gpu: int | Any | None, log: Callable[[str], None], wait: Callable[[], None] = lambda: None
 ) -> str:
     """Name of the torch device to compute on; a GPU is leased until the process ends.
 

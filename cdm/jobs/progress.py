@@ -13,6 +13,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Self
 
 from cdm.files import read_json, remove, typed
 from cdm.jobs.every import Every
@@ -41,7 +42,7 @@ class Clock:
         self._began = time.perf_counter()
 
     @classmethod
-    def of_process(cls) -> "Clock":
+    def of_process(cls) -> Self:
         """A clock that began with this process, whose first phase is `start`."""
         clock, age_s = cls(), process_age_s()
         if age_s is not None:

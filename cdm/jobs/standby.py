@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cdm.errors import CDMError
 from cdm.files import digest
@@ -36,7 +37,7 @@ def share_out(
     cores: int,
     gpus: int | None,
     num_devices: int,
-    threads: int | str = "auto",
+    threads: int | Any = "auto",
     num_chunks: int = 1,
     standby: bool = True,
 ) -> Share:

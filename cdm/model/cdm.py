@@ -31,6 +31,7 @@ class TimestepEmbedder(nn.Module):
         columns = torch.arange(0, time_emb_dim, 2, dtype=torch.float32)
         angle = position * torch.exp(columns * (-torch.log(torch.tensor(1e4)) / time_emb_dim))
         pe = torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(1)  # (rows, time_emb_dim)
+        self.pe: torch.Tensor
         self.register_buffer("pe", pe[:, None, :time_emb_dim].clone())
         self.time_embed = nn.Sequential(
             nn.Linear(time_emb_dim, time_emb_dim),

@@ -249,7 +249,7 @@ def _contradictions(found: Architecture, section: str | None, config: Config) ->
     """Configured sizes that the weights contradict."""
     model = config.model
     in_weights = found.sizes | {"last_dim": found.last_dim}
-    pairs = {"model.arch": (model.arch, found.arch)}
+    pairs: dict[str, tuple[Any, Any]] = {"model.arch": (model.arch, found.arch)}
     pairs["model.time_emb_dim"] = (model.time_emb_dim, found.time_emb_dim)
     for key, configured in asdict(getattr(model, section)).items() if section else ():
         if key in in_weights:  # else of a part that this model does not have
@@ -306,7 +306,7 @@ def inspect_scene_model(config: Config, point_feat_dim: int) -> dict[str, Any] |
     """
     if PointFeatures.of(config).source != SCENE_MODEL:
         return None
-    path = Path(os.path.expanduser(config.model.scene_model.pretrained_weight))
+    path = Path(os.path.expanduser(config.model.scene_model.pretrained_weight or ""))
     if not os.path.exists(path):
         raise CheckpointError(
             f"{path}: no such file; model.scene_model.pretrained_weight must name the weights of "

@@ -60,6 +60,7 @@ class PointFeatures:
             usual_text_dim: width of the configured text encoder, None where it may be any.
         """
         if widths.text is not None:
+            assert widths.point_feat is not None, "told together"
             return widths.text, widths.point_feat
         if self.dim is not None:
             return widths.both - self.dim, self.dim

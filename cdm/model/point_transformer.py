@@ -10,7 +10,7 @@ the linear layer before it (docs/exact-short-rows.md, eq. 23).
 """
 
 import copy
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -53,6 +53,7 @@ class BatchNorm(nn.BatchNorm1d):
 
     def affine_map(self):
         """The scale and the shift that it applies, (channels,) each."""
+        assert self.running_mean is not None and self.running_var is not None
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         return scale, self.bias - self.running_mean * scale
 
@@ -156,8 +157,9 @@ class VectorAttention(nn.Module):
 
     def weights(self):
         """The layer's weights as `cdm.kernels.neighbourhoods.Weights`."""
-        norm, _, linear, hidden_norm, _, last = self.linear_w
-        position = self.linear_p[3]
+        layers: tuple[Any, ...] = tuple(self.linear_w)
+        norm, _, linear, hidden_norm, _, last = layers
+        position: Any = self.linear_p[3]
         hidden = linear.weight, linear.bias
         if isinstance(hidden_norm, BatchNorm):
             hidden = fold(linear, hidden_norm)
@@ -245,7 +247,7 @@ class PointTransformerUNet(nn.Module):
             tuple of `Level`, finest first. Each has a quarter of the points of the finer one, but
             at least one.
         """
-        levels = []
+        levels: list[Level] = []
         for encoder, decoder, k in zip(self.encoders(), self.decoders(), NEIGHBOURS, strict=False):
             group = group_offset = up = up_weights = None
             if levels:
@@ -311,7 +313,8 @@ def read_unet(shapes, prefix=""):
     Raises:
         KeyError: there is no input layer below the prefix.
     """
-    planes, blocks = [], []
+    planes: list[int] = []
+    blocks: list[int] = []
     in_dim = shapes[f"{prefix}enc1.0.linear.weight"][1]
     while (name := f"{prefix}enc{len(planes) + 1}.") + "0.linear.weight" in shapes:
         planes.append(shapes[name + "0.linear.weight"][0])

@@ -76,10 +76,10 @@ def _hub_snapshots(repos: list[str]) -> list[Path]:
     home = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface"
     home = Path(os.environ.get("HF_HOME", home))
     cache = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
-    cache = Path(os.path.expanduser(cache or home / "hub"))
+    folder = Path(os.path.expanduser(cache or home / "hub"))
     folders = []
     for repo in repos:
-        root = cache / f"models--{repo.replace('/', '--')}"
+        root = folder / f"models--{repo.replace('/', '--')}"
         head = None
         with contextlib.suppress(OSError):
             head = (root / "refs/main").read_text(errors="replace").strip()

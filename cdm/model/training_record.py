@@ -192,7 +192,7 @@ def check_scene_model_as_trained(
     if config.trust == "mine":
         return
     record = read_training_record(folder)
-    line = scene_model_difference(record and record.scene_model, found)
+    line = scene_model_difference(record.scene_model if record else None, found)
     if line:
         raise ConfigError(
             f"{folder / SETTINGS}: the model was trained with another scene model:\n  {line}\nName "
@@ -229,7 +229,7 @@ def contradictions(config: Config, training: Training) -> list[str]:
 def configured_as_trained(config: Config, training: Training) -> dict[str, Any]:
     """`sampling_settings`, and the attention heads of the backbone that was trained."""
     configured = sampling_settings(config)
-    for key in HEADS.get(training.values.get("model.arch"), ()):
+    for key in HEADS.get(str(training.values.get("model.arch")), ()):
         *_, section, name = key.split(".")
         heads = getattr(getattr(config.model, section), name)
         configured[key] = USUAL_HEADS if heads is None else heads

@@ -18,7 +18,7 @@ import zlib
 from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, NamedTuple
+from typing import Any, BinaryIO, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
@@ -87,7 +87,7 @@ class _Storage(NamedTuple):
     key: str
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> io.BufferedReader:
     """Open a file to read its bytes.
 
     Raises:
@@ -111,7 +111,7 @@ def open_regular(path: Path) -> BinaryIO:
     return open(descriptor, "rb")
 
 
-def hash_open(file: BinaryIO) -> str:
+def hash_open(file: io.BufferedReader) -> str:
     """sha256 of an open file's bytes, in hex."""
     file.seek(0)
     return hashlib.file_digest(file, "sha256").hexdigest()
@@ -173,7 +173,7 @@ def not_finite(file: BinaryIO, tensors: dict[str, TensorInfo]) -> list[str]:
 
 
 def _finite(content: bytes, dtype: str, big_endian: bool) -> bool:
-    order = ">" if big_endian else "<"
+    order: Literal["<", ">"] = ">" if big_endian else "<"
     values = np.frombuffer(content, np.dtype(VALUES[dtype]).newbyteorder(order))
     if dtype == "bfloat16":  # the upper half of a float32: all bits of the exponent are set
         return bool(((values & 0x7F80) != 0x7F80).all())
@@ -273,7 +273,11 @@ class _Unpickler(pickle._Unpickler):
     damaged file names.
     """
 
-    dispatch: ClassVar = {code: pickle._Unpickler.dispatch[code] for code in b"".join(OPCODES)}
+    dispatch: ClassVar[dict[int, Any]] = {
+        code: pickle._Unpickler.dispatch[code] for code in b"".join(OPCODES)
+    }
+
+    stack: list[Any]  # of the class above it, which says nothing of it
 
     def __init__(self, file: BinaryIO, members: dict[str, int]):
         super().__init__(file)
@@ -331,6 +335,8 @@ class _Unpickler(pickle._Unpickler):
 class _LegacyUnpickler(_Unpickler):
     """Also adds up `num_bytes` of each storage, whose values follow the pickles."""
 
+    stack: list[Any]  # of the class above it, which says nothing of it
+
     def __init__(self, file: BinaryIO, members: dict[str, int]):
         super().__init__(file, members)
         self.num_bytes: dict[str, int] = {}
@@ -364,7 +370,7 @@ def _view(storage, offset, size, stride, *_, dtype=None, itemsize=1) -> TensorIn
 
 def _view_of_bytes(storage, offset, size, stride, grad, hooks, dtype, *_) -> TensorInfo:
     """A tensor whose dtype has no storage class, such as float8."""
-    bits = int(re.search(r"\d+", dtype)[0])
+    [bits] = map(int, re.findall(r"^\D*(\d+)", dtype))
     return _view(storage, offset, size, stride, dtype=dtype, itemsize=max(bits // 8, 1))
 
 

@@ -84,7 +84,7 @@ class ChunkMaps:
                 fail.
         """
         dataset, statistics = self.config.dataset, self.statistics
-        values = {
+        values: dict[str, Any] = {
             "sample": x_0,
             "distance": to_distance(
                 x_0, statistics.mean, statistics.std, dataset.sigma, dataset.use_raw_dist

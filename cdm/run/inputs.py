@@ -51,11 +51,12 @@ def fingerprint_allows(fingerprint: str, base: str, contents: Contents) -> bool:
     workflow computes may not have existed when the name was chosen. Their hash may therefore be
     missing from the name.
     """
-    hashes = {
-        group: {name: now and now["sha256"] for name, now in files.items()}
+    hashes: dict[str, dict[str, str | None]] = {
+        group: {name: now["sha256"] if now else None for name, now in files.items()}
         for group, files in contents.items()
     }
-    unknown = hashes | {STATISTICS: dict.fromkeys(hashes[STATISTICS])}
+    nothing: dict[str, str | None] = dict.fromkeys(hashes[STATISTICS])
+    unknown = hashes | {STATISTICS: nothing}
     names = (base, content_fingerprint(base, hashes), content_fingerprint(base, unknown))
     return fingerprint in names
 
@@ -152,9 +153,10 @@ class InputResolver:
                 now = self._state(group, name)
                 if now is None and (group == STATISTICS or self.config.is_demo_data):
                     continue  # a rule makes it again, alike, if a chunk needs it
-                if (then is None) != (now is None):
-                    yield name
-                elif then is None or now.agrees_with(then):
+                if then is None or now is None:
+                    if then is not None or now is not None:
+                        yield name
+                elif now.agrees_with(then):
                     continue
                 elif not may_be(then, now) or self._today(group, name) != then["sha256"]:
                     yield name

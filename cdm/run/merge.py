@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import partial
@@ -92,20 +92,19 @@ def _join(plan: Plan, paths: list[Path], folder: Path, threads: int) -> "_Target
     verified = _verify_all(paths, threads)
     first, target = next(verified), None
     problems = [_problem(paths[0], plan.chunks[0], first, first)]
-    if problems == [None]:
+    if problems == [None] and isinstance(first, ChunkRecord):
         target = _Target(folder, plan.num_samples, first)
         target.add(plan.chunks[0].number, paths[0], first)
 
     # The others are joined to it. After a first problem they are only looked at.
     for chunk, path, found in zip(plan.chunks[1:], paths[1:], verified, strict=True):
         problems.append(_problem(path, chunk, found, first if target else found))
-        if not any(problems):
+        if target and not any(problems) and isinstance(found, ChunkRecord):
             target.add(chunk.number, path, found)
-    problems = list(filter(None, problems))
-    if problems:
+    told = list(filter(None, problems))
+    if told or target is None:
         raise ArchiveError(
-            f"{len(problems)} of {len(paths)} chunks cannot be merged:\n  "
-            f"{listed(problems, LISTED)}"
+            f"{len(told)} of {len(paths)} chunks cannot be merged:\n  {listed(told, LISTED)}"
         )
     return target
 
@@ -116,6 +115,7 @@ def _problem(
     """Why a chunk cannot be merged with the first one, or None."""
     if isinstance(found, ArchiveError):
         return str(found)
+    assert isinstance(first, ChunkRecord), "one that is wrong is only compared with itself"
     expected = replace(first.layout, num_samples=chunk.stop - chunk.start)
     if found.base != chunk.base or found.layout != expected:
         return f"{path}: a chunk of another plan; {rebuild(path)}"
@@ -263,7 +263,7 @@ class _Target:
         yield from describe_versions(self.versions)
 
 
-def describe_versions(versions: dict[str, dict[str, int]]) -> Iterator[str]:
+def describe_versions(versions: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
     """A line for each library of which the chunks were made with different versions."""
     for library, counts in versions.items():
         if len(counts) > 1:

@@ -67,7 +67,7 @@ def make_plan(config: Config) -> tuple[Plan, list[Sample]]:
         config,
         checkpoint.architecture,
         checkpoint.sha256,
-        scene_model and scene_model.sha256,
+        scene_model.sha256 if scene_model else None,
         statistics,
         dataset.rotates,
     )

@@ -175,8 +175,8 @@ def chunk_size_in_use(
         size = settings.get("chunk_size")
         return size if same and type(size) is int and size > 0 else None
 
-    before = last and size_of(last.identity)
-    if before:
+    before = size_of(last.identity) if last else None
+    if last and before:
         was_trial = num_samples >= GROWN * last.num_samples and ours >= TOO_SMALL * before
         if was_trial:
             return ours

@@ -42,6 +42,7 @@ def describe_sources(config: Config) -> str:
 
 def _assumed(config: Config) -> str:
     """What had to be taken for granted, because neither the user nor the training told it."""
+    assert config.provenance is not None, "only asked where it is known"
     places, values = config.provenance.places, config.as_dict()
     open_keys = [f"{key} {value_at(values, key)}" for key in TRAINED if key not in places]
     if not open_keys:

@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Iterable
 from itertools import islice
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from cdm.datasets import Sample
 
@@ -36,7 +36,7 @@ def table_rows(number: int, samples: Iterable[Sample]) -> bytes:
     return (_as_csv(rows, csv.QUOTE_ALL) if "\r" in text else text).encode()
 
 
-def _as_csv(rows: list[list], quoting: int) -> str:
+def _as_csv(rows: list[list], quoting: Literal[0, 1]) -> str:
     text = io.StringIO()
     csv.writer(text, delimiter="\t", lineterminator="\n", quoting=quoting).writerows(rows)
     return text.getvalue()

@@ -44,8 +44,9 @@ class Batch:
 
     def part(self, start: int, stop: int) -> "Batch":
         """The maps from start up to, and without, stop."""
-        fields = self.keys, self.c_text, self.c_pc_xyz, self.c_pc_feat
-        return Batch(*[None if x is None else x[start:stop] for x in fields])
+        feat = self.c_pc_feat
+        own = (x[start:stop] for x in (self.keys, self.c_text, self.c_pc_xyz))
+        return Batch(*own, None if feat is None else feat[start:stop])
 
 
 class ReadAhead:

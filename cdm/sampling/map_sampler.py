@@ -132,7 +132,7 @@ class MapSampler:
         if self._on_gpu:
             torch.cuda.synchronize(self.device)
         self._runner.forget()
-        self.model = self._runner = self.features = None
+        del self.model, self._runner, self.features
         if self._on_gpu:
             gc.collect()  # a graph and the modules it captured may refer to each other
             torch.cuda.empty_cache()
@@ -157,7 +157,7 @@ class MapSampler:
         return _Part(len(part), host, began, ended)
 
     def _wait(self, part: "_Part") -> np.ndarray:
-        if part.ended is not None:
+        if part.began is not None and part.ended is not None:
             part.ended.synchronize()
             self._gpu_s += part.began.elapsed_time(part.ended) / 1e3
         return part.x_0.numpy()

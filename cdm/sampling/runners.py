@@ -80,6 +80,7 @@ class Captured:
     def run(self, inputs: Inputs, callback: Callable) -> torch.Tensor:
         """Sample one batch; returns before the device has computed it. See `Plain.run`."""
         self.prepare(inputs)
+        assert self._captured_sampler is not None
         return self._captured_sampler(*inputs, callback=callback)
 
     def forget(self) -> None:

@@ -79,8 +79,9 @@ def find_beginning(config: Config) -> Beginning:
         raise CheckpointError(f"training.init_from: {error}") from None
     _check_trained_here(checkpoint.architecture.arch, config)
     trained_with = _trained_with(experiment, config) if experiment else {}
-    told = read_training_record(experiment) if experiment not in (None, Path(DEMO)) else None
-    scene_model = told and told.scene_model
+    recorded = experiment is not None and experiment != Path(DEMO)
+    told = read_training_record(experiment) if experiment is not None and recorded else None
+    scene_model = told.scene_model if told else None
     return Beginning(
         checkpoint.architecture, str(path), checkpoint.sha256, trained_with, scene_model
     )
@@ -134,8 +135,10 @@ def initial_weights(beginning: Beginning, config: Config) -> dict[str, torch.Ten
     Raises:
         CheckpointError: the file changed since the training was started, or cannot be read.
     """
+    assert beginning.path is not None, "a beginning with weights"
     state = load_state_dict(Path(beginning.path), beginning.sha256)
-    then, now = ([told.get(key) for key in CHAIN] for told in _settings(beginning, config))
+    chains: Any = ([told.get(key) for key in CHAIN] for told in _settings(beginning, config))
+    then, now = chains
     if None not in then and then != now:
         rows = same_noise(create_diffusion(*then), create_diffusion(*now))
         table = state["timestep_embedder.pe"]
@@ -152,7 +155,7 @@ def describe_beginning(
     Args:
         scene_weights: as from `inspect_scene_model`.
     """
-    lines = [f"training.init_from: begins with {beginning.path} ({beginning.sha256[:12]})"]
+    lines = [f"training.init_from: begins with {beginning.path} ({(beginning.sha256 or '')[:12]})"]
     then, now = _settings(beginning, config)
     changes = differences({key: value for key, value in then.items() if key in now}, now)
     changes += filter(None, [scene_model_difference(beginning.scene_model, scene_weights)])

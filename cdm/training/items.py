@@ -91,7 +91,8 @@ class TrainingItems:
         """
         rng = np.random.default_rng([seed, step, 1])
         index = epoch_order(len(self), seed, step * batch_size, batch_size)
-        device = self._text.device
+        assert self._text is not None, "encoded before the first batch"
+        text, device = self._text, self._text.device
 
         def gather(array):
             return send(array[send(index, array.device)], device)
@@ -103,7 +104,7 @@ class TrainingItems:
             xyz = rotate_about(xyz, angle, self.gravity_dim)
         return TrainingBatch(
             x_start=gather(self.contact),
-            c_text=self._text[send(picks, device)],
+            c_text=text[send(picks, device)],
             c_pc_xyz=xyz,
             c_pc_feat=None if self.feat is None else gather(self.feat),
         )
@@ -171,7 +172,7 @@ def read_training_items(dataset: Dataset, columns: int, threads: int, log) -> Tr
         READ_AT_ONCE, num_workers=threads, collate_fn=list,
     )  # fmt: skip
     read = (entry for group in loader for entry in group)
-    kept = []
+    kept: list[list[str]] = []
     for key, (arrays, problem) in zip(captions, read, strict=True):
         if isinstance(problem, Unreachable):
             raise problem

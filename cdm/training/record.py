@@ -166,7 +166,7 @@ def check_same_scene_model(config: Config, found: dict[str, Any] | None) -> None
     if not (folder / "ckpt" / "training.pt").exists():
         return
     record = read_training_record(folder)
-    line = scene_model_difference(record and record.scene_model, found)
+    line = scene_model_difference(record.scene_model if record else None, found)
     if line:
         raise CheckpointError(
             f"{folder / SETTINGS}: {folder}/ckpt is of a training with another scene model:\n  "

@@ -121,7 +121,7 @@ class Trainer:
         self.optimizer.step()
 
         # Averaged weights, and a point of the curve now and then.
-        if self.average is not None:
+        if self.average is not None and training.ema_decay is not None:
             weights = [p.detach() for p in self.model.parameters()]
             torch._foreach_lerp_(self.average, weights, 1 - training.ema_decay)
         self.step += 1

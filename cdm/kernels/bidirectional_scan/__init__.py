@@ -32,8 +32,9 @@ def bidirectional_scan(u, x_dbl, dt_weight, dt_bias, A, D, z, backend="auto"):
     # Choose the backend.
     inputs = u, x_dbl, dt_weight, dt_bias, A, D, z
     needs_grad = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
+    d_inner, dt_rank = dt_weight.shape
     if backend == "auto":
-        usable = u.is_cuda and not needs_grad and fits(*dt_weight.shape, A.shape[1])
+        usable = u.is_cuda and not needs_grad and fits(d_inner, dt_rank, A.shape[1])
         backend = "cuda" if usable and not nvrtc.unavailable(u.device.index) else "naive"
     if backend == "naive":
         return naive.bidirectional_scan(*inputs)
@@ -42,7 +43,7 @@ def bidirectional_scan(u, x_dbl, dt_weight, dt_bias, A, D, z, backend="auto"):
 
     # Refuse what the kernels cannot compute.
     reason = "gradients are needed" if needs_grad else None
-    if not fits(*dt_weight.shape, A.shape[1]):
+    if not fits(d_inner, dt_rank, A.shape[1]):
         reason = (
             f"dt_weight is {tuple(dt_weight.shape)} and A {tuple(A.shape)}: d_inner must be a "
             "multiple of 8, dt_rank of 16, d_state 8, 16, 32 or 64"

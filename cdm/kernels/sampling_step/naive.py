@@ -15,7 +15,7 @@ def sampling_step(x, pred_xstart, previous, order, keys, table, noise_steps, pos
     if prev_x0_coef != 0:
         result = result + prev_x0_coef * previous
     if noise_coef != 0:
-        noise = philox.normal(keys, int(noise_steps[row]), *x.shape[1:], x.device)
+        noise = philox.normal(keys, int(noise_steps[row]), x.shape[1], x.shape[2], x.device)
         if order is not None:
             noise = noise.gather(1, order[..., None].expand(x.shape))
         result = result + noise_coef * noise

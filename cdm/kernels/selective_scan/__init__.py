@@ -119,5 +119,5 @@ def _numba(u, *args):
     from cdm.kernels.selective_scan import cpu  # importing numba takes a second
 
     inputs = [None if x is None else x.float() for x in (u, *inputs)]
-    y, last_state = cpu.selective_scan(*inputs, delta_softplus, reverse)
+    y, last_state = cpu.selective_scan(*inputs, delta_softplus=delta_softplus, reverse=reverse)
     return y.to(u.dtype), last_state

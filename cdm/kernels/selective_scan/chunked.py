@@ -48,9 +48,9 @@ def selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus):
 
     # Second pass: the outputs, from these states.
     h = torch.stack(starts, dim=1)
-    y = []
+    outputs = []
     for i in range(size):
         h = step(h, i)
-        y.append((h @ C[:, :, i, :, None]).squeeze(-1))
-    y = torch.stack(y, dim=2).flatten(1, 2)[:, :length]
+        outputs.append((h @ C[:, :, i, :, None]).squeeze(-1))
+    y = torch.stack(outputs, dim=2).flatten(1, 2)[:, :length]
     return skip_and_gate(y, u_, D, z).to(u.dtype), last_state

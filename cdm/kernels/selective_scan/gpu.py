@@ -23,7 +23,7 @@ def selective_scan(u, delta, A, B, C, D, z, delta_bias, reverse):
     Everything is computed in float32, also if u, delta, B and C are bfloat16. The gradient keeps
     only every TILE-th state, so it takes TILE times less memory than all states would.
     """
-    inputs = u, delta, B, C
+    inputs = [u, delta, B, C]
     if any(x.dtype != torch.bfloat16 for x in inputs):
         inputs = [x.float() for x in inputs]
     zeros = A.new_zeros(u.shape[2])

@@ -6,6 +6,10 @@ imported when it is first needed, because that imports torch. It may import `cdm
 """
 
 from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cdm.model.backbones.base import Backbone
 
 BACKBONES = {
     "PointMamba": "cdm.model.backbones.point_mamba",
@@ -17,6 +21,6 @@ BACKBONES = {
 }
 
 
-def load_backbone(arch: str) -> type:
+def load_backbone(arch: str) -> "type[Backbone]":
     """The subclass of `cdm.model.backbones.base.Backbone` that has this name; imports torch."""
     return getattr(import_module(BACKBONES[arch]), arch)

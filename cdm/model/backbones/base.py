@@ -54,7 +54,7 @@ class Backbone(nn.Module, ABC):
     trained: ClassVar[bool] = False
     defaults: ClassVar[dict[str, Any]]
     dropout: ClassVar[float | None] = None
-    kernels: ClassVar[type | None] = None
+    kernels: ClassVar[Any] = None
 
     @classmethod
     @abstractmethod
@@ -89,7 +89,7 @@ class Backbone(nn.Module, ABC):
         Raises:
             ConfigError: of these sizes no model can be made.
         """
-        told = asdict(getattr(model, cls.section))
+        told = asdict(getattr(model, cls.section or ""))
         told = {key: list(x) if isinstance(x, tuple) else x for key, x in told.items()}
         sizes = cls.defaults | {key: value for key, value in told.items() if value is not None}
         return sizes, sizes.pop("last_dim")
@@ -227,10 +227,10 @@ def join_columns(*columns):
     Returns:
         (batch, num_points, sum of widths).
     """
-    columns = [c for c in columns if c is not None]
-    num_points = next(c.shape[1] for c in columns if c.dim() == 3)
-    columns = [c if c.dim() == 3 else c[:, None].expand(-1, num_points, -1) for c in columns]
-    return torch.cat(columns, dim=-1)
+    there = [c for c in columns if c is not None]
+    num_points = next(c.shape[1] for c in there if c.dim() == 3)
+    wide = [c if c.dim() == 3 else c[:, None].expand(-1, num_points, -1) for c in there]
+    return torch.cat(wide, dim=-1)
 
 
 def head_product(features, weight):

@@ -9,7 +9,7 @@ orders, the text's term of the condition, and those terms of the embedding that 
 x_t (docs/exact-short-rows.md, eq. 1). Eq. 20 and 21 give the form of its blocks.
 """
 
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -42,6 +42,10 @@ class HybridMamba(Backbone):
     use_perceiver (there is a bottleneck).
     """
 
+    embedding: Any  # nn.Sequential
+    cond_proj: Any  # nn.Sequential
+    mamba_encoder: Any  # with layers and scan_fusion, where both scans are there
+    mamba_layers: Any  # nn.ModuleList of FilmBlock, where only one is
     signature = r"contact_model\.(mamba_encoder|mamba_layers)\."
     section = "arch_hybridmamba"
     scans = True
@@ -232,7 +236,7 @@ class FilmBlock(BidirectionalBlock):
         super().__init__(d_model, **sizes)
         self.film = Film(d_model)
 
-    def naive_forward(self, s, cond):
+    def naive_forward(self, s, cond):  # type: ignore[override]  # it sees a condition
         """The formula: s (batch, length, d_model) to the same shape; cond (batch, d_model)."""
         gamma, beta = (f[:, None] for f in self.film(cond))
 
@@ -241,7 +245,7 @@ class FilmBlock(BidirectionalBlock):
 
         return s + g(s) + g(s.flip(1)).flip(1)
 
-    def forward(self, s, film):
+    def forward(self, s, film):  # type: ignore[override]  # it sees a condition
         """The fast form (docs/exact-short-rows.md, eq. 21).
 
         Args:

@@ -10,7 +10,7 @@ the caller's head is folded into it (eq. 3).
 """
 
 from itertools import pairwise
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +37,7 @@ class MLP(Backbone):
     afford-motion's MLP cannot run without point features. Here their columns are then left out.
     """
 
+    point_mlp: Any  # nn.Sequential of Stage
     signature = r"contact_model\.point_mlp\."
     section = "arch_mlp"
     trained = True
@@ -188,8 +189,8 @@ def _short_rows(norm, linear, own, shared):
     terms = [term.expand(batch, -1)[:, None] for term in terms]
     weight = torch.cat([weight_scaled[:width].expand(batch, -1, -1), *terms], dim=1)
     missing = -weight.shape[1] % ALIGNED
-    factors = F.pad(torch.cat(factors, dim=-1), (0, missing))
-    rows = torch.cat([normed, factors.to(normed.dtype)], dim=-1)
+    padded = F.pad(torch.cat(factors, dim=-1), (0, missing))
+    rows = torch.cat([normed, padded.to(normed.dtype)], dim=-1)
     return rows, F.pad(weight, (0, 0, 0, missing))
 
 

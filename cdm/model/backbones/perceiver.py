@@ -28,7 +28,7 @@ Glossary:
 | short rows | (batch, num_points, k) | coordinates and gates instead of channels, k << channels |
 """
 
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -82,6 +82,8 @@ class PerceiverStep(NamedTuple):
 class Perceiver(Backbone):
     """The columns of a point are [x, point_feat, xyz]; xyz only with point_pos_emb."""
 
+    encoder_cross_attn: Any  # nn.Sequential of Residual(CrossAttention) and a residual MLP
+    decoder_cross_attn: Any  # likewise
     signature = r"contact_model\.encoder_adapter\."
     section = "arch_perceiver"
     trained, dropout = True, 0.1

@@ -5,7 +5,7 @@ so that each group is multiplied only as often as it changes (docs/exact-short-r
 runs each block's projections once for both directions (eq. 20).
 """
 
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +30,8 @@ class PointMambaState(NamedTuple):
 class PointMamba(Backbone):
     """The columns of a point are [x, text, time, xyz, point_feat]."""
 
+    embedding: Any  # with `net`, an nn.Sequential
+    layers: Any  # nn.ModuleList of BidirectionalBlock
     signature = r"contact_model\.layers\.\d+\.mamba\."
     section = "arch_pointmamba"
     scans = trained = True

@@ -4,7 +4,7 @@
 (docs/exact-short-rows.md, eq. 1), and `compile_fused` folds the batch norms (eq. 23).
 """
 
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -31,13 +31,20 @@ class Context(nn.Sequential):
         super().__init__(nn.Linear(width, dim), BatchNorm(dim), nn.ReLU(), nn.Linear(dim, dim))
         self.columns = [dim, text_feat_dim, time_emb_dim]
 
+    @property
+    def first(self) -> nn.Linear:
+        """The first linear layer."""
+        layer = self[0]
+        assert isinstance(layer, nn.Linear)
+        return layer
+
     def _weights(self):
         """The first linear layer's weight by groups of columns: features, text, time."""
-        return self[0].weight.split(self.columns, dim=1)
+        return self.first.weight.split(self.columns, dim=1)
 
     def text_proj(self, c_text):
         """The text's term of the first linear layer, with the bias: (batch, dim)."""
-        return F.linear(c_text, self._weights()[1], self[0].bias)
+        return F.linear(c_text, self._weights()[1], self.first.bias)
 
     def time_proj(self, time_emb):
         """The time's term of the first linear layer: (rows, dim)."""
@@ -47,7 +54,7 @@ class Context(nn.Sequential):
         """The formula: x (batch, n, dim) to the same shape; text and time at every point."""
         return super().forward(join_columns(x, c_text, time_emb))
 
-    def forward(self, x, text_proj, time_proj):
+    def forward(self, x, text_proj, time_proj):  # type: ignore[override]  # not a plain sequence
         """The fast form: text and time as their terms of the first linear layer, (batch, dim)."""
         _, norm, relu, last = self
         feature = self._weights()[0]
@@ -58,10 +65,14 @@ class Context(nn.Sequential):
 class PointTrans(Backbone, PointTransformerUNet):
     """The columns of a point are [xyz, x, point_feat]."""
 
+    enc1: Any  # levels of `PointTransformerUNet`, which gives them their names
+    dec1: Any
     signature = r"contact_model\.ctx\."
     section = "arch_pointtrans"
     defaults: ClassVar = {"last_dim": 64, "planes": [64, 128, 256, 512], "blocks": [2, 2, 2, 2]}
-    context_names = ("ctx",)  # the context layers, one for each of the coarsest levels
+    context_names: tuple[str, ...] = (
+        "ctx",
+    )  # the context layers, one for each of the coarsest levels
 
     @classmethod
     def read_sizes(cls, weights):

@@ -1,6 +1,6 @@
 """PointTransV2: PointTrans with text and time at three levels, and attention at the coarsest."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -17,6 +17,7 @@ class PointTransV2(PointTrans):
         "attention_layers": 1,
         "attention_hidden_dim": 1024,
     }
+    ctx4: Any  # a Context
     context_names = ("ctx2", "ctx3", "ctx4")
 
     @classmethod
