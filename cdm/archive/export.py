@@ -146,7 +146,7 @@ class _Pickler(_PythonPickler):
     can read numpy.core.
     """
 
-    dispatch: ClassVar = dict(pickle._Pickler.dispatch)
+    dispatch: ClassVar[dict[type, Any]] = dict(pickle._Pickler.dispatch)
 
     def __init__(self, file):
         super().__init__(file, protocol=3)

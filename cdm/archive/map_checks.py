@@ -57,10 +57,12 @@ def read_every_map(
     except (KeyError, TypeError, ValueError) as error:
         problem = f"does not tell the statistics ({type(error).__name__}: {error})"
         return 0, [f"{path}/zarr.json: {problem}"]
-    num_maps, problems, size = 0, [], min(layout.chunk_size, ROWS_READ)
+    num_maps, size = 0, min(layout.chunk_size, ROWS_READ)
+    problems: list[str] = []
     for start in range(0, layout.num_samples, size):
         rows = np.arange(start, min(start + size, layout.num_samples))
-        ok, arrays = statuses[rows] == OK, {}
+        ok = statuses[rows] == OK
+        arrays: dict[str, np.ndarray] = {}
         problems += _wrong_numbers(path, group, layout, rows, ok, arrays)
         if len(arrays) == len(layout.arrays()) and ok.any():
             problems += _wrong_distances(path, layout, rows, ok, arrays, said)

@@ -36,8 +36,8 @@ class DamagedRow(Exception):
     """A row that cannot be read; the text names the file, from the archive's folder on."""
 
 
-def read_row_naive(array: zarr.Array, row: int) -> np.ndarray:
-    """One row through zarr. A file or a row that is missing reads as NaN."""
+def read_row_naive(array: zarr.Array, row: int | slice) -> np.ndarray:
+    """One row, or several, through zarr. A file or a row that is missing reads as NaN."""
     return np.asarray(array[row])
 
 
@@ -146,9 +146,10 @@ class ShardRows:
                 f"{shard.name}: row {row} {what}, expected {self.row_bytes + CRC_BYTES} bytes"
             )
         values, crc = np.empty(self.shape, self.dtype), bytearray(CRC_BYTES)
+        buffers: list[Any] = [values, crc]
         # Offsets are at most 2**63 - 1 where the file is whole; others are told like a short file.
         try:
-            found = os.preadv(shard.descriptor, [values, crc], min(offset, sys.maxsize))
+            found = os.preadv(shard.descriptor, buffers, min(offset, sys.maxsize))
         except OSError as error:
             raise DamagedRow(f"{shard.name}: {error.strerror or error}") from None
         if found != size:

@@ -123,6 +123,7 @@ class ContactMapsDataset(Dataset):
         maps = torch.from_numpy(self.maps.read("distance", row))
         distance = maps if self.k == ALL else maps[self._draw(row)]
         if self.values == "contact":
+            assert self.sigma is not None, "read off the archive"
             # `contact_from_distance`, which is slower in numpy.
             contact = torch.exp(-0.5 * distance.float().square() / self.sigma**2)
             entry["contact"] = contact.to(self.dtype)

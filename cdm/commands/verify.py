@@ -210,7 +210,8 @@ def _verify_structure(path: Path, group: zarr.Group, record, report: Report) -> 
     """Arrays, shapes, dtypes and shards; the layout they agree on."""
     try:
         shape, shards = group["sample"].shape, group["sample"].shards
-        found = Layout(shape[0], shards[0], *shape[1:], str(group["sample"].dtype))
+        sizes: list[Any] = [shape[0], shards[0], *shape[1:], str(group["sample"].dtype)]
+        found = Layout(*sizes)
     except Exception as error:
         report.problems.append(
             f"{path}/sample: cannot be opened as a sharded array ({type(error).__name__}: {error})"

@@ -169,16 +169,18 @@ class _Explainer:
 
     def _since_the_last_plan(self, chunk: Chunk) -> Iterator[str]:
         """How an unfinished chunk differs from the last plan, which had none of its name."""
-        changes = list(_changes("", self.last.identity, self.plan.identity))
+        last = self.last
+        assert last is not None, "asked only of a run that was planned before"
+        changes = list(_changes("", last.identity, self.plan.identity))
         yield from map(_change_text, changes)
         if changes:
             return
-        if chunk.start >= self.last.num_samples:
+        if chunk.start >= last.num_samples:
             yield "new items at the end of the split"
             return
         try:
-            dataset = open_dataset(self.last.config, self.last.architecture.point_feat_dim)
-            rows = read_samples(self.last, self.last.chunks[chunk.number], dataset)
+            dataset = open_dataset(last.config, last.architecture.point_feat_dim)
+            rows = read_samples(last, last.chunks[chunk.number], dataset)
         except (ArchiveError, OSError):
             rows = []
         then = {(s.set, s.index, s.caption_idx): s.text for s in rows}

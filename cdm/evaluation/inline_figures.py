@@ -26,7 +26,7 @@ STYLE = {
     "text.color": INK,
     "axes.labelcolor": INK,
     "axes.edgecolor": SOFT,
-    "axes.prop_cycle": matplotlib.cycler(color=SERIES),
+    "axes.prop_cycle": plt.cycler(color=SERIES),
     "axes.spines.top": False,
     "axes.spines.right": False,
     "xtick.color": SOFT,

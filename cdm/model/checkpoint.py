@@ -224,7 +224,7 @@ def _buildable_shapes(architecture: Architecture, path: Path | str) -> Shapes:
         ) from None
 
 
-def _find_backbone(shapes: Shapes, path: Path | str) -> type:
+def _find_backbone(shapes: Shapes, path: Path | str) -> Any:
     """The backbone whose signature is among the keys."""
     for arch, signature in NOT_BUILT_KEYS.items():
         if any(re.match(signature, key) for key in shapes):

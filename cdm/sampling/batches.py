@@ -45,8 +45,12 @@ class Batch:
     def part(self, start: int, stop: int) -> "Batch":
         """The maps from start up to, and without, stop."""
         feat = self.c_pc_feat
-        own = (x[start:stop] for x in (self.keys, self.c_text, self.c_pc_xyz))
-        return Batch(*own, None if feat is None else feat[start:stop])
+        return Batch(
+            self.keys[start:stop],
+            self.c_text[start:stop],
+            self.c_pc_xyz[start:stop],
+            None if feat is None else feat[start:stop],
+        )
 
 
 class ReadAhead:

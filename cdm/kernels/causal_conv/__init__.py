@@ -54,7 +54,8 @@ def causal_conv_silu(x, weight, bias, reverse=False, backend="auto"):
         )
     from cdm.kernels.causal_conv import cpu  # importing numba takes a second
 
-    return cpu.causal_conv_silu(*(a.float() for a in tensors), reverse=reverse).to(x.dtype)
+    y = cpu.causal_conv_silu(x.float(), weight.float(), bias.float(), reverse)
+    return y.to(x.dtype)
 
 
 def bidirectional_conv_silu(x, weight, bias, backend="auto"):

@@ -13,7 +13,7 @@ ELEMENTS = 2**18  # of an intermediate result (points, neighbours, channels)
 def vector_attention(q, k, v, neighbour_idx, positions, weights):
     """Arguments and result as `cdm.kernels.neighbourhoods.vector_attention`."""
     return _in_blocks(
-        lambda *block: naive.vector_attention(block[0], k, v, *block[1:], weights=weights),
+        lambda *block: naive.vector_attention(block[0], k, v, block[1], block[2], weights),
         (q, neighbour_idx, positions),
         q.shape[-1],
     )
@@ -22,7 +22,7 @@ def vector_attention(q, k, v, neighbour_idx, positions, weights):
 def grouped_max(x, neighbour_idx, offsets, weight):
     """Arguments and result as `cdm.kernels.neighbourhoods.grouped_max`."""
     return _in_blocks(
-        lambda *block: naive.grouped_max(x, *block, weight=weight),
+        lambda *block: naive.grouped_max(x, block[0], block[1], weight),
         (neighbour_idx, offsets),
         x.shape[-1],
     )

@@ -118,6 +118,6 @@ def _numba(u, *args):
         )
     from cdm.kernels.selective_scan import cpu  # importing numba takes a second
 
-    inputs = [None if x is None else x.float() for x in (u, *inputs)]
-    y, last_state = cpu.selective_scan(*inputs, delta_softplus=delta_softplus, reverse=reverse)
+    arguments: list = [None if x is None else x.float() for x in (u, *inputs)]
+    y, last_state = cpu.selective_scan(*[*arguments, delta_softplus, reverse])
     return y.to(u.dtype), last_state

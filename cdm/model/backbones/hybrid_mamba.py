@@ -123,8 +123,8 @@ class HybridMamba(Backbone):
         self.out_proj = nn.Sequential(nn.LayerNorm(d_model), nn.Linear(d_model, a.last_dim))
 
     @property
-    def blocks(self) -> nn.ModuleList:
-        """The Mamba blocks. Both scans use the same ones."""
+    def blocks(self) -> Any:
+        """The Mamba blocks, an nn.ModuleList of FilmBlock. Both scans use the same ones."""
         return self.mamba_encoder.layers if self.multi_scan else self.mamba_layers
 
     @property
@@ -271,7 +271,7 @@ class Bottleneck(nn.Module):
         self.encode_norm_q = nn.LayerNorm(dim)
         self.encode_norm_kv = nn.LayerNorm(dim)
         self.encode_cross_attn = nn.MultiheadAttention(dim, num_heads, batch_first=True)
-        self.self_attn_layers = nn.ModuleList(
+        self.self_attn_layers: Any = nn.ModuleList(
             nn.TransformerEncoderLayer(
                 dim, num_heads, 4 * dim, 0.0, F.gelu, batch_first=True, norm_first=True
             )

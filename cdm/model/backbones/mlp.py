@@ -95,7 +95,7 @@ class MLP(Backbone):
 
     def forward_features(self, x_t, time_proj_t, state):
         own = join_columns(x_t, state.c_pc_feat)
-        shared = torch.cat([state.c_text, time_proj_t], dim=-1)
+        shared: torch.Tensor | None = torch.cat([state.c_text, time_proj_t], dim=-1)
         *stages, last = self.point_mlp
         for stage in stages:
             own, shared = stage.mlp_post[3](stage.hidden(own, shared)), None
