@@ -47,6 +47,11 @@ class ChunkMaps:
         self.cut: frozenset[str] = frozenset()
 
     @property
+    def texts(self) -> list[str]:
+        """The caption of each sample."""
+        return [sample.text for sample in self.samples]
+
+    @property
     def num_maps(self) -> int:
         """Maps of the chunk, if no sample is skipped."""
         return self.layout.num_samples * self.layout.k_samples

@@ -6,7 +6,7 @@ import importlib.metadata
 import platform
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -16,15 +16,18 @@ import numpy as np
 import torch
 
 from cdm.archive.records import ChunkRecord, store_path
-from cdm.datasets import FileReader, Item
+from cdm.datasets import Dataset, FileReader, Item
 from cdm.datasets.statistics import Statistics
 from cdm.errors import ArchiveError
+from cdm.files import FileState
 from cdm.jobs.device import choose_device, device_name, give_back
 from cdm.jobs.log import Log
 from cdm.jobs.machine import describe_device
 from cdm.jobs.progress import Clock, Heartbeat, Progress, per_second
 from cdm.jobs.standby import wait_for_turn
 from cdm.kernels import nvrtc
+from cdm.model.cdm import CDM
+from cdm.model.text import TextEncoder
 from cdm.run.chunk_maps import ChunkMaps
 from cdm.run.dataset import open_dataset
 from cdm.run.inputs import fingerprint_allows, read_inputs, shared_states
@@ -38,7 +41,7 @@ from cdm.run.load import (
 from cdm.run.plan import Chunk, Plan
 from cdm.run.plan_files import read_samples
 from cdm.run.version import workflow_version
-from cdm.sampling.batches import Batch, batches, prefetch
+from cdm.sampling.batches import Batch, ReadAhead, batches, prefetch
 from cdm.sampling.map_sampler import MapSampler
 
 READ_AHEAD = 3  # batches whose items may wait, read, for the device
@@ -54,9 +57,6 @@ def generate_chunk(
     turns: int | None = None,
 ) -> ChunkRecord:
     """Sample every item of one chunk and write its store and record.
-
-    All that needs no GPU is done before the job waits for one, and the GPU is given back when the
-    last map has left it.
 
     Args:
         plan: as the run's start wrote it.
@@ -78,45 +78,76 @@ def generate_chunk(
     torch.set_num_threads(threads)
     if heartbeat and turns:
         heartbeat.report_turn(False)
-    # 1. The rows, the statistics, and the state of the files that are loaded from here on.
+    # 1. What needs no device comes to main memory. The items are read from now on.
     with clock("load"):
-        dataset = open_dataset(config, plan.architecture.point_feat_dim)
-        samples = read_samples(plan, chunk, dataset)
-        states, reader = shared_states(plan), FileReader(config.data_dir)
-        maps = ChunkMaps(plan, samples, planned_statistics(plan), log)
-        reader.read_ahead(dataset.files(sample)[0] for sample in samples)
-        ahead = READ_AHEAD * max(config.sampling.batch_size, threads)
-        items = maps.read(dataset, reader, reader_threads(threads, config.gpu), ahead)
-    with contextlib.closing(items):
-        # 2. Weights come to main memory, and libraries for a GPU that do not touch it.
-        with clock("load"):
-            model, encoder = read_model(plan), read_text_encoder(plan)
-            if config.gpu is not None:
-                nvrtc.import_ahead()
-        # 3. A device that no other job computes on.
+        ready = _get_ready(plan, chunk, threads, log)
+    maps = ready.maps
+    with contextlib.closing(ready.items):
+        # 2. A device that no other job computes on.
         with clock("wait"):
             turn = partial(wait_for_turn, config.run_dir, turns, log)
             device = choose_device(config.gpu, log, turn)
-            log(f"chunk {chunk.name}: {len(samples)} samples on {device_name(device)}")
+            log(f"chunk {chunk.name}: {len(maps.samples)} samples on {device_name(device)}")
             if heartbeat:
                 heartbeat.report_turn(True)
-        # 4. Captions become features there, and the model comes there.
+        # 3. Captions become features there, and the model comes there.
         with clock("text"):
-            texts = [sample.text for sample in samples]
-            features = features_of(encoder, texts, device, on_cut=maps.note_cut)
-            del encoder
+            features = features_of(ready.encoder, maps.texts, device, on_cut=maps.note_cut)
+            ready.encoder = None
         with clock("model"):
-            sampler = MapSampler(place_model(model, plan, device), config, features, device, log)
+            model, ready.model = place_model(ready.model, plan, device), None
+            sampler = MapSampler(model, config, features, device, log)
             provenance = describe_provenance(plan, maps.statistics, device, model.precision)
             del model, features
-        # 5. Every usable item gets its maps; then the device is free for the next job.
+        # 4. Every usable item gets its maps; then the device is free for the next job.
         progress = Progress(maps.num_maps, f"chunk {chunk.name}", log, heartbeat)
-        _sample_all(sampler, maps, maps.usable_items(items), progress, clock)
-    # 6. Store and record are written, if the files are still those that the name promises.
+        _sample_all(sampler, maps, maps.usable_items(ready.items), progress, clock)
+    # 5. Store and record are written, if the files are still those that the name promises.
     with clock("write"):
-        contents = read_inputs(plan, dataset, samples, reader, states)
+        contents = read_inputs(plan, ready.dataset, maps.samples, ready.reader, ready.states)
     gpu_busy = sampler.gpu_busy(clock.seconds["sample"])
     return _record(plan, chunk, maps, contents, provenance, clock, gpu_busy, log)
+
+
+@dataclass
+class _Ready:
+    """What a job has in main memory when it waits for a device.
+
+    Attributes:
+        states: of the files that all chunks read, from before they were read.
+        items: are being read.
+        model, encoder: None once they are on the device, so that nothing else keeps them there.
+    """
+
+    dataset: Dataset
+    reader: FileReader
+    states: dict[Path, FileState | None]
+    maps: ChunkMaps
+    items: ReadAhead
+    model: CDM | None
+    encoder: TextEncoder | None
+
+
+def _get_ready(plan: Plan, chunk: Chunk, threads: int, log: Log) -> _Ready:
+    """Read rows, statistics and weights of a chunk, and begin to read its items."""
+    config = plan.config
+    # The rows, the statistics, and the state of the files that are loaded from here on.
+    dataset = open_dataset(config, plan.architecture.point_feat_dim)
+    samples = read_samples(plan, chunk, dataset)
+    states, reader = shared_states(plan), FileReader(config.data_dir)
+    maps = ChunkMaps(plan, samples, planned_statistics(plan), log)
+    reader.read_ahead(dataset.files(sample)[0] for sample in samples)
+    ahead = READ_AHEAD * max(config.sampling.batch_size, threads)
+    items = maps.read(dataset, reader, reader_threads(threads, config.gpu), ahead)
+    # The weights, and libraries for a GPU that do not touch it.
+    try:
+        model, encoder = read_model(plan), read_text_encoder(plan)
+        if config.gpu is not None:
+            nvrtc.import_ahead()
+    except BaseException:
+        items.close()
+        raise
+    return _Ready(dataset, reader, states, maps, items, model, encoder)
 
 
 def reader_threads(threads: int, gpu: int | str | None) -> int:

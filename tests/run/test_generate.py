@@ -21,11 +21,10 @@ from helpers import (
 from cdm.archive import ContactMaps
 from cdm.archive.records import read_record
 from cdm.config import load_config
-from cdm.datasets.statistics import Statistics
 from cdm.errors import ArchiveError, BadItem, CDMError, ConfigError, DataError
 from cdm.model.cdm import CDM
 from cdm.model.text import TextEncoder, load_text_encoder
-from cdm.run.generate import ChunkMaps, generate_chunk
+from cdm.run.generate import generate_chunk
 from cdm.run.losses import find_losses
 from cdm.run.merge import merge
 from cdm.run.plan_files import save_plan
@@ -426,64 +425,6 @@ def test_a_chunk_of_bad_items_only_is_finished(usual):
     assert maps.group["status"][:].tolist() == ["skipped"] * 3 + ["ok"] * 4
     (line,) = (line for line in lines if "s, 3 skipped; " in line)
     assert ": 0 samples written in" in line and "0.00 maps/s" in line
-
-
-def store_one(values=None, on_bad_item="fail", dtype="float32", **item):
-    """ChunkMaps of two samples, after one map of the first was stored."""
-    config = configure(dataset={"on_bad_item": on_bad_item}, workflow={"dtype": dtype})
-    plan, samples = make_plan(config)
-    statistics = Statistics(np.full((1, 6), 0.2), np.full((1, 6), 0.3), "")
-    maps = ChunkMaps(plan, samples[:2], statistics, log=lambda line: None)
-    x_0 = np.zeros((NUM_POINTS, 6), np.float32)
-    x_0[values or ()] = 0.0 if values is None else np.nan
-    usual = {
-        "sample": samples[0],
-        "c_pc_xyz": np.ones((NUM_POINTS, 3), np.float32),
-        "info_scene_trans": np.eye(4),
-        "info_aug_trans": np.eye(4),
-    }
-    maps.store(0, 0, SimpleNamespace(**usual | item), x_0)
-    return maps
-
-
-def test_a_stored_map_is_finite_and_its_row_is_ok():
-    maps = store_one()
-    arrays = maps.finished_arrays()
-    assert all(np.isfinite(values[0]).all() for values in arrays.values())
-    assert all(np.isnan(values[1]).all() for values in arrays.values())
-    assert [row["status"] for row in maps.sample_rows()] == ["ok", "ok"]
-
-
-FAR = np.full((NUM_POINTS, 3), 70_000.0)
-NOT_FINITE = {
-    "the model gave NaN": {"values": (3, 2)},
-    "'points' has a value that is not": {"c_pc_xyz": FAR, "dtype": "float16"},
-    "'scene_trans' has a value that is not": {"info_scene_trans": np.eye(4) * 1e39},
-    "'aug_trans' has a value that is not": {"info_aug_trans": np.full((4, 4), np.nan)},
-}
-
-
-@pytest.mark.parametrize("message", NOT_FINITE)
-def test_a_value_that_is_not_finite_once_it_is_cast_is_refused_or_skipped(message):
-    with pytest.raises(BadItem, match=rf"HUMANISE/0 caption 1: {message}") as error:
-        store_one(**NOT_FINITE[message])
-    assert "set dataset.on_bad_item to skip" in str(error.value)
-    maps = store_one(**NOT_FINITE[message], on_bad_item="skip")
-    row = maps.sample_rows()[0]
-    assert row["status"] == "skipped" and message in row["reason"]
-    assert all(np.isnan(values[0]).all() for values in maps.finished_arrays().values())
-
-
-def test_one_bad_map_of_several_skips_the_sample_whole():
-    config = configure(dataset={"on_bad_item": "skip"}, sampling={"k_samples": 2})
-    plan, samples = make_plan(config)
-    maps = ChunkMaps(plan, samples[:1], Statistics(np.zeros((1, 6)), np.ones((1, 6)), ""), print)
-    item = SimpleNamespace(
-        c_pc_xyz=np.ones((NUM_POINTS, 3)), info_scene_trans=np.eye(4), info_aug_trans=np.eye(4)
-    )
-    maps.store(0, 0, item, np.zeros((NUM_POINTS, 6), np.float32))
-    maps.store(0, 1, item, np.full((NUM_POINTS, 6), np.inf, np.float32))
-    assert all(np.isnan(values).all() for values in maps.finished_arrays().values())
 
 
 def test_a_shard_has_no_more_room_than_the_archive_needs(usual):
