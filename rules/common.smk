@@ -26,7 +26,7 @@ elif "conda" in map(str, workflow.deployment_settings.deployment_method):
     )
 
 from cdm.commands.config_files import configure
-from cdm.commands.hints import advice, farewell, page_written
+from cdm.commands.hints import advice, embedding_advice, farewell, page_written
 from cdm.commands.live import LiveProgress
 from cdm.commands.pace import describe_choice, describe_pace
 from cdm.commands.storage import check_storage
@@ -187,7 +187,12 @@ def page_to_embed():
     Snakemake's own report has the results of its targets only, and the usual one has no page.
     """
     at_work = any(word.partition("=")[0] == "--report" for word in sys.argv)
-    return [PAGE] if at_work and Path(PAGE).exists() else []
+    if not at_work or not Path(PAGE).exists():
+        return []
+    too_large = embedding_advice(Path(PAGE), sys.argv)
+    if too_large:
+        print(printable(too_large), file=sys.stderr)
+    return [PAGE]
 
 
 def tell_page(written=False):

@@ -1,8 +1,11 @@
 """What a run says at its end (no torch)."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from cdm.run.plan import Plan
+
+MOST_EMBEDDED = 1_500_000  # bytes; in base64 they are 2 MB
 
 
 def farewell(plan: Plan) -> str:
@@ -33,4 +36,23 @@ def page_written(page: Path) -> str:
     return (
         f"\nThe page is one file of {size:.1f} MB, which opens in any browser without a network:\n"
         f"{page.absolute()}"
+    )
+
+
+def embedding_advice(page: Path, words: Sequence[str]) -> str:
+    """What to type where Snakemake's own report would show the page blank; else "".
+
+    In a report of one HTML file, the page is the address of a frame, and Chrome shows no address
+    above 2 MB.
+
+    Args:
+        page: of `snakemake report`.
+        words: typed to Snakemake.
+    """
+    into_zip = any(word.endswith(".zip") for word in words)
+    if into_zip or page.stat().st_size < MOST_EMBEDDED:
+        return ""
+    return (
+        f"{page} is too large for Chrome to show it inside a report of one HTML file; "
+        "type snakemake --report NAME.zip instead"
     )

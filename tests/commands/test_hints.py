@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 from helpers import plan_run, write_dummy_chunk
 
-from cdm.commands.hints import advice, farewell, page_written
+from cdm.commands.hints import (
+    MOST_EMBEDDED,
+    advice,
+    embedding_advice,
+    farewell,
+    page_written,
+)
 from cdm.run.merge import merge
 
 
@@ -37,3 +43,12 @@ def test_the_page_is_named_by_its_whole_path_in_the_last_line(tmp_path, monkeypa
     Path("report.html").write_bytes(b"x" * 1_200_000)
     said = page_written(Path("report.html"))
     assert "1.2 MB" in said and said.splitlines()[-1] == str(tmp_path / "report.html")
+
+
+def test_a_page_that_would_be_blank_in_one_html_file_is_told_with_the_way_out(tmp_path):
+    page = tmp_path / "report.html"
+    page.write_bytes(b"x" * MOST_EMBEDDED)
+    assert "type snakemake --report NAME.zip" in embedding_advice(page, ["--report", "all.html"])
+    assert embedding_advice(page, ["--report=all.zip"]) == ""
+    page.write_bytes(b"x")
+    assert embedding_advice(page, ["--report", "all.html"]) == ""

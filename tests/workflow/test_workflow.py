@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import subprocess
+import zipfile
 
 import forked
 import numpy as np
@@ -345,9 +346,13 @@ def test_snakemakes_own_report_has_the_page_under_results(folder):
     assert "Nothing to be done" in again and "report.html" not in type_snakemake(folder)
     for each in (said, again):
         assert each.rstrip().splitlines()[-1] == str(folder / "outputs/run/report/report.html")
-    type_snakemake(folder, "--report", "all.html")
-    page = (folder / "all.html").read_text()
-    assert "Contact maps" in page and "maps and measures" in page and "report/report.html" in page
+    type_snakemake(folder, "--report", "all.zip")
+    with zipfile.ZipFile(folder / "all.zip") as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    first = contents["all/report.html"].decode()
+    assert "Contact maps" in first and "maps and measures" in first
+    page = (folder / "outputs/run/report/report.html").read_bytes()
+    assert page in [content for name, content in contents.items() if "/raw/" in name]
 
 
 @pytest.mark.long
