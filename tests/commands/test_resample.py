@@ -51,7 +51,7 @@ def test_samples_generated_again_are_the_same_to_the_last_bit(generated, capsys)
 
 
 def test_a_map_that_differs_is_named(generated, capsys, monkeypatch):
-    monkeypatch.setattr("cdm.commands.verify.TOLERANCE", {"float32": 1})
+    monkeypatch.setattr("cdm.archive.map_checks.TOLERANCE", {"float32": 1})
     spoil(by=1e-4)
     found = verify_json(capsys, 1, "--resample", "4")
     assert found["resampled"]["num_equal"] == 7
@@ -59,7 +59,7 @@ def test_a_map_that_differs_is_named(generated, capsys, monkeypatch):
 
 
 def test_other_versions_are_given_the_stated_tolerance(generated, capsys, monkeypatch):
-    monkeypatch.setattr("cdm.commands.verify.TOLERANCE", {"float32": 1})
+    monkeypatch.setattr("cdm.archive.map_checks.TOLERANCE", {"float32": 1})
     monkeypatch.setattr(module.torch, "__version__", "0.0")
     spoil(by=0.5 * module.TOLERANCE["fp32"])
     found = verify_json(capsys, 0, "--resample", "4")["resampled"]
