@@ -254,6 +254,7 @@ def _study(record: Path) -> dict[str, Any]:
     header, rows = short_table(summary)
     return {
         "sentences": verdict(summary),
+        "rule": summary["rule"],  # the long one of the sentences
         "figure": Figure(
             "Which sampler with how few steps is as good?",
             inline_figures.study(summary),

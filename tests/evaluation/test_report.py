@@ -160,4 +160,4 @@ def test_the_study_of_samplers_is_in_the_report_where_it_has_run(tmp_path, monke
     write_record(study, "0", plan, {}, files)
     page = report(plan, record, study)
     assert "<h2>Few steps</h2>" in page and "Recommended: " in page
-    assert page.count('<div class="scroll"') == 3
+    assert page.count('<div class="scroll"') == 3 and page.count("<details><summary>How") == 1
