@@ -5,7 +5,7 @@ import { Controls } from "./controls.js";
 import { decode } from "./decode.js";
 import { element, menu } from "./dom.js";
 import { drawMarkers, drawMotion, metres } from "./overlay.js";
-import { firstPose } from "./stage.js";
+import { firstPose } from "./pose.js";
 
 const PLANNED_ANEW = "the run was planned anew since this page was loaded. Load the page again.";
 

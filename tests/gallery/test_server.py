@@ -202,14 +202,6 @@ def test_the_page_may_load_nothing_from_elsewhere_and_run_nothing_but_its_script
             assert ask(server, "/", method=method)[0] == 501
 
 
-def test_a_row_that_was_skipped_has_no_place_in_the_list(half, tmp_path):
-    maps = RunMaps(tmp_path / RUN)
-    assert list(maps.maps.samples) == [0, 2, 6] and not maps.complete
-    arrays, statistics = maps.maps.read(2, ("sample", "points"))
-    assert arrays["points"].shape == (NUM_POINTS, 3) and np.isfinite(arrays["sample"]).all()
-    assert set(statistics) >= {"mean", "std"}
-
-
 @pytest.mark.long
 @pytest.mark.xdist_group("browser")
 def test_a_browser_draws_the_maps_of_a_run_that_goes_on_and_finds_new_ones(half, tmp_path, browser):
