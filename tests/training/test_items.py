@@ -4,12 +4,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers import NUM_POINTS, run_config, write_dataset
 from trainings import tiny
+from web_server import serve
 
 from cdm.datasets import FileReader, make_dataset
 from cdm.datasets.base import gravity_rotation
 from cdm.demo.scenes import DemoDataset
-from cdm.errors import DataError
+from cdm.errors import DataError, Unreachable
+from cdm.files import remote
 from cdm.training.items import TrainingItems, epoch_order, read_training_items, rotate_about
 
 
@@ -72,3 +75,17 @@ def test_bad_items_are_left_out_or_end_the_training(few_items, monkeypatch):
     skipping = replace(config, on_bad_item="skip")
     items = read_training_items(DemoDataset(skipping, "", 3, 0), 3, 0, lines.append)
     assert len(lines) == 1 and len(items) == len(items.captions) == len(items.contact)
+
+
+def test_items_on_a_server_are_read_by_workers_and_never_left_out_for_its_failures(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(remote, "FIRST_WAIT_S", 0.001)
+    write_dataset(tmp_path, 3, NUM_POINTS)
+    with serve(tmp_path) as server:
+        changes = {"data_dir": server.url, "captions": "all", "on_bad_item": "skip"}
+        dataset = make_dataset(run_config(dataset=changes).dataset)
+        assert len(read_training_items(dataset, 0, 1, print)) == 3
+        server.trouble = lambda method, path, before: 503 if "00001.npz" in path else None
+        with pytest.raises(Unreachable, match=r"00001\.npz: cannot be read after 5 attempts"):
+            read_training_items(dataset, 0, 1, print)
