@@ -24,7 +24,7 @@ def test_the_pythons_that_are_claimed_are_those_that_ci_runs():
     claimed = re.findall(r":: Python :: (3\.\d+)", "\n".join(PROJECT["classifiers"]))
     text = (REPO / ".ci/run").read_text()
     assert claimed == ["3.11", *re.findall(r"^\.ci/versions (\S+)", text, re.M)]
-    assert PROJECT["requires-python"] == ">=3.11"
+    assert PROJECT["requires-python"] == ">=3.11,<3.14"
 
 
 def test_issue_templates_ask_for_commands_that_exist():
