@@ -124,8 +124,8 @@ class _Ready:
     states: dict[Path, FileState | None]
     maps: ChunkMaps
     items: ReadAhead
-    model: CDM | None
-    encoder: TextEncoder | None
+    model: CDM | Any  # or None
+    encoder: TextEncoder | Any  # or None
 
 
 def _get_ready(plan: Plan, chunk: Chunk, threads: int, log: Log) -> _Ready:
