@@ -33,7 +33,7 @@ POINTS = 8192  # of the maps of this table
 DEFAULT_WORK = {"PointMamba": 256 * 8, "HybridMamba": 256 * 4}  # trans_dim * depth of this table
 ITEM_MS = 3.3  # an item takes at least this: a job reads 300 a second, whatever its threads
 
-CHUNK_S = 40.0  # of sampling on an H200: the start of a job hides behind it
+CHUNK_S = 60.0  # of sampling on an H200: what passes between two chunks is 3 % of it
 SHORT_CHUNK_S = 10.0  # a job's start, which no smaller chunk hides: better fewer than MIN_CHUNKS
 MIN_CHUNKS = 8  # so that four devices share the work evenly
 ALIKE = 4  # numbers of chunks are multiples of this, for the same reason
@@ -62,7 +62,7 @@ def choose_chunk_size(
 ) -> int:
     """Samples per chunk.
 
-    As many as an H200 samples in 40 s, in whole batches; fewer if there would be less than eight
+    As many as an H200 samples in 60 s, in whole batches; fewer if there would be less than eight
     chunks, but not below 10 s; at most half of the samples, and at most 2 GB of arrays.
 
     Args:
@@ -81,7 +81,7 @@ def choose_chunk_size(
         num_chunks = ALIKE * math.ceil(num_chunks / ALIKE)
     size = math.ceil(num_samples / num_chunks)
     batch = most_maps(config) // math.gcd(most_maps(config), config.sampling.k_samples)
-    return batch * math.ceil(size / batch) if size > batch else size
+    return batch * round(size / batch) if size > batch else size
 
 
 def most_maps(config: Config) -> int:

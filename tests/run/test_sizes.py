@@ -43,12 +43,12 @@ def full_size(**changes):
     return demo_config(dataset={"num_points": 8192}, **changes)
 
 
-@pytest.mark.parametrize(("steps", "size"), [(18, 3072), (100, 576), (500, 128), (1000, 58)])
-def test_a_chunk_of_a_training_split_is_about_40_s_of_an_h200(steps, size):
+@pytest.mark.parametrize(("steps", "size"), [(18, 3072), (100, 768), (500, 192), (1000, 64)])
+def test_a_chunk_of_a_training_split_is_about_60_s_of_an_h200(steps, size):
     config = full_size()
     assert choose_chunk_size(config, FULL_SIZE, steps, TRAIN_SPLIT) == size
     seconds = size * seconds_per_sample(config, FULL_SIZE, steps)
-    assert 30 <= seconds <= 60 and -(-TRAIN_SPLIT // size) >= 8
+    assert 30 <= seconds <= 70 and -(-TRAIN_SPLIT // size) >= 8
 
 
 @pytest.mark.parametrize("arch", BACKBONES)
@@ -59,7 +59,7 @@ def test_a_chunk_is_whole_batches_of_bounded_work_and_memory(arch, samples, step
     size = choose_chunk_size(config, architecture, steps, samples)
     batch = with_sizes(config, size)[0].sampling.batch_size
     assert size % batch == 0
-    assert size * seconds_per_sample(config, architecture, steps) <= 40 + 64 * 1.0
+    assert size * seconds_per_sample(config, architecture, steps) <= 60 + 32 * 1.0
     assert size * bytes_per_sample(config, architecture) <= 2e9 + 64 * 1e6
     # Eight chunks, but for what an H200 does in less than eight times 10 s.
     total_s = samples * seconds_per_sample(config, architecture, steps)
@@ -90,7 +90,7 @@ def test_more_maps_of_a_sample_and_slower_arithmetic_make_smaller_chunks():
     eight = full_size(sampling={"k_samples": 8})
     assert choose_chunk_size(eight, FULL_SIZE, 500, TRAIN_SPLIT) == usual / 8
     fp32 = full_size(sampling={"precision": "fp32"})
-    assert choose_chunk_size(fp32, FULL_SIZE, 500, TRAIN_SPLIT) == 22  # a batch of 64 takes 2 min
+    assert choose_chunk_size(fp32, FULL_SIZE, 500, TRAIN_SPLIT) == 32  # a batch of 64 takes 2 min
 
 
 def test_every_backbone_has_a_time_of_its_step():

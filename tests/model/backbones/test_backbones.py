@@ -194,13 +194,13 @@ def test_a_gpu_gives_the_cpus_numbers(arch, sizes, precision, limit, num_points)
 
 @pytest.mark.gpu
 @every_backbone
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(("precision", "steps"), [("fp32", "10"), ("bf16", "3")])
 @torch.inference_mode()
-def test_a_cuda_graph_matches_the_loop_of_samplers_batch_after_batch(arch, precision):
+def test_a_cuda_graph_matches_the_loop_of_samplers_batch_after_batch(arch, precision, steps):
     cdm = small_model(arch, 5).cuda()
     cdm.precision = precision
     _, _, *given = (x.cuda() for x in make_inputs(point_feat_dim=5, num_points=128))
-    diffusion = create_diffusion(500, "cosine", "10")
+    diffusion = create_diffusion(500, "cosine", steps)
     updates, start = ddpm_updates(diffusion), diffusion.original_num_steps
     sampler = CudaSampler(cdm, updates, start)
     for turn, inputs in enumerate([given, [c.flip(0).contiguous() for c in given], given]):
@@ -221,7 +221,8 @@ def test_a_cuda_graph_matches_the_loop_of_samplers_batch_after_batch(arch, preci
             x_0 = sample_loop(updates, denoise, noise, start)
             return x_0 if denoise.inverse is None else gather_points(x_0, denoise.inverse)
 
-        # Untrained weights magnify what bf16 rounds: by as much as the loop itself differs.
+        # Untrained weights magnify what bf16 rounds, from step to step: so few steps, and a limit
+        # from how much the loop itself differs.
         exact, expected = loop("fp32"), loop(precision)
         limit = max(1e-4, 2 * relative_error(expected, exact))
         assert relative_error(out, expected) < limit < 0.3
