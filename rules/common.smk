@@ -26,7 +26,13 @@ elif "conda" in map(str, workflow.deployment_settings.deployment_method):
     )
 
 from cdm.commands.config_files import configure
-from cdm.commands.hints import advice, embedding_advice, farewell, page_written
+from cdm.commands.hints import (
+    advice,
+    embedding_advice,
+    farewell,
+    page_written,
+    stale_page,
+)
 from cdm.commands.live import LiveProgress
 from cdm.commands.pace import describe_choice, describe_pace
 from cdm.commands.storage import check_storage
@@ -140,11 +146,11 @@ def run_again_if_lost(name, record):
 
 
 def run_again_if_stale(why, record):
-    """Have a finished export run again if something else is asked for, or a file of it is gone."""
+    """Have a finished export or page made again if something else is asked for than was."""
     reason = why(CONFIG, Path(record)) if workflow.is_main_process else None
     if reason:
         workflow.dag.forcefiles.add(record)
-        print(f"{printable(reason)}; it is exported again", file=sys.stderr)
+        print(f"{printable(reason)}; it is made again", file=sys.stderr)
     return []
 
 

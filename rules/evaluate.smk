@@ -27,6 +27,7 @@ rule report:
     input:
         evaluation=EVALUATION,
         study=study_to_show,
+        stale=lambda wildcards: run_again_if_stale(stale_page, PAGE),
     output:
         report(
             PAGE,

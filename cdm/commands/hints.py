@@ -1,8 +1,10 @@
-"""What a run says at its end (no torch)."""
+"""What a run says at its end, and of its page (no torch)."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from cdm.config import Config
 from cdm.run.plan import Plan
 
 MOST_EMBEDDED = 1_500_000  # bytes; in base64 they are 2 MB
@@ -56,3 +58,18 @@ def embedding_advice(page: Path, words: Sequence[str]) -> str:
         f"{page} is too large for Chrome to show it inside a report of one HTML file; "
         "type snakemake --report NAME.zip instead"
     )
+
+
+def stale_page(config: Config, page: Path) -> str | None:
+    """Why the page of `snakemake report` has to be written again although it is there, or None.
+
+    Its other settings are in the name of the evaluation that it is made from.
+    """
+    if not page.exists():
+        return None
+    with open(page, encoding="utf-8", errors="replace") as file:
+        told = re.search('<meta name="report-items" content="([0-9]+)">', file.read(1000))
+    before = int(told[1]) if told else None
+    if before == config.report.items:
+        return None
+    return f"report.items is {config.report.items}, and was {before} when {page} was written"

@@ -84,6 +84,7 @@ def write_report(
     page = render(
         "report.html",
         title=plan.config.exp_name,
+        asked_items=plan.config.report.items,
         sentences=words.what_was_run(plan, summary),
         left_out=summary["left_out"],
         confidence=f"{100 * summary['evaluation']['confidence']:g} %",

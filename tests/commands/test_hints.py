@@ -12,6 +12,7 @@ from cdm.commands.hints import (
     embedding_advice,
     farewell,
     page_written,
+    stale_page,
 )
 from cdm.run.merge import merge
 
@@ -52,3 +53,14 @@ def test_a_page_that_would_be_blank_in_one_html_file_is_told_with_the_way_out(tm
     assert embedding_advice(page, ["--report=all.zip"]) == ""
     page.write_bytes(b"x")
     assert embedding_advice(page, ["--report", "all.html"]) == ""
+
+
+def test_a_page_of_another_number_of_items_is_written_again(plan, tmp_path):
+    page, items = tmp_path / "report.html", plan.config.report.items
+    assert stale_page(plan.config, page) is None  # Snakemake knows that it is not there
+    page.write_text(f'<!doctype html><meta name="report-items" content="{items}">')
+    assert stale_page(plan.config, page) is None
+    page.write_text('<!doctype html><meta name="report-items" content="7">')
+    assert stale_page(plan.config, page).startswith(f"report.items is {items}, and was 7 when")
+    page.write_text("<!doctype html>")
+    assert "was None" in stale_page(plan.config, page)

@@ -7,6 +7,7 @@ import pytest
 from evaluations import make_archive, quiet, run_evaluate, study_summary
 from helpers import NUM_POINTS, write_dataset
 
+from cdm.commands.hints import stale_page
 from cdm.errors import ArchiveError
 from cdm.evaluation import words
 from cdm.evaluation.evaluate import summarise
@@ -43,6 +44,7 @@ def test_the_report_is_one_page_with_everything_in_it(tmp_path, monkeypatch):
     plan = make_archive(tmp_path, skipped={0: "bad"})
     summary, record = run_evaluate(plan)
     page, gallery = parts(report(plan, record))
+    assert stale_page(plan.config, record.parent / "report.html") is None
     assert gallery.count('"key":"HUMANISE/') == 6
     assert "http" not in page and "1 sample skipped" in page and page.count("<figcaption>") >= 4
     for name, measure in summary["groups"][0]["measures"].items():

@@ -327,6 +327,8 @@ def test_measures_and_study_follow_the_maps_and_their_own_settings(folder):
     )
     assert "<h2>Few steps</h2>" in (base / "report/report.html").read_text()
     assert planned(folder, "report", "compare_samplers") == ([], set())
+    configure(folder, **few, **study, report={"items": 3})
+    assert planned(folder, "report", "compare_samplers") == ([], {"report"})
     configure(folder, **few, **study, evaluation={"top_k": [5]})
     again = {"evaluate", "report", "compare_samplers"}
     assert planned(folder, "report", "compare_samplers") == ([], again)
