@@ -127,6 +127,38 @@ def test_both_pictures_turn_together_by_mouse_and_by_keys(browser, tmp_path):
 
 
 @pytest.mark.long
+def test_one_finger_turns_the_pictures_and_two_zoom(browser, tmp_path):
+    browser.open(write_page(tmp_path / "page.html", [make_item(0)]))
+    left, top, width, height = browser.driver.execute_script(
+        "const at = document.querySelector('#gallery .views').getBoundingClientRect();"
+        "return [at.left, at.top, at.width, at.height];"
+    )
+    send = browser.driver.execute_cdp_cmd
+    send("Emulation.setTouchEmulationEnabled", {"enabled": True})
+
+    def touch(*paths):
+        """Fingers that move from place to place together; places are fractions of the pictures."""
+        for step, places in enumerate(zip(*paths, strict=True)):
+            points = [{"x": left + x * width, "y": top + y * height} for x, y in places]
+            points = [point | {"id": i} for i, point in enumerate(points)]
+            kind = "touchMove" if step else "touchStart"
+            send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+        send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+        browser.wait_until_drawn()
+        return browser.pixels(0, 0)
+
+    home = browser.pixels(0, 0)
+    turned = touch([(0.2, 0.5), (0.3, 0.5), (0.4, 0.5)])
+    assert (turned != home).any(axis=-1).mean() > 0.05
+    closer = touch(
+        [(0.4, 0.5), (0.3, 0.5), (0.2, 0.5), (0.1, 0.5)],
+        [(0.6, 0.5), (0.7, 0.5), (0.8, 0.5), (0.9, 0.5)],
+    )
+    assert drawn_share(closer) > 1.1 * drawn_share(turned)
+    send("Emulation.setTouchEmulationEnabled", {"enabled": False})
+
+
+@pytest.mark.long
 def test_a_link_opens_one_item_and_escape_closes_it(browser, tmp_path):
     page = write_page(tmp_path / "page.html", [make_item(i) for i in range(30)])
     browser.open(f"{page.absolute().as_uri()}#HUMANISE/28/0")
