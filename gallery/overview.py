@@ -19,7 +19,7 @@ from selenium.webdriver.chrome.service import Service
 
 JOINTS = ("pelvis", "left foot", "right wrist")
 WIDTH, HEIGHT = 400, 290  # of one drawing, pixels
-AWAY = 0.72  # how far the eye is, of the distance at first
+AWAY = 0.85  # how far the eye is, of the distance at first
 COLORS = 256  # of the palette: the file stays small
 FLAGS = (
     *("--headless=new", "--no-sandbox", "--hide-scrollbars"),
