@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -100,6 +101,9 @@ def run_view(args: argparse.Namespace) -> int:
     from cdm.commands.view import as_json, describe_server, map_server
 
     with map_server(args.run or run_folder(args), args.port) as server:
+        # Also where a script started it in the background: shells have Ctrl-C ignored there.
+        for ending in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(ending, signal.default_int_handler)
         show(args, as_json(server), describe_server(server))
         with contextlib.suppress(KeyboardInterrupt):
             server.serve_forever()

@@ -53,8 +53,15 @@ def test_ctrl_c_ends_it_with_status_0(run, monkeypatch, capsys):
 
 
 @pytest.mark.long
-def test_a_process_serves_until_it_is_interrupted_and_leaves_no_traceback(run):
-    command = [sys.executable, "-m", "cdm", "view", str(run), "--json"]
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_a_process_serves_until_it_is_ended_and_leaves_no_traceback(run, ending):
+    # As a shell starts what a script puts in the background.
+    ignoring = (
+        "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+        "os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    command = [sys.executable, "-c", ignoring, sys.executable]
+    command += ["-m", "cdm", "view", str(run), "--json"]
     start = partial(subprocess.Popen, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     with start(command) as process:
         try:
@@ -62,7 +69,7 @@ def test_a_process_serves_until_it_is_interrupted_and_leaves_no_traceback(run):
             url = json.loads(printed)["url"]
             with urllib.request.urlopen(f"{url}index.json", timeout=20) as answer:
                 assert len(json.load(answer)["items"]) == 3
-            process.send_signal(signal.SIGINT)
+            process.send_signal(ending)
             _, errors = process.communicate(timeout=20)
         finally:
             with contextlib.suppress(ProcessLookupError):
