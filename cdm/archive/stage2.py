@@ -22,6 +22,7 @@ import numpy as np
 from cdm.datasets import Dataset, Sample
 from cdm.datasets.reference_draws import H3D_HORIZON, REFERENCE
 from cdm.errors import listed
+from cdm.files.npy import read_header
 
 PRED_CONTACT = "pred_contact"  # name of the folder that stage 2 reads, one in each set's
 H3D = "H3D"
@@ -265,10 +266,11 @@ def read_map_header(path: str, deep: bool = False) -> tuple[int, ...]:
     shape, dtype, offset = _parse_header(head[:length])
     if dtype.kind != "f":
         raise ValueError(f"holds {dtype}, expected floating-point numbers")
-    wanted = offset + dtype.itemsize * int(np.prod(shape, dtype=np.int64))
+    count = int(np.prod(shape, dtype=np.int64))
+    wanted = offset + dtype.itemsize * count
     if found.st_size < wanted:
         raise ValueError(f"cut off ({found.st_size} bytes, expected {wanted})")
-    if deep and not np.isfinite(np.load(path, allow_pickle=False)).all():
+    if deep and not np.isfinite(np.fromfile(path, dtype, count, offset=offset)).all():
         raise ValueError("holds NaN or infinity")
     return shape
 
@@ -278,9 +280,7 @@ def _parse_header(head: bytes) -> tuple[tuple[int, ...], np.dtype, int]:
     """Shape, type, and where the numbers begin."""
     file = io.BytesIO(head)
     try:
-        version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0
-        shape, _, dtype = (read if version == (1, 0) else np.lib.format.read_array_header_2_0)(file)
+        shape, _, dtype = read_header(file)
     except Exception as error:  # damaged bytes raise anything
         raise ValueError(f"not an array in numpy's format ({error})") from None
     return shape, dtype, file.tell()

@@ -27,6 +27,7 @@ from cdm.files import (
     safe_name,
     state_of,
 )
+from cdm.files.npy import read_array, read_header
 from cdm.files.remote import LARGEST
 
 UNSAFE = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|[\x00-\x1f\x7f-\x9f]")  # what `safe_name` refuses
@@ -227,12 +228,13 @@ def _decode(open_file: Callable[[], IO[bytes]], place: str, shape: tuple, kinds:
     """
     try:
         with open_file() as file:
-            found, dtype = _read_header(file)
+            header = read_header(file)
     except Exception as error:  # damaged bytes raise anything: zip, zlib, numpy, memory
         raise BadItem(f"{place} is {_damaged(error)}; {REBUILD}") from error
-    if dtype.kind not in kinds:
+    found = header.shape
+    if header.dtype.kind not in kinds:
         wanted = "numbers" if "f" in kinds else "integers"
-        raise BadItem(f"{place} is of type {dtype}, expected {wanted}; {REBUILD}")
+        raise BadItem(f"{place} is of type {header.dtype}, expected {wanted}; {REBUILD}")
     fits = len(found) == len(shape) and all(
         want is None or size in (want if isinstance(want, tuple) else (want,))
         for size, want in zip(found, shape, strict=True)
@@ -241,20 +243,9 @@ def _decode(open_file: Callable[[], IO[bytes]], place: str, shape: tuple, kinds:
         raise BadItem(f"{place} is {found}, expected {_shape_text(shape)}; {REBUILD}")
     try:
         with open_file() as file:
-            array = np.lib.format.read_array(file, allow_pickle=False)
-            if file.read(1):
-                raise ValueError("more bytes than the array has")
+            return read_array(file, read_header(file))
     except Exception as error:
         raise BadItem(f"{place} is {_damaged(error)}; {REBUILD}") from error
-    return array
-
-
-def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and type that stand in front of the numbers."""
-    version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0
-    shape, _, dtype = (read if version == (1, 0) else np.lib.format.read_array_header_2_0)(file)
-    return shape, dtype
 
 
 def _damaged(error: Exception) -> str:
