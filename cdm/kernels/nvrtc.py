@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 OLDEST = (8, 0)  # compute capability; older devices have no bfloat16 on tensor cores
+ELEMENTS = torch.float32, torch.bfloat16, torch.float16  # dtypes that elements.cuh knows
 
 
 @cache
@@ -134,6 +135,11 @@ def read_source(path: Path) -> str:
         path.read_text("utf-8"),
         flags=re.MULTILINE,
     )
+
+
+def element_macros(dtype: torch.dtype) -> dict[str, bool]:
+    """The macros that tell elements.cuh one of ELEMENTS."""
+    return {"BF16": dtype == torch.bfloat16, "FP16": dtype == torch.float16}
 
 
 def ints(*values: int) -> tuple[np.int32, ...]:

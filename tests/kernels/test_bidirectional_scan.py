@@ -20,7 +20,7 @@ SHAPES = [
 ]
 # scale of dt and its bias: as trained, large steps, steps so small that softplus is exp
 STEPS = {"usual": (1.0, -4.0), "large": (8.0, 2.0), "tiny": (0.1, -9.0)}
-TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1.25e-3}
 
 
 def make_inputs(shape, dtype=torch.float32, steps="usual", seed=0, device="cpu"):
@@ -66,6 +66,8 @@ def test_backends_that_cannot_run_say_so():
         bidirectional_scan(*inputs, backend="triton")
     with pytest.raises(ValueError, match=r"backend cuda cannot run torch\.float32 on cpu"):
         bidirectional_scan(*inputs, backend="cuda")
+    with pytest.raises(ValueError, match=r"torch\.float64 on cpu.*float32, bfloat16 or float16"):
+        bidirectional_scan(*(x.double() for x in inputs), backend="cuda")
     with pytest.raises(ValueError, match="d_state 8, 16, 32 or 64"):
         bidirectional_scan(*make_inputs((1, 4, 8, 5, 16)), backend="cuda")
 
@@ -103,10 +105,21 @@ def test_cuda_matches_naive_on_random_shapes(seed):
 @pytest.mark.parametrize("halves", [1, 2])
 @pytest.mark.parametrize("segments", [1, 2, 3, 7])
 @pytest.mark.parametrize("shape", [(1, 1003, 64, 16, 16), (2, 300, 40, 32, 32)], ids=str)
-def test_cuts_into_warps_and_segments_change_nothing(shape, segments, halves, monkeypatch):
-    inputs = make_inputs(shape, torch.bfloat16, device="cuda")
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.bfloat16, 5e-3), (torch.float16, 7e-4)])
+def test_cuts_into_warps_and_segments_change_nothing(
+    shape, segments, halves, dtype, limit, monkeypatch
+):
+    inputs = make_inputs(shape, dtype, device="cuda")
     monkeypatch.setattr(gpu, "split", lambda *_: (halves, segments))
-    assert relative_error(bidirectional_scan(*inputs), in_float64(inputs)) < 5e-3
+    assert relative_error(bidirectional_scan(*inputs), in_float64(inputs)) < limit
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("which", [0, 1, 6], ids=["u", "x_dbl", "z"])
+def test_what_overflows_in_half_precision_never_passes_for_a_number(which):
+    inputs = make_inputs((1, 100, 64, 16, 16), torch.float16, device="cuda")
+    inputs[which][(-1,) * inputs[which].dim()] = float("inf")
+    assert not bidirectional_scan(*inputs).isfinite().all()
 
 
 @pytest.mark.gpu

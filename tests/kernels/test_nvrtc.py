@@ -20,20 +20,24 @@ from cdm.kernels.nvrtc import Kernel, compile_source, read_source
 KERNELS = Path(__file__).resolve().parents[2] / "cdm" / "kernels"
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
 NOTHING = 'extern "C" __global__ void nothing() {}'
-SCAN = {"DT_RANK": 16, "POLY_MASK": 0x8888}
+SCAN = {"DT_RANK": 16, "POLY_MASK": 0x8888, "FP16": 0}
+ELEMENTS = [nvrtc_module.element_macros(dtype) for dtype in reversed(nvrtc_module.ELEMENTS)]
 VARIANTS = {
     "bidirectional_scan/tensor_cores.cu": [
         SCAN | {"D_STATE": 8, "HALVES": 1, "WARPS": 2, "MIN_BLOCKS": 4},
         SCAN | {"D_STATE": 16, "HALVES": 1, "WARPS": 2, "MIN_BLOCKS": 4},
         SCAN | {"D_STATE": 16, "HALVES": 2, "WARPS": 2, "MIN_BLOCKS": 2},
         SCAN | {"D_STATE": 64, "HALVES": 2, "WARPS": 1, "MIN_BLOCKS": 1},
+        SCAN | {"D_STATE": 16, "HALVES": 2, "WARPS": 2, "MIN_BLOCKS": 2, "FP16": 1},
     ],
     "bidirectional_scan/float32.cu": [
         {"D_STATE": n, "B_COLUMN": 16, "ROW": 16 + 2 * n, "CHANNELS": 64} for n in (8, 64)
     ],
-    "causal_conv/bidirectional.cu": [{"BF16": bf16, "WIDTH": 4, "RUN": 16} for bf16 in (1, 0)],
+    "causal_conv/bidirectional.cu": [element | {"WIDTH": 4, "RUN": 16} for element in ELEMENTS],
     "causal_conv/gradient.cu": [{"BF16": bf16, "WIDTH": 4, "RUN": 16} for bf16 in (0, 1)],
-    "pointwise/pointwise.cu": [{"BF16": bf16, "D_MODEL": 256, "CONTACT_DIM": 6} for bf16 in (1, 0)],
+    "pointwise/pointwise.cu": [
+        element | {"D_MODEL": 256, "CONTACT_DIM": 6} for element in ELEMENTS
+    ],
     "selective_scan/recurrence.cu": [{"BF16": bf16} for bf16 in (0, 1)],
     "sampling_step/sampling_step.cu": [{"CONTACT_DIM": 6}],
     "farthest_points/farthest_points.cu": [
@@ -41,8 +45,9 @@ VARIANTS = {
         {"THREADS": 1024, "POINTS": 32},
     ],
     "neighbourhoods/neighbourhoods.cu": [
-        {"BF16": bf16, "CHANNELS": c, "K": k}
-        for bf16, c, k in ((0, 32, 8), (1, 64, 8), (0, 512, 16), (1, 128, 16))
+        element | {"CHANNELS": c, "K": k}
+        for element in ELEMENTS
+        for c, k in ((32, 8), (64, 8), (512, 16), (128, 16))
     ],
     "nearest_neighbours/nearest_neighbours.cu": [{"K": k, "THREADS": 128} for k in (3, 8, 16)],
 }
@@ -245,7 +250,7 @@ def test_a_tensor_of_another_device_is_refused(monkeypatch, tmp_path):
 
 def test_headers_are_part_of_the_text_that_decides_the_cache_key(tmp_path):
     source = tmp_path / "a.cu"
-    source.write_text('// before\n#include "float_or_bf16.cuh"\n// after\n')
+    source.write_text('// before\n#include "elements.cuh"\n// after\n')
     text = read_source(source)
-    header = (KERNELS / "float_or_bf16.cuh").read_text()
+    header = (KERNELS / "elements.cuh").read_text()
     assert text == f"// before\n{header}\n// after\n"

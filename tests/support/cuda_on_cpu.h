@@ -48,6 +48,28 @@ static unsigned two_bf16(float high, float low) {
     return rounded(high) << 16 | rounded(low);
 }
 
+// As cvt.f32.f16.
+static float from_half_bits(unsigned short bits) {
+    const unsigned size = bits & 0x7fff;
+    const float x = size < 0x400    ? std::ldexp((float)size, -24)
+                    : size < 0x7c00 ? __uint_as_float((size << 13) + (112u << 23))
+                                    : __uint_as_float((size << 13) + (224u << 23));
+    return bits & 0x8000 ? -x : x;
+}
+
+// As cvt.rn.f16x2.f32: rounded to the nearest, ties to even; NaN becomes 0x7fff.
+static unsigned two_halves(float high, float low) {
+    auto rounded = [](float x) -> unsigned {
+        const float size = std::fabs(x);
+        const unsigned bits = __float_as_uint(size), sign = std::signbit(x) ? 0x8000 : 0;
+        if (x != x) return 0x7fff;
+        if (size >= 65520) return sign | 0x7c00;
+        if (size < 0x1p-14f) return sign | (unsigned)std::nearbyint(std::ldexp(size, 24));
+        return sign | (((bits + 0xfff + (bits >> 13 & 1)) >> 13) - (112 << 10));
+    };
+    return rounded(high) << 16 | rounded(low);
+}
+
 #define __expf expf  // a function of this name is in glibc
 static float __fdividef(float x, float y) { return x / y; }
 static float rsqrtf(float x) { return 1 / sqrtf(x); }

@@ -17,7 +17,8 @@ def bidirectional_scan(u, x_dbl, dt_weight, dt_bias, A, D, z, backend="auto"):
     caller has already run the convolution and x_proj on each.
 
     Args:
-        u: (2, batch, length, d_inner), output of the convolution; float32 or bfloat16.
+        u: (2, batch, length, d_inner), output of the convolution; float32, bfloat16 or
+            float16.
         x_dbl: (2, batch, length, dt_rank + 2 d_state), dtype of u.
         dt_weight: (d_inner, dt_rank), dtype of u; dt_rank may be padded with columns of zeros.
         dt_bias, D: (d_inner,) float32.
@@ -34,7 +35,8 @@ def bidirectional_scan(u, x_dbl, dt_weight, dt_bias, A, D, z, backend="auto"):
     needs_grad = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
     d_inner, dt_rank = dt_weight.shape
     if backend == "auto":
-        usable = u.is_cuda and not needs_grad and fits(d_inner, dt_rank, A.shape[1])
+        usable = u.is_cuda and u.dtype in nvrtc.ELEMENTS and not needs_grad
+        usable = usable and fits(d_inner, dt_rank, A.shape[1])
         backend = "cuda" if usable and not nvrtc.unavailable(u.device.index) else "naive"
     if backend == "naive":
         return naive.bidirectional_scan(*inputs)
@@ -43,6 +45,8 @@ def bidirectional_scan(u, x_dbl, dt_weight, dt_bias, A, D, z, backend="auto"):
 
     # Refuse what the kernels cannot compute.
     reason = "gradients are needed" if needs_grad else None
+    if u.dtype not in nvrtc.ELEMENTS:
+        reason = "it takes float32, bfloat16 or float16"
     if not fits(d_inner, dt_rank, A.shape[1]):
         reason = (
             f"dt_weight is {tuple(dt_weight.shape)} and A {tuple(A.shape)}: d_inner must be a "

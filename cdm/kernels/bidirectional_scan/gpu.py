@@ -1,4 +1,4 @@
-"""The bidirectional scan on CUDA devices: bfloat16 on tensor cores, float32 without."""
+"""The bidirectional scan on CUDA devices: 16-bit numbers on tensor cores, float32 without."""
 
 from functools import cache
 from pathlib import Path
@@ -28,7 +28,7 @@ def bidirectional_scan(u, x_dbl, dt_weight, dt_bias, A, D, z):
     u, x_dbl, dt_weight = u.contiguous(), x_dbl.contiguous(), dt_weight.contiguous()
     if z.stride(2) != 1 or z.stride(0) != z.stride(1) * z.shape[1] or z.data_ptr() % 16:
         z = z.contiguous()
-    scan = _tensor_cores if u.dtype == torch.bfloat16 else _float32
+    scan = _float32 if u.dtype == torch.float32 else _tensor_cores
     scan(u, x_dbl, dt_weight, dt_bias, A.contiguous(), D, z, y)
     return y
 
@@ -38,7 +38,7 @@ def _tensor_cores(u, x_dbl, dt_weight, dt_bias, A, D, z, y):
     d_state = A.shape[1]
     halves, segments = split(batch, length, d_inner, u.device)
     warps = _warps(d_state)
-    kernels = _tensor_core_kernels(u.device.index, d_state, dt_weight.shape[1], halves)
+    kernels = _tensor_core_kernels(u.device.index, u.dtype, d_state, dt_weight.shape[1], halves)
     tiles = -(-length // TILE)
     segment_tiles = -(-tiles // segments)
     segments = -(-tiles // segment_tiles)
@@ -78,8 +78,9 @@ def _warps(d_state: int) -> int:
 
 
 @cache
-def _tensor_core_kernels(device_index, d_state, dt_rank, halves):
+def _tensor_core_kernels(device_index, dtype, d_state, dt_rank, halves):
     macros = {
+        "FP16": dtype == torch.float16,
         "D_STATE": d_state,
         "DT_RANK": dt_rank,
         "HALVES": halves,

@@ -1,4 +1,5 @@
-// The bidirectional selective scan of Mamba-1 in bfloat16, for tensor cores (sm_80 and newer).
+// The bidirectional selective scan of Mamba-1 in bfloat16 or, with FP16, in half precision, for
+// tensor cores (sm_80 and newer).
 //
 // For one token the recurrence is elementwise in (channel, state), except for two products:
 // delta u B^T, which is added to the state, and h C, which gives y. Both are sums of outer
@@ -19,19 +20,24 @@
 //
 // Step sizes delta are kept in units of ln 2 (delta_log2), because the exponential is a power of 2.
 //
-// The caller defines D_STATE, DT_RANK (a multiple of 16), HALVES (per warp, 16 channels each),
-// WARPS (per block and direction), MIN_BLOCKS (per processor) and POLY_MASK (which of 16
-// exponentials are polynomials, which spares the special function unit).
+// The caller defines FP16 (0 or 1), D_STATE, DT_RANK (a multiple of 16), HALVES (per warp, 16
+// channels each), WARPS (per block and direction), MIN_BLOCKS (per processor) and POLY_MASK (which
+// of 16 exponentials are polynomials, which spares the special function unit).
 
-#define BF16 1
+#define BF16 !FP16
+#if FP16
+#define TYPES "f32.f16.f16.f32"  // of the operands of an mma
+#else
+#define TYPES "f32.bf16.bf16.f32"
+#endif
 
 #include "activations.cuh"
-#include "float_or_bf16.cuh"
+#include "elements.cuh"
 
 typedef unsigned int u32;
 
 template <int N>
-struct alignas(4 * N) Words {  // 2 N channels of a token, in bfloat16
+struct alignas(4 * N) Words {  // 2 N channels of a token
     u32 at[N];
 };
 
@@ -45,7 +51,7 @@ constexpr int STAGES = 4;              // tiles in shared memory, being copied o
 constexpr float LN_2 = 0.693147181f;
 constexpr float MAGIC = 12582912.0f;   // 1.5 * 2^23: adding it rounds to an integer
 
-// Transpose an 8x8 matrix of bfloat16 that is spread over the warp.
+// Transpose an 8x8 matrix of 16-bit elements that is spread over the warp.
 __device__ __forceinline__ u32 transpose(u32 pair) {
     u32 result;
     asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(result) : "r"(pair));
@@ -61,23 +67,23 @@ __device__ __forceinline__ float exp2_polynomial(float delta_log2, float a) {
     return __int_as_float(__float_as_int(p) + (__float_as_int(shifted) << 23));
 }
 
-__device__ __forceinline__ void mma_bf16(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
+__device__ __forceinline__ void mma(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+    asm("mma.sync.aligned.m16n8k16.row.col." TYPES " {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
         "{%8,%9}, {%0,%1,%2,%3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-__device__ __forceinline__ void mma_bf16_from_zero(float (&d)[4], const u32 (&a)[4], u32 b0,
-                                                   u32 b1) {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
+__device__ __forceinline__ void mma_from_zero(float (&d)[4], const u32 (&a)[4], u32 b0,
+                                              u32 b1) {
+    asm("mma.sync.aligned.m16n8k16.row.col." TYPES " {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
         "{%8,%9}, {%10,%10,%10,%10};"
         : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(0.0f));
 }
 
-__device__ __forceinline__ void mma_bf16_k8(float (&d)[4], const u32 (&a)[2], u32 b) {
-    asm("mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, "
+__device__ __forceinline__ void mma_k8(float (&d)[4], const u32 (&a)[2], u32 b) {
+    asm("mma.sync.aligned.m16n8k8.row.col." TYPES " {%0,%1,%2,%3}, {%4,%5}, {%6}, "
         "{%0,%1,%2,%3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(b));
@@ -259,9 +265,9 @@ __device__ __forceinline__ void scan(const u32* __restrict__ u_, const u32* __re
 #pragma unroll
             for (int i = 0; i < HALVES; i++)
                 if (n == 0)
-                    mma_bf16_from_zero(delta_log2[i], W[i][n], dt_0, dt_1);
+                    mma_from_zero(delta_log2[i], W[i][n], dt_0, dt_1);
                 else
-                    mma_bf16(delta_log2[i], W[i][n], dt_0, dt_1);
+                    mma(delta_log2[i], W[i][n], dt_0, dt_1);
         }
 #pragma unroll
         for (int i = 0; i < HALVES; i++)
@@ -353,7 +359,7 @@ __device__ __forceinline__ void scan(const u32* __restrict__ u_, const u32* __re
                 for (int i = 0; i < HALVES; i++) {
 #pragma unroll
                     for (int e = 0; e < 4; e++) h[i][j][e] *= decays[i][j][e];
-                    mma_bf16_k8(h[i][j], tile.delta_u[i], b_t);
+                    mma_k8(h[i][j], tile.delta_u[i], b_t);
                 }
             }
             if (t + 1 < TILE) decay(t + 1);
@@ -368,7 +374,7 @@ __device__ __forceinline__ void scan(const u32* __restrict__ u_, const u32* __re
                     const u32 states[4] = {pack(h0[0], h0[1]), pack(h0[2], h0[3]),
                                            both ? pack(h1[0], h1[1]) : 0,
                                            both ? pack(h1[2], h1[3]) : 0};
-                    mma_bf16(y_acc[i], states, c0, c1);
+                    mma(y_acc[i], states, c0, c1);
                 }
             }
         }

@@ -66,7 +66,7 @@ def bidirectional_conv_silu(x, weight, bias, backend="auto"):
         weight: (d_inner, width).
         bias: (d_inner,).
         backend: "auto", "naive" (two convolutions), or "cuda" (CUDA devices, d_inner a multiple
-            of 8, float32 or bfloat16, without gradients).
+            of 8, float32, bfloat16 or float16, without gradients).
     Returns:
         (2, batch, length, d_inner), dtype of x: first forward, then backward.
     Raises:
@@ -75,7 +75,7 @@ def bidirectional_conv_silu(x, weight, bias, backend="auto"):
     # Choose the backend.
     needs_grad = torch.is_grad_enabled() and any(a.requires_grad for a in (x, weight, bias))
     fits = (
-        x.is_cuda and x.dtype in (torch.float32, torch.bfloat16)
+        x.is_cuda and x.dtype in nvrtc.ELEMENTS
         and not needs_grad and x.shape[2] % 8 == 0
     )  # fmt: skip
     if backend == "auto":
@@ -92,8 +92,8 @@ def bidirectional_conv_silu(x, weight, bias, backend="auto"):
         )
     if not fits:
         raise ValueError(
-            "bidirectional_conv_silu: backend cuda takes float32 or bfloat16 on CUDA devices, "
-            f"d_inner a multiple of 8, without gradients, found {tuple(x.shape)} {x.dtype} on "
-            f"{x.device}; use backend='auto'"
+            "bidirectional_conv_silu: backend cuda takes float32, bfloat16 or float16 on CUDA "
+            f"devices, d_inner a multiple of 8, without gradients, found {tuple(x.shape)} "
+            f"{x.dtype} on {x.device}; use backend='auto'"
         )
     return gpu.bidirectional_conv_silu(x, weight, bias)

@@ -2,14 +2,14 @@
 //
 // A thread computes four neighbouring channels of RUN tokens, and keeps their inputs in registers.
 //
-// The caller defines BF16 (see float_or_bf16.cuh), WIDTH of the convolution and RUN.
+// The caller defines BF16 and FP16 (see elements.cuh), WIDTH of the convolution and RUN.
 
 #include "activations.cuh"
-#include "float_or_bf16.cuh"
+#include "elements.cuh"
 
 constexpr int REACH = WIDTH - 1;
 
-__device__ __forceinline__ float gate(float x) { return BF16 ? fast_silu_expf(x) : silu(x); }
+__device__ __forceinline__ float gate(float x) { return BF16 || FP16 ? fast_silu_expf(x) : silu(x); }
 
 __device__ __forceinline__ float4 fma(float4 a, float4 b, float4 c) {
     return make_float4(fmaf(a.x, b.x, c.x), fmaf(a.y, b.y, c.y), fmaf(a.z, b.z, c.z),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from cdm.kernels.nvrtc import Kernel, even_rows, ints
+from cdm.kernels.nvrtc import Kernel, element_macros, even_rows, ints
 
 FOLDER = Path(__file__).parent
 RUN = 16  # tokens per thread
@@ -20,7 +20,7 @@ def bidirectional_conv_silu(x, weight, bias):
         x = x.contiguous()
     y = x.new_empty(2, batch, length, d_inner)
     threads = d_inner // 4 * -(-length // RUN)
-    _kernel(x.device.index, x.dtype == torch.bfloat16, weight.shape[1])(
+    _kernel(x.device.index, x.dtype, weight.shape[1])(
         (-(-threads // THREADS), batch), THREADS, x, weight.float().t().contiguous(), bias.float(),
         y, *ints(batch, length, d_inner, x.stride(1)),
     )  # fmt: skip
@@ -28,8 +28,8 @@ def bidirectional_conv_silu(x, weight, bias):
 
 
 @cache
-def _kernel(device_index, bf16, width):
-    macros = {"BF16": bf16, "WIDTH": width, "RUN": RUN}
+def _kernel(device_index, dtype, width):
+    macros = element_macros(dtype) | {"WIDTH": width, "RUN": RUN}
     return Kernel(FOLDER / "bidirectional.cu", "bidirectional_conv", device_index, **macros)
 
 

@@ -5,10 +5,10 @@
 // s counts the steps of the walk, which goes from the first token to the last, or back. A thread
 // computes one channel of RUN steps. All arithmetic is float32.
 //
-// The caller defines BF16 (see float_or_bf16.cuh), WIDTH of the convolution and RUN.
+// The caller defines BF16 (see elements.cuh), WIDTH of the convolution and RUN.
 
 #include "activations.cuh"
-#include "float_or_bf16.cuh"
+#include "elements.cuh"
 
 constexpr int REACH = WIDTH - 1;
 

@@ -25,7 +25,7 @@ def fits(x, neighbour_idx) -> bool:
     return (
         x.is_cuda
         and not torch.is_grad_enabled()
-        and x.dtype in (torch.float32, torch.bfloat16)
+        and x.dtype in nvrtc.ELEMENTS
         and x.shape[-1] % 32 == 0
         and neighbour_idx.shape[-1] <= MOST_NEIGHBOURS
         and nvrtc.unavailable(x.device.index) is None
@@ -66,15 +66,13 @@ def grouped_max(x, neighbour_idx, offsets, weight):
 def _launch(name, out, neighbour_idx, *arguments):
     """Launch a kernel with one thread for every four channels of a point of `out`."""
     num_points, channels = out.shape[:-1].numel(), out.shape[-1]
-    kernels = _kernels(
-        out.device.index, out.dtype == torch.bfloat16, channels, neighbour_idx.shape[-1]
-    )
+    kernels = _kernels(out.device.index, out.dtype, channels, neighbour_idx.shape[-1])
     grid = (-(-num_points * channels // (4 * THREADS)),)
     kernels[name](grid, THREADS, *arguments, np.int64(num_points))
 
 
 @cache
-def _kernels(device_index, bf16, channels, neighbours):
-    macros = {"BF16": bf16, "CHANNELS": channels, "K": neighbours}
+def _kernels(device_index, dtype, channels, neighbours):
+    macros = nvrtc.element_macros(dtype) | {"CHANNELS": channels, "K": neighbours}
     names = "differences", "weighted_sum", "grouped_max"
     return {name: Kernel(SOURCE, name, device_index, **macros) for name in names}

@@ -2,11 +2,12 @@
 // `weighted_sum` uses their output. `grouped_max` is the largest feature of a group.
 //
 // A thread handles four channels of one point and all neighbours of that point. Sums are float32.
-// q, k, v, x and the inputs of matrix products are Vec4: float4, or four bfloat16.
+// q, k, v, x and the inputs of matrix products are Vec4: four float, bfloat16 or half precision.
 //
-// The caller defines BF16 (see float_or_bf16.cuh), CHANNELS (a multiple of 32) and K (neighbours).
+// The caller defines BF16 and FP16 (see elements.cuh), CHANNELS (a multiple of 32) and K
+// (neighbours).
 
-#include "float_or_bf16.cuh"
+#include "elements.cuh"
 
 constexpr int GROUPS = CHANNELS / 4, SHARED_GROUPS = GROUPS / 8;  // groups of four channels
 

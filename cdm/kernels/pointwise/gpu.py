@@ -6,31 +6,37 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cdm.kernels.nvrtc import Kernel, ints
+from cdm.kernels.nvrtc import Kernel, element_macros, ints
 
 SOURCE = Path(__file__).parent / "pointwise.cu"
 THREADS = 256
 
 
 class Pointwise:
-    """The functions of `naive` for one model. The input of a matrix product is written as io_dtype.
+    """The functions of `naive` for one model.
 
     Args:
         device: CUDA device.
-        io_dtype: torch.float32 or torch.bfloat16.
+        io_dtype: of the norms, which go into the blocks: torch.float32, torch.bfloat16 or
+            torch.float16.
         d_model: a multiple of 4, at most 1024.
         contact_dim: columns of x_t and of the head, at most 32.
+
+    Attributes:
+        term_dtype: of what makes up the residual stream: the layers of the embedding, and every y.
+            It is io_dtype, but float32 with float16 (pointwise.cu says why).
     """
 
     def __init__(self, device: torch.device, io_dtype: torch.dtype, d_model: int, contact_dim: int):
         self.io_dtype = io_dtype
+        self.term_dtype = torch.float32 if io_dtype == torch.float16 else io_dtype
         self._kernels = _kernels(device.index, io_dtype, d_model, contact_dim)
 
     def embed(self, x_t, weight, static_proj, time_proj):
-        """`naive.embed`; the result is io_dtype."""
+        """`naive.embed`; the result is term_dtype."""
         batch, num_points, _ = x_t.shape
         hidden = static_proj.shape[2]
-        out = static_proj.new_empty(static_proj.shape, dtype=self.io_dtype)
+        out = static_proj.new_empty(static_proj.shape, dtype=self.term_dtype)
         rows = batch * num_points
         self._kernels["embed"](
             (-(-rows * hidden // (4 * THREADS)),), THREADS, x_t, weight, static_proj,
@@ -39,19 +45,20 @@ class Pointwise:
         return out
 
     def embedding_norm(self, y, norm_e, norm):
-        """`naive.embedding_norm`; the norm has the dtype of y."""
-        stream, out = torch.empty_like(y, dtype=torch.float32), torch.empty_like(y)
+        """`naive.embedding_norm`; y is term_dtype, the norm io_dtype."""
+        stream = torch.empty_like(y, dtype=torch.float32)
+        out = torch.empty_like(y, dtype=self.io_dtype)
         self._by_row("embedding_norm", y, *norm_e, *norm, stream, out)
         return stream, out
 
     def residual_norm(self, stream, y, norm):
-        """`naive.residual_norm`; adds to stream in place, and the norm has the dtype of y."""
-        out = torch.empty_like(y)
+        """`naive.residual_norm`; adds to stream in place; y is term_dtype, the norm io_dtype."""
+        out = torch.empty_like(y, dtype=self.io_dtype)
         self._by_row("residual_norm", y, *norm, stream, out)
         return stream, out
 
     def residual_head(self, stream, y, weight, bias):
-        """`naive.residual_head`."""
+        """`naive.residual_head`; y is term_dtype."""
         out = stream.new_empty(*y.shape[:-1], len(weight))
         self._by_row("residual_head", y, stream, weight, bias, out)
         return out
@@ -65,10 +72,6 @@ class Pointwise:
 
 @cache
 def _kernels(device_index, io_dtype, d_model, contact_dim):
-    macros = {
-        "BF16": io_dtype == torch.bfloat16,
-        "D_MODEL": d_model,
-        "CONTACT_DIM": contact_dim,
-    }
+    macros = element_macros(io_dtype) | {"D_MODEL": d_model, "CONTACT_DIM": contact_dim}
     names = "embed", "embedding_norm", "residual_norm", "residual_head"
     return {name: Kernel(SOURCE, name, device_index, **macros) for name in names}

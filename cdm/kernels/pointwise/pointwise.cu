@@ -1,10 +1,18 @@
 // The steps between the matrix products of PointMamba, which treat every point on its own; one pass
-// over memory each. The residual stream is float32. The inputs of matrix products are Vec4: float4,
-// or four bfloat16.
+// over memory each. The residual stream is float32. The inputs of blocks are Vec4: four float,
+// bfloat16 or half precision.
 //
-// The caller defines BF16 (see float_or_bf16.cuh), D_MODEL (a multiple of 4) and CONTACT_DIM.
+// The caller defines BF16 and FP16 (see elements.cuh), D_MODEL (a multiple of 4) and CONTACT_DIM.
 
-#include "float_or_bf16.cuh"
+#include "elements.cuh"
+
+// Four numbers of what makes up the residual stream: the embedding and the outputs of out_proj. In
+// half precision they stay float: a third of a step's error would come from rounding them.
+#if FP16
+typedef float4 Term4;
+#else
+typedef Vec4 Term4;
+#endif
 
 __device__ __forceinline__ float gelu(float x) { return 0.5f * x * (1 + erff(0.70710678f * x)); }
 
@@ -16,7 +24,7 @@ __device__ __forceinline__ float gelu(float x) { return 0.5f * x * (1 + erff(0.7
 extern "C" __global__ void __launch_bounds__(256) embed(
     const float* __restrict__ x_t, const float4* __restrict__ weight,
     const float4* __restrict__ static_proj, const float4* __restrict__ time_proj,
-    Vec4* __restrict__ out, long num_rows, int num_points, int hidden) {
+    Term4* __restrict__ out, long num_rows, int num_points, int hidden) {
     const int groups = hidden / 4;
     const long index = (long)blockIdx.x * blockDim.x + threadIdx.x, row = index / groups;
     const int group = index % groups;
@@ -68,13 +76,13 @@ __device__ __forceinline__ void layer_norm(float4 (&v)[VECTORS], const float4* w
         }
 }
 
-// stream = LayerNorm_e(y) and out = LayerNorm(stream): the norms of the embedding and of the first
-// block.
-extern "C" __global__ void __launch_bounds__(256) embedding_norm(
-    const Vec4* __restrict__ y, const float4* __restrict__ weight_e,
-    const float4* __restrict__ bias_e, const float4* __restrict__ weight,
-    const float4* __restrict__ bias, float4* __restrict__ stream, Vec4* __restrict__ out,
-    long num_rows) {
+// The stream of a row and its norm. FIRST: stream = LayerNorm_e(y), else stream += y;
+// out = LayerNorm(stream).
+template <bool FIRST>
+__device__ __forceinline__ void stream_and_norm(
+    const Term4* __restrict__ y, const float4* weight_e, const float4* bias_e,
+    const float4* __restrict__ weight, const float4* __restrict__ bias,
+    float4* __restrict__ stream, Vec4* __restrict__ out, long num_rows) {
     const long row = ((long)blockIdx.x * blockDim.x + threadIdx.x) / 32;
     const int lane = threadIdx.x % 32;
     if (row >= num_rows) return;
@@ -82,33 +90,13 @@ extern "C" __global__ void __launch_bounds__(256) embedding_norm(
 #pragma unroll
     for (int i = 0; i < VECTORS; i++)
         if (lane + 32 * i < GROUPS) v[i] = widen(y[row * GROUPS + lane + 32 * i]);
-    layer_norm(v, weight_e, bias_e, lane);
-#pragma unroll
-    for (int i = 0; i < VECTORS; i++)
-        if (lane + 32 * i < GROUPS) stream[row * GROUPS + lane + 32 * i] = v[i];
-    layer_norm(v, weight, bias, lane);
-#pragma unroll
-    for (int i = 0; i < VECTORS; i++)
-        if (lane + 32 * i < GROUPS) narrow(out + row * GROUPS + lane + 32 * i, v[i]);
-}
-
-// stream += y and out = LayerNorm(stream): the residual of a block and the norm of the next one.
-extern "C" __global__ void __launch_bounds__(256) residual_norm(
-    const Vec4* __restrict__ y, const float4* __restrict__ weight,
-    const float4* __restrict__ bias, float4* __restrict__ stream, Vec4* __restrict__ out,
-    long num_rows) {
-    const long row = ((long)blockIdx.x * blockDim.x + threadIdx.x) / 32;
-    const int lane = threadIdx.x % 32;
-    if (row >= num_rows) return;
-    float4 v[VECTORS];
+    if (FIRST) layer_norm(v, weight_e, bias_e, lane);
 #pragma unroll
     for (int i = 0; i < VECTORS; i++)
         if (lane + 32 * i < GROUPS) {
-            const long at = row * GROUPS + lane + 32 * i;
-            const float4 d = widen(y[at]);
-            v[i] = stream[at];
-            v[i].x += d.x, v[i].y += d.y, v[i].z += d.z, v[i].w += d.w;
-            stream[at] = v[i];
+            float4* const at = stream + row * GROUPS + lane + 32 * i;
+            if (!FIRST) v[i].x += at->x, v[i].y += at->y, v[i].z += at->z, v[i].w += at->w;
+            *at = v[i];
         }
     layer_norm(v, weight, bias, lane);
 #pragma unroll
@@ -116,11 +104,28 @@ extern "C" __global__ void __launch_bounds__(256) residual_norm(
         if (lane + 32 * i < GROUPS) narrow(out + row * GROUPS + lane + 32 * i, v[i]);
 }
 
+// The norms of the embedding and of the first block.
+extern "C" __global__ void __launch_bounds__(256) embedding_norm(
+    const Term4* __restrict__ y, const float4* __restrict__ weight_e,
+    const float4* __restrict__ bias_e, const float4* __restrict__ weight,
+    const float4* __restrict__ bias, float4* __restrict__ stream, Vec4* __restrict__ out,
+    long num_rows) {
+    stream_and_norm<true>(y, weight_e, bias_e, weight, bias, stream, out, num_rows);
+}
+
+// The residual of a block and the norm of the next one.
+extern "C" __global__ void __launch_bounds__(256) residual_norm(
+    const Term4* __restrict__ y, const float4* __restrict__ weight,
+    const float4* __restrict__ bias, float4* __restrict__ stream, Vec4* __restrict__ out,
+    long num_rows) {
+    stream_and_norm<false>(y, nullptr, nullptr, weight, bias, stream, out, num_rows);
+}
+
 // out = (stream + y) weight^T + bias: the residual of the last block, and the layers after it,
 // which the caller has folded into one.
 // weight: (CONTACT_DIM, D_MODEL); out: (rows, CONTACT_DIM) float32.
 extern "C" __global__ void __launch_bounds__(256) residual_head(
-    const Vec4* __restrict__ y, const float4* __restrict__ stream,
+    const Term4* __restrict__ y, const float4* __restrict__ stream,
     const float4* __restrict__ weight, const float* __restrict__ bias, float* __restrict__ out,
     long num_rows) {
     const long row = ((long)blockIdx.x * blockDim.x + threadIdx.x) / 32;

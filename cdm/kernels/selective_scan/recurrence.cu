@@ -25,10 +25,10 @@
 // All arithmetic is float32. Sums over channels are taken in a fixed order: over lanes, warps and
 // the block here, over blocks by the caller. So the same input gives the same bits.
 //
-// The caller defines BF16 (see float_or_bf16.cuh).
+// The caller defines BF16 (see elements.cuh).
 
 #include "activations.cuh"
-#include "float_or_bf16.cuh"
+#include "elements.cuh"
 
 constexpr int STATES = 16, LANES = 4, OWN = STATES / LANES;
 constexpr int CHANNELS = 64, THREADS = CHANNELS * LANES, WARPS = THREADS / 32;
