@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from cdm.model.backbones import load_backbone
+from cdm.model.backbones.base import autocast
 from cdm.model.denoiser import DTYPES, Denoiser
 from cdm.model.point_features import columns_taken
 from cdm.model.point_order import gather_points
@@ -59,7 +60,8 @@ class CDM(nn.Module):
 
     Args:
         architecture: `cdm.model.architecture.Architecture`.
-        precision: "fp32", or "bf16" to have the backbone's matrix products in bfloat16.
+        precision: "fp32", or "fp16" or "bf16" to have the backbone's matrix products in float16 or
+            bfloat16.
         scan_backend: a backend of `cdm.kernels.selective_scan`. "auto" also allows fused kernels
             for the whole backbone.
 
@@ -117,8 +119,7 @@ class CDM(nn.Module):
         c_text = c_text.flatten(1)
         c_pc_feat = self.point_feat(c_text, c_pc_xyz, self.check(c_pc_feat))
         time_emb = self.timestep_embedder(timesteps)
-        bf16 = self.precision == "bf16"
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
+        with autocast(x.device.type, DTYPES[self.precision]):
             out = form(x, time_emb, c_text, c_pc_xyz, c_pc_feat)
         return self.contact_layer(out.to(x.dtype))
 

@@ -3,9 +3,9 @@
 import torch
 
 from cdm.kernels.threads import map_threads
-from cdm.model.backbones.base import map_tensors
+from cdm.model.backbones.base import autocast, map_tensors
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class WholeBatch:
@@ -143,6 +143,5 @@ class Denoiser:
         """pred_xstart of one part."""
         if self._fused:
             return self._fused(x_t, time_proj_t, state, self._head)
-        bf16 = self._cdm.precision == "bf16"
-        with torch.autocast(x_t.device.type, torch.bfloat16, enabled=bf16):
+        with autocast(x_t.device.type, DTYPES[self._cdm.precision]):
             return self._cdm.contact_model.forward_head(x_t, time_proj_t, state, self._head)

@@ -77,6 +77,15 @@ def test_embed_matches(normal, shape, io_dtype, contact_dim, monkeypatch):
     assert relative_error(out, naive.embed(*double(*inputs))) < TOLERANCE[out.dtype]
 
 
+def norm_of(out, d_model):
+    """A norm as it was written, and the error it may have."""
+    if out.dtype != torch.float16:
+        return out, TOLERANCE[out.dtype]
+    high, low, again = out.split(d_model, dim=-1)
+    assert torch.equal(high, again) and relative_error(high, high.float() + low) < 4e-4
+    return high.float() + low, 1e-6
+
+
 @every_case
 @pytest.mark.parametrize("io_dtype", TOLERANCE, ids=str)
 def test_norms_match(normal, shape, contact_dim, io_dtype, monkeypatch):
@@ -87,12 +96,12 @@ def test_norms_match(normal, shape, contact_dim, io_dtype, monkeypatch):
     expected_residual = naive.residual_norm(stream, y, norms[0])
     poison(monkeypatch)
     fused = make(io_dtype, d_model, contact_dim)
-    for out, naive_out in zip(fused.embedding_norm(y, *norms), expected, strict=True):
-        assert relative_error(out, naive_out) < TOLERANCE[out.dtype]
-    found = fused.residual_norm(stream, y, norms[0])
-    assert found[0] is stream and found[1].dtype == io_dtype
-    for out, naive_out in zip(found, expected_residual, strict=True):
-        assert relative_error(out, naive_out) < TOLERANCE[out.dtype]
+    begun, normed = fused.embedding_norm(y, *norms), fused.residual_norm(stream, y, norms[0])
+    assert normed[0] is stream and begun[1].dtype == normed[1].dtype == io_dtype
+    for found, naive_out in ((begun, expected), (normed, expected_residual)):
+        assert relative_error(found[0], naive_out[0]) < TOLERANCE[torch.float32]
+        norm, limit = norm_of(found[1], d_model)
+        assert relative_error(norm, naive_out[1]) < limit
 
 
 @every_case
@@ -113,4 +122,4 @@ def test_what_half_precision_cannot_hold_becomes_infinity(normal):
     y, norm = normal(1, 1, 64), (normal(64).abs() + 1e9, normal(64))
     fused = make(torch.float16)
     _, out = fused.residual_norm(torch.zeros_like(y), y, norm)
-    assert out.isinf().all()
+    assert out[..., :64].isinf().all()

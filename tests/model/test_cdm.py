@@ -160,19 +160,20 @@ def test_reference_models_do_not_depend_on_batch_or_threads(parity, case):
 
 
 @torch.no_grad()
-def test_bf16_stays_near_fp32():
+@pytest.mark.parametrize(("precision", "limit"), [("bf16", 0.02), ("fp16", 0.0025)])
+def test_16_bits_stay_near_fp32(precision, limit):
     cdm, inputs = make_cdm(), make_inputs()
     fp32 = cdm(*inputs)
-    cdm.precision = "bf16"
-    bf16 = cdm(*inputs)
-    assert bf16.dtype == torch.float32
-    assert not torch.equal(bf16, fp32)
-    assert_close("bf16", fp32, bf16, 0.02, 0.02)
+    cdm.precision = precision
+    out = cdm(*inputs)
+    assert out.dtype == torch.float32
+    assert not torch.equal(out, fp32)
+    assert_close(precision, fp32, out, limit, limit)
 
 
 def test_unknown_precision_says_so():
-    with pytest.raises(ValueError, match="expected one of"):
-        make_cdm(precision="fp16")
+    with pytest.raises(ValueError, match="expected one of fp32, fp16, bf16"):
+        make_cdm(precision="tf32")
 
 
 def test_model_learns():

@@ -7,6 +7,7 @@ import torch
 from golden import assert_close, conditions, forward_files, load_case
 from helpers import demo_config, model_section, small_architecture
 
+from cdm.kernels.pointwise import naive
 from cdm.model.backbones import BACKBONES
 from cdm.model.cdm import CDM
 from cdm.model.checkpoint import expected_shapes
@@ -90,3 +91,25 @@ def fast_step(backbone, given):
     head = torch.randn(6, width, generator=generator).to(dtype)
     bias = torch.randn(6, generator=generator).to(dtype)
     return backbone.time_proj(time_emb), state, (head, bias)
+
+
+class HalfPointwise:
+    """`cdm.kernels.pointwise.gpu.Pointwise` in float16, made of the naive forms, on the CPU."""
+
+    embed, residual_head = naive.embed, naive.residual_head
+
+    def embedding_norm(*inputs):
+        return HalfPointwise.in_parts(naive.embedding_norm(*inputs))
+
+    def residual_norm(*inputs):
+        return HalfPointwise.in_parts(naive.residual_norm(*inputs))
+
+    def in_parts(stream_and_norm):
+        stream, norm = stream_and_norm
+        high = norm.half()
+        return stream, torch.cat([high, (norm - high.float()).half(), high], dim=-1)
+
+
+def product_on_cpu(x, weight, dtype):
+    """`point_mamba_cuda.product`, which has no such torch.mm on the CPU."""
+    return torch.nn.functional.linear(x.to(dtype), weight.to(dtype))

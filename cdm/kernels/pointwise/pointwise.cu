@@ -76,6 +76,20 @@ __device__ __forceinline__ void layer_norm(float4 (&v)[VECTORS], const float4* w
         }
 }
 
+// A norm goes into in_proj. In half precision it is written as [high, low, high], where high + low is
+// the norm to 22 bits. in_proj's weight is [high, high, low]: so one product multiplies both as pairs.
+__device__ __forceinline__ void write_norm(Vec4* out, long row, int group, float4 v) {
+#if FP16
+    Vec4* const at = out + row * 3 * GROUPS + group;
+    narrow(at, v);
+    const float4 high = widen(*at);
+    narrow(at + GROUPS, make_float4(v.x - high.x, v.y - high.y, v.z - high.z, v.w - high.w));
+    at[2 * GROUPS] = *at;
+#else
+    narrow(out + row * GROUPS + group, v);
+#endif
+}
+
 // The stream of a row and its norm. FIRST: stream = LayerNorm_e(y), else stream += y;
 // out = LayerNorm(stream).
 template <bool FIRST>
@@ -101,7 +115,7 @@ __device__ __forceinline__ void stream_and_norm(
     layer_norm(v, weight, bias, lane);
 #pragma unroll
     for (int i = 0; i < VECTORS; i++)
-        if (lane + 32 * i < GROUPS) narrow(out + row * GROUPS + lane + 32 * i, v[i]);
+        if (lane + 32 * i < GROUPS) write_norm(out, row, lane + 32 * i, v[i]);
 }
 
 // The norms of the embedding and of the first block.

@@ -203,7 +203,7 @@ class Backbone(nn.Module, ABC):
         """Pack the whole backbone and the head for fused kernels on this device.
 
         Args:
-            dtype: of the matrix products, torch.float32 or torch.bfloat16.
+            dtype: of the matrix products, torch.float32, torch.bfloat16 or torch.float16.
         Returns:
             a function called like `forward_head`, with the weights as they are now; None where
             there are no such kernels.
@@ -211,6 +211,12 @@ class Backbone(nn.Module, ABC):
         if self.kernels is None or self.kernels.unavailable(self) is not None:
             return None
         return self.kernels(self, dtype)
+
+
+def autocast(device_type, dtype):
+    """A context whose matrix products take this dtype; torch.float32: as they come."""
+    enabled = dtype != torch.float32
+    return torch.autocast(device_type, dtype if enabled else None, enabled=enabled)
 
 
 def float32(x):
@@ -237,15 +243,15 @@ def head_product(features, weight):
     """features @ weight^T, accumulated and returned in weight's dtype.
 
     Args:
-        features: (batch, num_points, width). On a GPU, bfloat16 features without gradients are
+        features: (batch, num_points, width). On a GPU, 16-bit features without gradients are
             multiplied as they are; all others are first converted to weight's dtype.
         weight: (contact_dim, width) float32 or float64.
     Returns:
         (batch, num_points, contact_dim).
     """
     with float32(features):
-        bf16 = features.is_cuda and features.dtype == torch.bfloat16
-        if bf16 and not features.requires_grad:
+        half = features.is_cuda and features.dtype in (torch.bfloat16, torch.float16)
+        if half and not features.requires_grad:
             rows, columns = features.flatten(0, 1), weight.t().to(features.dtype)
             return torch.mm(rows, columns, out_dtype=weight.dtype).unflatten(0, features.shape[:2])
         return F.linear(features.to(weight.dtype), weight)

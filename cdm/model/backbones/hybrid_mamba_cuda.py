@@ -8,8 +8,8 @@ product adds the shift.
 import torch
 import torch.nn.functional as F
 
-from cdm.kernels.pointwise.gpu import Pointwise
-from cdm.model.backbones.base import head_product
+from cdm.kernels.pointwise.gpu import Pointwise, term_dtype
+from cdm.model.backbones.base import autocast, head_product
 from cdm.model.backbones.point_mamba_cuda import mix, no_kernels, pack
 from cdm.model.point_order import gather_points
 
@@ -19,21 +19,20 @@ class CudaHybridMamba:
 
     Args:
         backbone: `HybridMamba` on its CUDA device.
-        dtype: of the matrix products, torch.float32 or torch.bfloat16.
+        dtype: of the matrix products, torch.float32, torch.bfloat16 or torch.float16.
     """
 
     def __init__(self, backbone, dtype):
-        self.backbone, self.dtype = backbone, dtype
+        self.backbone, self.dtype, self.term_dtype = backbone, dtype, term_dtype(dtype)
         norm = backbone.embedding[3]
         self.x_weight = backbone.embedding[0].weight[:, : backbone.columns[0]].t().contiguous()
-        self.second = [
-            p.to(dtype) for p in (backbone.embedding[2].weight, backbone.embedding[2].bias)
-        ]
         self.norm = norm.weight.float(), norm.bias.float()
         self.blocks = [pack(block, dtype) for block in backbone.blocks]
         self.pointwise = Pointwise(
             norm.weight.device, dtype, norm.weight.numel(), backbone.columns[0]
         )
+        second = backbone.embedding[2].weight, backbone.embedding[2].bias
+        self.second = [p.to(self.term_dtype) for p in second]
 
     @staticmethod
     def unavailable(backbone) -> str | None:
@@ -60,8 +59,8 @@ class CudaHybridMamba:
             out_proj = gamma[:, None] * block.out_proj.t()  # (batch, d_inner, d_model)
             y = torch.baddbmm(
                 (2 * beta).to(self.dtype)[:, None], mix(block, s), out_proj.to(self.dtype)
-            )
+            ).to(self.term_dtype)
         # Fusion of the scans, bottleneck, and head.
-        with torch.autocast("cuda", torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+        with autocast("cuda", self.dtype):
             features = backbone.finish(stream + y, state)
         return head_product(features, head[0]) + head[1]

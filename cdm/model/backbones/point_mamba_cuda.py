@@ -2,8 +2,10 @@
 
 Each block is three matrix products (cuBLAS), one convolution, one scan, and one pass for residual
 and norm. Both directions share each of them. The residual stream, the norms and the states of the
-scan are float32 in either precision. In bf16 the matrix products take bfloat16 and accumulate in
-float32.
+scan are float32 in each precision. In bf16 the matrix products take bfloat16 and accumulate in
+float32. fp16 has eight times finer numbers at the same speed. So that a step's error stays below
+1e-3, it leaves out what rounds most and costs little: the embedding and what is added to the stream
+are float32, and in_proj multiplies pairs of numbers (benchmarks/README.md).
 """
 
 from typing import NamedTuple
@@ -14,7 +16,7 @@ import torch.nn.functional as F
 from cdm.kernels import nvrtc
 from cdm.kernels.bidirectional_scan import bidirectional_scan, fits
 from cdm.kernels.causal_conv import bidirectional_conv_silu
-from cdm.kernels.pointwise.gpu import Pointwise
+from cdm.kernels.pointwise.gpu import Pointwise, term_dtype
 
 DT_RANK_STEP = 16  # the scan multiplies dt by dt_proj in steps of this many columns
 
@@ -23,7 +25,7 @@ class BlockWeights(NamedTuple):
     """One block's weights in the layouts and dtypes that the kernels take."""
 
     norm: tuple[torch.Tensor, torch.Tensor]  # (d_model,) each, float32
-    in_proj: torch.Tensor  # (2 d_inner, d_model)
+    in_proj: torch.Tensor  # (2 d_inner, d_model), in fp16 (2 d_inner, 3 d_model): see `for_pairs`
     conv: tuple[torch.Tensor, torch.Tensor]  # (d_inner, width), (d_inner,), float32
     x_proj: torch.Tensor  # (dt_rank + 2 d_state, d_inner), dt_rank padded with zeros
     dt_proj: torch.Tensor  # (d_inner, dt_rank), padded likewise
@@ -38,17 +40,18 @@ class CudaPointMamba:
 
     Args:
         backbone: `PointMamba` on its CUDA device.
-        dtype: of the matrix products, torch.float32 or torch.bfloat16.
+        dtype: of the matrix products, torch.float32, torch.bfloat16 or torch.float16.
     """
 
     def __init__(self, backbone, dtype):
         first, _, second, norm = backbone.embedding.net
-        self.x_weight = first.weight[:, : backbone.columns[0]].t().contiguous().float()
-        self.second = second.weight.to(dtype), second.bias.to(dtype)
-        self.norm = norm.weight.float(), norm.bias.float()
-        self.blocks = [pack(layer, dtype) for layer in backbone.layers]
         d_model, contact_dim = second.out_features, backbone.columns[0]
         self.pointwise = Pointwise(second.weight.device, dtype, d_model, contact_dim)
+        self.term_dtype = term_dtype(dtype)
+        self.x_weight = first.weight[:, : backbone.columns[0]].t().contiguous().float()
+        self.second = second.weight.to(self.term_dtype), second.bias.to(self.term_dtype)
+        self.norm = norm.weight.float(), norm.bias.float()
+        self.blocks = [pack(layer, dtype) for layer in backbone.layers]
 
     @staticmethod
     def unavailable(backbone) -> str | None:
@@ -63,7 +66,7 @@ class CudaPointMamba:
         for i, block in enumerate(self.blocks):
             if i > 0:
                 stream, s = self.pointwise.residual_norm(stream, y, block.norm)
-            y = F.linear(mix(block, s), block.out_proj)
+            y = product(mix(block, s), block.out_proj, self.term_dtype)
         return self.pointwise.residual_head(stream, y, *head)
 
 
@@ -82,7 +85,7 @@ def mix(block: BlockWeights, s):
     """The sum of Mamba in both directions, before out_proj (docs/exact-short-rows.md, eq. 20).
 
     Args:
-        s: (batch, num_points, d_model), normalised.
+        s: (batch, num_points, d_model), normalised; in fp16 as `Pointwise` writes it.
     Returns:
         (batch, num_points, d_inner)
     """
@@ -92,15 +95,36 @@ def mix(block: BlockWeights, s):
     return bidirectional_scan(u, x_dbl, block.dt_proj, block.dt_bias, block.A, block.D, z)
 
 
+def product(x, weight, dtype):
+    """x weight^T for (batch, num_points, width), accumulated in float32 and returned in dtype.
+
+    Args:
+        dtype: that of x and weight; with these in 16 bits also torch.float32.
+    """
+    if x.dtype == dtype:
+        return F.linear(x, weight)
+    return torch.mm(x.flatten(0, 1), weight.t(), out_dtype=dtype).unflatten(0, x.shape[:2])
+
+
+def for_pairs(weight):
+    """[high, high, low] in float16, where high + low is the weight to 22 bits.
+
+    Times [high, low, high] of a norm this is the product of both pairs but for low times low.
+    """
+    high = weight.half()
+    low = (weight - high.float()).half()
+    return torch.cat([high, high, low], dim=1)
+
+
 def pack(layer, dtype) -> BlockWeights:
     """Convert the weights of a `BidirectionalBlock`; dtype is that of the matrix products."""
-    mamba, norm = layer.mamba, layer.norm
+    mamba, norm, half = layer.mamba, layer.norm, dtype == torch.float16
     dt_rank, d_state = mamba.dt_proj.in_features, mamba.A_log.shape[1]
     missing = -dt_rank % DT_RANK_STEP
     dt, rest = mamba.x_proj.weight.split([dt_rank, 2 * d_state])
     return BlockWeights(
         norm=(norm.weight.float(), norm.bias.float()),
-        in_proj=mamba.in_proj.weight.to(dtype),
+        in_proj=for_pairs(mamba.in_proj.weight) if half else mamba.in_proj.weight.to(dtype),
         conv=(mamba.conv1d.weight.squeeze(1).float(), mamba.conv1d.bias.float()),
         x_proj=torch.cat([F.pad(dt, (0, 0, 0, missing)), rest]).to(dtype),
         dt_proj=F.pad(mamba.dt_proj.weight, (0, missing)).to(dtype).contiguous(),

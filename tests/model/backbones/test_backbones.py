@@ -68,13 +68,14 @@ def test_output_depends_on_neither_batch_nor_threads(arch, point_feat_dim):
 
 @every_backbone
 @torch.no_grad()
-def test_bf16_stays_near_fp32(arch):
+@pytest.mark.parametrize(("precision", "limit"), [("bf16", 0.03), ("fp16", 0.00375)])
+def test_16_bits_stay_near_fp32(arch, precision, limit):
     cdm, inputs = small_model(arch, 5), make_inputs(point_feat_dim=5)
     fp32 = cdm(*inputs)
-    cdm.precision = "bf16"
-    bf16 = cdm(*inputs)
-    assert bf16.dtype == torch.float32 and not torch.equal(bf16, fp32)
-    assert relative_error(bf16, fp32) < 0.03
+    cdm.precision = precision
+    out = cdm(*inputs)
+    assert out.dtype == torch.float32 and not torch.equal(out, fp32)
+    assert relative_error(out, fp32) < limit
 
 
 @every_layout
@@ -178,7 +179,9 @@ def test_what_the_dataset_says_of_features_is_part_of_what_is_remembered():
 
 @pytest.mark.gpu
 @every_layout
-@pytest.mark.parametrize(("precision", "limit"), [("fp32", 1e-4), ("bf16", 3e-2)])
+@pytest.mark.parametrize(
+    ("precision", "limit"), [("fp32", 1e-4), ("bf16", 3e-2), ("fp16", 3.75e-3)]
+)
 @pytest.mark.parametrize("num_points", [65, 512])
 @torch.inference_mode()
 def test_a_gpu_gives_the_cpus_numbers(arch, sizes, precision, limit, num_points):
@@ -194,7 +197,7 @@ def test_a_gpu_gives_the_cpus_numbers(arch, sizes, precision, limit, num_points)
 
 @pytest.mark.gpu
 @every_backbone
-@pytest.mark.parametrize(("precision", "steps"), [("fp32", "10"), ("bf16", "3")])
+@pytest.mark.parametrize(("precision", "steps"), [("fp32", "10"), ("bf16", "3"), ("fp16", "3")])
 @torch.inference_mode()
 def test_a_cuda_graph_matches_the_loop_of_samplers_batch_after_batch(arch, precision, steps):
     cdm = small_model(arch, 5).cuda()

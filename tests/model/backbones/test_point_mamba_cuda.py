@@ -1,8 +1,9 @@
 """The fused form of PointMamba, with the naive form of every kernel in its place, on the CPU."""
 
 import torch
+import torch.nn.functional as F
 from helpers import relative_error
-from small_models import fast_step, make_inputs, small_model
+from small_models import HalfPointwise, fast_step, make_inputs, product_on_cpu, small_model
 
 from cdm.kernels.pointwise import naive
 from cdm.model.backbones import point_mamba_cuda
@@ -17,6 +18,29 @@ def test_the_fused_form_is_made_of_the_right_pieces(monkeypatch):
     step = fast_step(backbone, given)
     fused = point_mamba_cuda.CudaPointMamba(backbone, torch.float32)
     assert relative_error(fused(x, *step), backbone.forward_head(x, *step)) < 1e-5
+
+
+def test_a_product_of_pairs_is_as_exact_as_float32():
+    """What a norm of `Pointwise` and in_proj's weight make of each other in half precision."""
+    torch.manual_seed(0)
+    norm, weight = torch.randn(1, 50, 64), torch.randn(40, 64) / 8
+    _, pairs = HalfPointwise.in_parts((None, norm))
+    packed = point_mamba_cuda.for_pairs(weight)
+    assert pairs.dtype == packed.dtype == torch.float16
+    out, exact = F.linear(pairs.double(), packed.double()), F.linear(norm.double(), weight.double())
+    assert relative_error(out, exact) < 1e-6
+    assert relative_error(F.linear(norm.half().double(), weight.half().double()), exact) > 1e-4
+
+
+@torch.no_grad()
+def test_the_fused_form_in_half_precision_stays_within_a_thousandth(monkeypatch):
+    monkeypatch.setattr(point_mamba_cuda, "Pointwise", lambda *sizes: HalfPointwise)
+    monkeypatch.setattr(point_mamba_cuda, "product", product_on_cpu)
+    backbone = small_model("PointMamba", 5).contact_model
+    x, _, *given = make_inputs(2, 33, 5)
+    step = fast_step(backbone, given)
+    fused = point_mamba_cuda.CudaPointMamba(backbone, torch.float16)
+    assert 1e-5 < relative_error(fused(x, *step), backbone.forward_head(x, *step)) < 1e-3
 
 
 def test_a_cpu_has_no_fused_kernels_and_the_reason_is_given():
