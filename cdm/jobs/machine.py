@@ -3,6 +3,7 @@
 What is written about a device is structured, so that no reader has to take a name apart.
 """
 
+import ctypes
 import os
 import time
 from pathlib import Path
@@ -56,6 +57,24 @@ def process_age_s() -> float | None:
 def set_thread_variables(threads: int) -> None:
     """Tell numpy, torch and other libraries how many threads to use, before they are imported."""
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
+
+
+def keep_freed_memory() -> bool:
+    """Have this process keep memory that it frees for its next allocation.
+
+    Each step of a model on the CPU allocates and frees the same arrays of some megabytes. glibc
+    gives such memory back to the system, depending on where it lies, and the system then hands it
+    out page by page again: that took up to 15 % of a step. Now it keeps up to 256 MB.
+
+    Returns:
+        whether it does; not where the C library is another one.
+    """
+    trim_threshold, mmap_threshold = -1, -3  # names of malloc.h
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return False
+    return bool(mallopt(trim_threshold, 2**28) and mallopt(mmap_threshold, 2**25))
 
 
 def announce_run() -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.core.caching import FunctionCache, IndexDataCacheFile
+from numba.core.errors import RequireLiteralValue
 from numba.extending import intrinsic
 
 VERSION = zlib.crc32(Path(__file__).read_bytes())  # of this file, which kernels inline
@@ -44,6 +45,48 @@ _P0, _P1, _P2, _P3, _P4, _P5, _P6, _P7, _P8, _P9 = (
 )  # fmt: skip
 
 inline = njit(inline="always", fastmath={"contract"})
+
+
+@intrinsic
+def use_widest_vectors(typing_context):
+    """Have LLVM compile the calling kernel for the widest vectors of the CPU.
+
+    On CPUs of Intel with AVX-512, LLVM takes only half of their width if it is not told. An element
+    goes through the same operations at any width, so no result depends on this.
+    """
+
+    def codegen(context, builder, signature, args):
+        # llvmlite knows no name for this attribute, so its check of names is passed by.
+        set.add(builder.function.attributes, '"prefer-vector-width"="512"')
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@intrinsic
+def copy_vector(typing_context, to, i, source, k, width):
+    """to.flat[i + c] = source.flat[k + c] for c < width, as one vector; nothing is checked.
+
+    Args:
+        to, source: float32 arrays, contiguous in C's order.
+        width: an int that is known when the kernel is compiled.
+    """
+
+    def codegen(context, builder, signature, args):
+        to, i, source, k = args[:4]
+        vector = ir.VectorType(ir.FloatType(), signature.args[4].literal_value)
+
+        def place(array, kind, offset):
+            data = context.make_array(kind)(context, builder, array).data
+            return builder.bitcast(builder.gep(data, [offset]), vector.as_pointer())
+
+        values = builder.load(place(source, signature.args[2], k), align=4)
+        builder.store(values, place(to, signature.args[0], i), align=4)
+        return context.get_dummy_value()
+
+    if not isinstance(width, types.IntegerLiteral):
+        raise RequireLiteralValue("width")
+    return types.void(to, types.intp, source, types.intp, width), codegen
 
 
 @intrinsic

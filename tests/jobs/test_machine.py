@@ -15,6 +15,7 @@ from cdm.jobs.machine import (
     announce_run,
     describe_device,
     device_text,
+    keep_freed_memory,
     process_age_s,
     process_birth,
     process_space,
@@ -114,3 +115,38 @@ def test_libraries_are_told_their_threads(monkeypatch):
         monkeypatch.setenv(name, "0")
     set_thread_variables(3)
     assert {os.environ[name] for name in THREAD_VARIABLES} == {"3"}
+
+
+FAULTS = """
+import ctypes, resource, sys
+from cdm.jobs.machine import keep_freed_memory
+kept = "kept" in sys.argv and keep_freed_memory()
+def step():
+    for array in [ctypes.create_string_buffer(size) for size in 6 * [3_000_000]]:
+        ctypes.memset(array, 1, len(array))
+for _ in range(3):
+    step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    step()
+print(int(kept), resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the memory of glibc")
+def test_memory_that_is_freed_is_kept_for_the_next_step():
+    def run(word):
+        line = [sys.executable, "-c", FAULTS, word]
+        told = subprocess.run(line, capture_output=True, check=True).stdout
+        return tuple(map(int, told.split()))
+
+    kept, faults = run("kept")
+    if not kept:
+        pytest.skip("another C library than glibc")
+    assert faults < 100
+    assert run("as usual")[1] > 10 * 100  # 18 MB a step, given back and taken again
+
+
+def test_where_the_c_library_has_no_such_setting_nothing_is_set(monkeypatch):
+    monkeypatch.setattr("cdm.jobs.machine.ctypes.CDLL", lambda name: object())
+    assert keep_freed_memory() is False

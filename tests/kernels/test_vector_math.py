@@ -1,11 +1,22 @@
 """Vector functions against exact values, and the cache of compiled CPU kernels."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numba import config
+from numba.core.errors import TypingError
 
 from cdm.kernels import vector_math
-from cdm.kernels.vector_math import compile_kernel, exp2, silu, softplus
+from cdm.kernels.vector_math import (
+    compile_kernel,
+    copy_vector,
+    exp2,
+    silu,
+    softplus,
+    use_widest_vectors,
+)
 
 
 def on_all(function):
@@ -42,6 +53,53 @@ def test_nan_stays_nan_and_zero_gives_exactly_one():
     y = np.empty_like(x)
     on_all(exp2)(x, y)
     assert np.isnan(y[0]) and y[1] == 1
+
+
+def silu_of_all(x, y):
+    for i in range(len(x)):
+        y[i] = silu(x[i])
+
+
+def silu_of_all_in_wide_vectors(x, y):
+    use_widest_vectors()
+    for i in range(len(x)):
+        y[i] = silu(x[i])
+
+
+def test_the_width_of_vectors_changes_no_bit_of_a_result():
+    x = np.linspace(-30, 30, 1003, dtype=np.float32)
+    results = []
+    for function in (silu_of_all, silu_of_all_in_wide_vectors):
+        kernel = vector_math.njit(fastmath={"contract"}, error_model="numpy")(function)
+        results.append(np.zeros_like(x))
+        kernel(x, results[-1])
+    assert results[0].any() and (results[0] == results[1]).all()
+    # It is the width that LLVM was told, and on a CPU with AVX-512 that it took.
+    assert '"prefer-vector-width"="512"' in "".join(kernel.inspect_llvm().values())
+    if "avx512f" in Path("/proc/cpuinfo").read_text():
+        assert "zmm" in "".join(kernel.inspect_asm().values())
+
+
+def test_a_vector_is_copied_from_any_place_to_any_other():
+    @vector_math.njit
+    def copy(to, i, source, k):
+        copy_vector(to, i, source, k, 16)
+
+    source = np.arange(100, dtype=np.float32).reshape(4, 25)
+    to = np.zeros((3, 20), np.float32)
+    copy(to, 21, source, 30)
+    expected = np.zeros(60, np.float32)
+    expected[21:37] = np.arange(30, 46)
+    assert (to.ravel() == expected).all()
+
+
+def test_the_width_of_a_copied_vector_must_be_known_when_the_kernel_is_compiled():
+    @vector_math.njit
+    def copy(to, source, width):
+        copy_vector(to, 0, source, 0, width)
+
+    with pytest.raises(TypingError):
+        copy(np.zeros(16, np.float32), np.zeros(16, np.float32), int(os.getpid() > 0) + 15)
 
 
 # ---- the cache ----

@@ -2,8 +2,10 @@
 
 A block is WIDTH channels, one or two vector registers wide. It takes a tile of TILE steps at a
 time, so that its states stay in the L1 cache, while the tile's inputs wait in L2 for the next
-block. Every channel goes through the same operations, whatever the batch or the number of
-threads; so the result does not depend on these.
+block. What needs no state (delta, delta * u, D * u) is made for all channels of a tile at once,
+because loops over many channels become better vector code than loops over WIDTH. Every channel goes
+through the same operations, whatever the batch or the number of threads; so the result does not
+depend on these.
 """
 
 from functools import cache
@@ -12,7 +14,16 @@ import numpy as np
 import torch
 
 from cdm.kernels.threads import map_threads
-from cdm.kernels.vector_math import LOG2_E, compile_kernel, exp2, inline, silu, softplus
+from cdm.kernels.vector_math import (
+    LOG2_E,
+    compile_kernel,
+    copy_vector,
+    exp2,
+    inline,
+    silu,
+    softplus,
+    use_widest_vectors,
+)
 
 WIDTH = 16  # channels of a block
 TILE = 64  # steps that a block takes at a time
@@ -49,11 +60,12 @@ def _numpy(x):
 
 @inline
 def _places(d_state):
-    """The first row of h, of delta, of delta * u and of y among the rows of a block.
+    """The first row of h, and those of delta, delta * u and y, among the rows of a block.
 
     The rows of a block are an array `s`, WIDTH wide: d_state rows of log2(e) A, d_state rows of h,
-    then one row each of delta, delta * u and y. They are one array, because LLVM then knows that
-    they do not overlap. Channels and states that do not exist stay zero.
+    then one row each of the others. They are one array, because LLVM then knows that they do not
+    overlap. States that do not exist stay zero. Channels that do not exist are computed like the
+    others, of any numbers, and nothing reads what they become.
     """
     return d_state, 2 * d_state, 2 * d_state + 1, 2 * d_state + 2
 
@@ -68,21 +80,23 @@ def _begin(s, A, start):
 
 
 @inline
-def _step(s, u_t, delta_t, delta_bias, D, b_row, c_row, start, width, plus, d_state):
-    """One step of a block: h <- exp(delta A) h + delta u B and y = <h, C> + D u."""
-    H, DELTA, DELTA_U, Y = _places(d_state)
-
-    # delta, delta * u, and D u, which y begins with.
-    for c in range(width):
-        s[DELTA, c] = delta_t[c] + delta_bias[start + c]
+def _prepare(delta_i, delta_u, y_i, u_t, delta_t, delta_bias, D, plus):
+    """delta, delta * u, and D u, which y begins with, of all channels at one step."""
+    for c in range(len(u_t)):
+        delta_i[c] = delta_t[c] + delta_bias[c]
     if plus:
-        for c in range(width):
-            s[DELTA, c] = softplus(s[DELTA, c])
-    for c in range(width):
-        s[DELTA_U, c] = s[DELTA, c] * u_t[c]
-        s[Y, c] = D[start + c] * u_t[c]
+        for c in range(len(u_t)):
+            delta_i[c] = softplus(delta_i[c])
+    for c in range(len(u_t)):
+        delta_u[c] = delta_i[c] * u_t[c]
+    for c in range(len(u_t)):
+        y_i[c] = D[c] * u_t[c]
 
-    # The recurrence, UNROLL states at a time.
+
+@inline
+def _step(s, b_row, c_row, d_state):
+    """One step of a block: h <- exp(delta A) h + delta u B and y <- y + <h, C>."""
+    H, DELTA, DELTA_U, Y = _places(d_state)
     for n in range(0, d_state, UNROLL):
         b0, b1, b2, b3 = b_row[n], b_row[n + 1], b_row[n + 2], b_row[n + 3]
         c0, c1, c2, c3 = c_row[n], c_row[n + 1], c_row[n + 2], c_row[n + 3]
@@ -104,57 +118,67 @@ def _compile(d_state):
     """The kernel for a number of states that is a multiple of UNROLL."""
 
     def scan(u, delta, A, B, C, D, z, delta_bias, y, last_state, first, end, gated, plus, reverse):
+        use_widest_vectors()
         length, d_inner = u.shape[1:]
         given = A.shape[1]
-        H, _, _, Y = _places(d_state)
+        H, DELTA, DELTA_U, Y = _places(d_state)
         num_blocks = (d_inner + WIDTH - 1) // WIDTH
-        rows = np.zeros((min(end - first, num_blocks), 2 * d_state + 3, WIDTH), np.float32)
+        num_own = min(end - first, num_blocks)  # blocks of one sample
+        rows = np.zeros((num_own, 2 * d_state + 3, WIDTH), np.float32)
+        # Of a tile's steps: B and C, and what `_prepare` makes.
         b_rows = np.zeros((TILE, d_state), np.float32)
         c_rows = np.zeros((TILE, d_state), np.float32)
+        tile = np.zeros((3, TILE, num_own * WIDTH), np.float32)
+        deltas, deltas_u, ys = tile[0], tile[1], tile[2]
 
         # The blocks first to end, counted through the batch: sample b has blocks low to high.
         for b in range(first // num_blocks, (end - 1) // num_blocks + 1):
             low = max(first - b * num_blocks, 0)
             high = min(end - b * num_blocks, num_blocks)
+            begin_c, end_c = low * WIDTH, min(high * WIDTH, d_inner)
+            bias_c, D_c = delta_bias[begin_c:end_c], D[begin_c:end_c]
             for k in range(low, high):
                 _begin(rows[k - low], A, k * WIDTH)
 
             for start_i in range(0, length, TILE):
-                # The rows of B and C of this tile, in the order of the walk.
+                # What the tile's steps need, in the order of the walk.
                 stop_i = min(start_i + TILE, length)
                 for i in range(start_i, stop_i):
                     t = length - 1 - i if reverse else i
+                    row = i - start_i
                     for n in range(given):
-                        b_rows[i - start_i, n] = B[b, t, n]
-                        c_rows[i - start_i, n] = C[b, t, n]
+                        b_rows[row, n] = B[b, t, n]
+                        c_rows[row, n] = C[b, t, n]
+                    u_t, delta_t = u[b, t, begin_c:end_c], delta[b, t, begin_c:end_c]
+                    _prepare(deltas[row], deltas_u[row], ys[row], u_t, delta_t, bias_c, D_c, plus)
 
                 # The tile's steps, block after block.
-                for k in range(low, high):
-                    s = rows[k - low]
-                    start = k * WIDTH
-                    width = min(WIDTH, d_inner - start)
-                    for i in range(start_i, stop_i):
-                        t = length - 1 - i if reverse else i
-                        u_t = u[b, t, start : start + width]
-                        delta_t = delta[b, t, start : start + width]
-                        b_row, c_row = b_rows[i - start_i], c_rows[i - start_i]
-                        _step(
-                            s, u_t, delta_t, delta_bias, D, b_row, c_row, start, width, plus,
-                            d_state,
-                        )  # fmt: skip
-                        y_t = y[b, t, start : start + width]
-                        if gated:
-                            z_t = z[b, t, start : start + width]
-                            for c in range(width):
-                                y_t[c] = s[Y, c] * silu(z_t[c])
-                        else:
-                            for c in range(width):
-                                y_t[c] = s[Y, c]
+                for k in range(high - low):
+                    s = rows[k]
+                    for row in range(stop_i - start_i):
+                        at = (row * num_own + k) * WIDTH
+                        copy_vector(s, DELTA * WIDTH, deltas, at, WIDTH)
+                        copy_vector(s, DELTA_U * WIDTH, deltas_u, at, WIDTH)
+                        copy_vector(s, Y * WIDTH, ys, at, WIDTH)
+                        _step(s, b_rows[row], c_rows[row], d_state)
+                        copy_vector(ys, at, s, Y * WIDTH, WIDTH)
+
+                # What the tile gives.
+                for i in range(start_i, stop_i):
+                    t = length - 1 - i if reverse else i
+                    y_t, y_i = y[b, t, begin_c:end_c], ys[i - start_i]
+                    if gated:
+                        z_t = z[b, t, begin_c:end_c]
+                        for c in range(len(y_t)):
+                            y_t[c] = y_i[c] * silu(z_t[c])
+                    else:
+                        for c in range(len(y_t)):
+                            y_t[c] = y_i[c]
 
             # The states after the last step.
-            for k in range(low, high):
-                for c in range(min(WIDTH, d_inner - k * WIDTH)):
-                    for n in range(given):
-                        last_state[b, k * WIDTH + c, n] = rows[k - low, H + n, c]
+            for c in range(begin_c, end_c):
+                k, place = (c - begin_c) // WIDTH, (c - begin_c) % WIDTH
+                for n in range(given):
+                    last_state[b, c, n] = rows[k, H + n, place]
 
     return compile_kernel(scan)
