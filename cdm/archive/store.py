@@ -21,7 +21,7 @@ from cdm.archive.attributes import ARRAY_ATTRIBUTES
 from cdm.archive.checks import checksum_files, lost_files, verify_file
 from cdm.archive.layout import COLUMN_ROWS, OK, Layout, shard_name
 from cdm.archive.records import ChunkRecord, read_record, rebuild, record_path, store_path
-from cdm.archive.shards import write_shard
+from cdm.archive.shards import ShardSums, write_shard
 from cdm.errors import ArchiveError, listed
 from cdm.files import replacing_all, seal
 
@@ -84,7 +84,12 @@ def describe_store(folder: Path, attributes: Mapping[str, Any]) -> None:
         zarr.consolidate_metadata(folder, zarr_format=3)
 
 
-def write_chunk(store: Path, arrays: Mapping[str, np.ndarray], record: ChunkRecord) -> ChunkRecord:
+def write_chunk(
+    store: Path,
+    arrays: Mapping[str, np.ndarray],
+    record: ChunkRecord,
+    sums: Mapping[str, ShardSums] | None = None,
+) -> ChunkRecord:
     """Write a chunk: store and record under temporary names, read back, renamed, record last.
 
     Args:
@@ -92,6 +97,7 @@ def write_chunk(store: Path, arrays: Mapping[str, np.ndarray], record: ChunkReco
         arrays: as `Layout.empty` shapes them; rows of skipped samples are NaN.
         record: everything but the files' checksums. To its seconds of the phase `write` come those
             of writing and checking the arrays.
+        sums: of each array's rows, where they were summed up while they were made.
     Returns:
         The record with checksums, as it was written.
     Raises:
@@ -99,7 +105,8 @@ def write_chunk(store: Path, arrays: Mapping[str, np.ndarray], record: ChunkReco
             files were removed while the chunk was written. Nothing is kept then.
     """
     started = time.perf_counter()
-    _check_values(store, arrays, record)
+    sums = sums or _sum_up(arrays)
+    _check_values(store, sums, record)
     written = record
 
     def check() -> None:
@@ -117,7 +124,7 @@ def write_chunk(store: Path, arrays: Mapping[str, np.ndarray], record: ChunkReco
         # Arrays, each read back.
         zarr.create_group(temporary, zarr_format=3, attributes=record.provenance)
         stored = create_arrays(temporary, record.layout)
-        shards = _write_shards(store, temporary, stored, arrays, record)
+        shards = _write_shards(store, temporary, stored, arrays, record, sums)
 
         # The record, with the checksums of all files.
         files = shards | checksum_files(temporary, leaving_out=shards)
@@ -137,6 +144,7 @@ def _write_shards(
     stored: Mapping[str, zarr.Array],
     arrays: Mapping[str, np.ndarray],
     record: ChunkRecord,
+    sums: Mapping[str, ShardSums],
 ) -> dict[str, list]:
     """Write the shard of each array, several at a time; their [size, sha256] by path in the store.
 
@@ -147,7 +155,7 @@ def _write_shards(
 
     def write(name: str) -> list | None:
         values = arrays[name]
-        known = write_shard(temporary / paths[name], values, record.layout.chunk_size)
+        known = write_shard(temporary / paths[name], values, record.layout.chunk_size, sums[name])
         if row is not None and not np.array_equal(stored[name][row], values[row]):
             raise ValueError(f"row {row} reads back differently from what was written")
         return known
@@ -168,22 +176,24 @@ def _write_shards(
     return files
 
 
-def _check_values(store: Path, arrays: Mapping[str, np.ndarray], record: ChunkRecord) -> None:
-    """Numbers where and only where a sample is ok: nothing else may enter an archive."""
+def _sum_up(arrays: Mapping[str, np.ndarray]) -> dict[str, ShardSums]:
+    """The checksums of all arrays, several at a time."""
+    with ThreadPoolExecutor(len(arrays)) as pool:
+        return dict(zip(arrays, pool.map(ShardSums.of, arrays.values()), strict=True))
 
-    def check(name: str) -> None:
-        values = arrays[name]
-        for row, status in enumerate(record.statuses):
+
+def _check_values(store: Path, sums: Mapping[str, ShardSums], record: ChunkRecord) -> None:
+    """Numbers where and only where a sample is ok: nothing else may enter an archive."""
+    for name, of_rows in sums.items():
+        rows = zip(record.statuses, of_rows.finite, of_rows.crcs, strict=True)
+        for row, (status, finite, crc) in enumerate(rows):
             ok = status == OK
-            if not (np.isfinite(values[row]) if ok else np.isnan(values[row])).all():
+            if not (finite if ok else crc is None):
                 raise ArchiveError(
                     f"{store}: row {row} of '{name}' is {'not finite' if ok else 'not empty'}, "
                     f"its status is {status}; nothing was written. This is a defect of "
                     "the program: please report it with the log of this chunk"
                 )
-
-    with ThreadPoolExecutor(len(arrays)) as pool:
-        list(pool.map(check, arrays))
 
 
 def verify_chunk(path: Path, hashed: Callable[..., Iterable] = map) -> ChunkRecord:

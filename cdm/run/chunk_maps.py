@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from cdm.archive.layout import OK, SKIPPED, Layout
+from cdm.archive.shards import ShardSums
 from cdm.contact import to_distance
 from cdm.datasets import Dataset, FileReader, Item, Sample
 from cdm.datasets.statistics import Statistics
@@ -26,7 +27,8 @@ class ChunkMaps:
         statistics: mean and std, to compute distances.
         log: gets one line for each sample that is skipped.
     Attributes:
-        arrays: shaped by `layout`; NaN where nothing was stored.
+        arrays: shaped by `layout`; `finished_arrays` puts NaN where nothing was stored.
+        sums: checksums of the arrays' rows, made in the thread that stores maps: behind the device.
         reasons: row -> why the sample has no map.
         cut: captions whose ends the text model does not read.
     """
@@ -42,7 +44,13 @@ class ChunkMaps:
             contact_dim=plan.architecture.contact_dim,
             dtype=self.config.workflow.dtype,
         )
-        self.arrays = self.layout.empty()
+        # Memory is touched when a map comes: to fill a large chunk with NaN takes a second.
+        self.arrays = {
+            name: np.empty((len(samples), *row), dtype)
+            for name, (row, dtype, _) in self.layout.arrays().items()
+        }
+        self.sums = {name: ShardSums() for name in self.arrays}
+        self._num_stored = [0] * len(samples)  # maps of each row
         self.reasons: dict[int, str] = {}
         self.cut: frozenset[str] = frozenset()
 
@@ -107,6 +115,8 @@ class ChunkMaps:
         for name, value in values.items():
             place = (row, k) if name in ("sample", "distance") else row
             self.arrays[name][place] = value
+        self._num_stored[row] += 1
+        self._sum_up()
 
     def _not_finite(self, name: str, x_0: np.ndarray) -> str:
         advice = "or set dataset.on_bad_item to skip"
@@ -147,11 +157,31 @@ class ChunkMaps:
                 f"cut off, as in afford-motion. The first: {cut[0]} {cut[0].text!r}"
             )
 
+    def _has_all(self, row: int) -> bool:
+        """Whether a row has all its maps, so that nothing of it changes any more."""
+        return row not in self.reasons and self._num_stored[row] == self.layout.k_samples
+
+    def _sum_up(self, to_end: bool = False) -> None:
+        """Sum up the next rows that will not change any more, as far as they follow each other.
+
+        Args:
+            to_end: all rows; one that lacks a map counts as skipped.
+        """
+        done = next(iter(self.sums.values())).crcs
+        while len(done) < len(self.samples):
+            row = len(done)
+            if not (to_end or row in self.reasons or self._has_all(row)):
+                return
+            for name, sums in self.sums.items():
+                sums.add(self.arrays[name][row] if self._has_all(row) else None)
+
     def finished_arrays(self) -> dict[str, np.ndarray]:
-        """The arrays, with NaN in all rows of skipped samples."""
-        for row in self.reasons:
-            for values in self.arrays.values():
-                values[row] = np.nan
+        """The arrays, with NaN in all rows that have no map; nothing is stored after it."""
+        self._sum_up(to_end=True)
+        for row in range(len(self.samples)):
+            if not self._has_all(row):
+                for values in self.arrays.values():
+                    values[row] = np.nan
         return self.arrays
 
     def sample_rows(self) -> list[dict[str, Any]]:

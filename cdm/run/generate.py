@@ -239,7 +239,7 @@ def _record(
         gpu_busy=gpu_busy,
     )
     with clock("write"):
-        record = write_chunk(store, maps.finished_arrays(), record)
+        record = write_chunk(store, maps.finished_arrays(), record, maps.sums)
     num_ok = len(maps.samples) - len(maps.reasons)
     rate = per_second(num_ok * maps.layout.k_samples, clock.seconds["sample"])
     log(

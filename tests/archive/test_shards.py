@@ -8,7 +8,7 @@ import zarr
 
 from cdm.archive import shards
 from cdm.archive.layout import Layout, shard_name
-from cdm.archive.shards import naive_write_shard, write_shard
+from cdm.archive.shards import ShardSums, naive_write_shard, write_shard
 from cdm.archive.store import create_arrays
 from cdm.files import checksum
 
@@ -71,3 +71,23 @@ def test_a_disk_that_gives_back_other_bytes_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "checksum", lambda path: [checksum(path)[0], "0" * 64])
     with pytest.raises(ValueError, match=r"c\.0\.0\.0 reads back differently"):
         write_shard(tmp_path / "points/c.0.0.0", made(LAYOUT)["points"], LAYOUT.chunk_size)
+
+
+@pytest.mark.parametrize("empty", [(), (0, 3), range(5)])
+def test_a_shard_summed_up_while_its_rows_are_made_is_the_same_file(tmp_path, empty):
+    values, sums = made(LAYOUT, empty)["points"], ShardSums()
+    for row, numbers in enumerate(values):
+        sums.add(None if row in empty else numbers)
+    written = write_shard(tmp_path / "known", values, LAYOUT.chunk_size, sums)
+    assert written == write_shard(tmp_path / "whole", values, LAYOUT.chunk_size)
+    if written:
+        assert (tmp_path / "known").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+def test_a_row_that_changed_after_it_was_summed_up_is_told(tmp_path):
+    values, sums = made(LAYOUT)["points"], ShardSums()
+    for numbers in values:
+        sums.add(numbers)
+    values[2, 0] += 1
+    with pytest.raises(ValueError, match="reads back differently"):
+        write_shard(tmp_path / "points", values, LAYOUT.chunk_size, sums)

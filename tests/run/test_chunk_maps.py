@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from helpers import DEMO_ARCHITECTURE, SMALL_RUN, overlay, raw_config, write_dataset
 
+from cdm.archive.shards import ShardSums
 from cdm.config import load_config
 from cdm.datasets import FileReader
 from cdm.datasets.statistics import Statistics
@@ -89,6 +90,30 @@ def test_one_bad_map_of_several_skips_the_sample_whole():
     maps.store(0, 0, item, np.zeros((NUM_POINTS, 6), np.float32))
     maps.store(0, 1, item, np.full((NUM_POINTS, 6), np.inf, np.float32))
     assert all(np.isnan(values).all() for values in maps.finished_arrays().values())
+
+
+def test_rows_are_summed_up_while_maps_are_made_in_any_order_and_are_what_the_arrays_hold():
+    config = configure(dataset={"on_bad_item": "skip"}, sampling={"k_samples": 2})
+    plan, samples = make_plan(config)
+    statistics = Statistics(np.zeros((1, 6)), np.ones((1, 6)), "")
+    maps = ChunkMaps(plan, [*samples, samples[0]], statistics, log=lambda line: None)
+    item = SimpleNamespace(
+        c_pc_xyz=np.ones((NUM_POINTS, 3)), info_scene_trans=np.eye(4), info_aug_trans=np.eye(4)
+    )
+
+    def store(row, k, value):
+        maps.store(row, k, item, np.full((NUM_POINTS, 6), value, np.float32))
+        return len(maps.sums["sample"].crcs)
+
+    # A row waits for all its maps and for the rows before it; a skipped one is passed over.
+    assert store(1, 0, 0.1) == store(1, 1, 0.2) == store(0, 1, 0.3) == 0
+    assert store(0, 0, 0.4) == 2
+    maps.skip(2, BadItem("damaged"))
+    assert store(3, 0, 0.5) == 3  # and the last row lacks a map
+    arrays = maps.finished_arrays()
+    for name, sums in maps.sums.items():
+        assert sums.end(4) == ShardSums.of(arrays[name]).end(4)
+        assert sums.finite == [True, True, False, False]
 
 
 @pytest.mark.parametrize("threads", [1, 3])
