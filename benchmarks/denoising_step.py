@@ -18,6 +18,7 @@ from torch import nn
 from cdm.kernels import philox
 from cdm.model.architecture import Architecture
 from cdm.model.cdm import CDM
+from cdm.model.denoiser import DTYPES
 from cdm.model.point_order import gather_points, hilbert_order
 from cdm.noise import stream_key
 from cdm.sampling.cuda_sampler import CudaSampler
@@ -130,10 +131,10 @@ def ours(cdm, inputs, precision, repeats):
     return f"ours, {precision}", ms, torch.cuda.max_memory_allocated(), out
 
 
-def profile(cdm, inputs):
-    """Print the kernels of one step in bf16 with their rates."""
+def profile(cdm, inputs, precision):
+    """Print the kernels of one step in bf16 or fp16 with their rates."""
     x, timesteps, c_text, c_pc_xyz = inputs
-    cdm.precision = "bf16"
+    cdm.precision = precision
     denoise = cdm.condition(c_text, c_pc_xyz)
     denoise(x, timesteps)
     activities = [torch.profiler.ProfilerActivity.CUDA]
@@ -143,16 +144,18 @@ def profile(cdm, inputs):
     sizes = cdm.architecture.sizes
     points, d, e = x.shape[0] * x.shape[1], sizes["trans_dim"], sizes["d_inner"]
     row = sizes["d_state"] * 2 + -(-sizes["dt_rank"] // 16) * 16
+    # Bytes of a number that is added to the stream, and of one of a norm.
+    term, norm = (4, 6) if precision == "fp16" else (2, 2)
     # Bytes that must be moved, and what else bounds a call; products go by their columns.
     work = {
         "bidirectional_scan": (points * (2 * (2 * e + 2 * row) + 4 * e + 2 * e), "2 directions"),
         "bidirectional_conv": (points * 2 * (e + 2 * e), ""),
-        "residual_norm": (points * (2 * d + 4 * d + 4 * d + 2 * d), ""),
-        "embedding_norm": (points * (2 * d + 4 * d + 2 * d), ""),
-        "residual_head": (points * (2 * d + 4 * d + 4 * x.shape[2]), ""),
-        "embed": (points * (4 * 128 + 2 * 128 + 4 * x.shape[2]), ""),
+        "residual_norm": (points * (term * d + 4 * d + 4 * d + norm * d), ""),
+        "embedding_norm": (points * (term * d + 4 * d + norm * d), ""),
+        "residual_head": (points * (term * d + 4 * d + 4 * x.shape[2]), ""),
+        "embed": (points * (4 * 128 + term * 128 + 4 * x.shape[2]), ""),
     }
-    print(f"\n{'kernel':52}{'calls':>6}{'ms a call':>11}{'ms a step':>11}{'TB/s':>7}")
+    print(f"\n{precision + ', kernel':52}{'calls':>6}{'ms a call':>11}{'ms a step':>11}{'TB/s':>7}")
     events = sorted(trace.key_averages(), key=lambda event: -event.self_device_time_total)
     for event in events:
         if event.self_device_time_total < 10:
@@ -174,11 +177,11 @@ def main():
     parser.add_argument("--trans-dim", type=int, default=256)
     parser.add_argument("--depth", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=10)
-    parser.add_argument("--precision", nargs="+", default=["bf16", "fp32"])
+    parser.add_argument("--precision", nargs="+", default=["bf16", "fp16", "fp32"], choices=DTYPES)
     parser.add_argument("--no-baseline", action="store_true")
     parser.add_argument("--error", action="store_true", help="against float64, on the CPU: slow")
     parser.add_argument("--memory-gb", type=float, help="pretend that the GPU has only so much")
-    parser.add_argument("--profile", action="store_true", help="the kernels of one step")
+    parser.add_argument("--profile", action="store_true", help="the kernels of one step in 16 bits")
     options = parser.parse_args()
     if options.memory_gb:
         total = torch.cuda.get_device_properties(0).total_memory
@@ -219,7 +222,9 @@ def main():
                     flush=True,
                 )
             if options.profile:
-                profile(cdm, inputs)
+                for precision in options.precision:
+                    if precision != "fp32":
+                        profile(cdm, inputs, precision)
 
 
 def _exact(cdm, inputs):

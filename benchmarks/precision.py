@@ -1,4 +1,4 @@
-"""Compare whole chains in bf16 with the same chains in fp32, on a GPU: error of the maps in metres.
+"""Compare whole chains in 16 bits with the same chains in fp32, on a GPU: error of maps in metres.
 
     python benchmarks/precision.py                                  # untrained, full size
     python benchmarks/precision.py --checkpoint exp/ckpt/model.pt   # a PointMamba of yours
@@ -56,6 +56,7 @@ def main():
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--points", type=int, default=8192)
+    parser.add_argument("--precision", default="bf16", choices=["bf16", "fp16"])
     options = parser.parse_args()
 
     torch.manual_seed(0)
@@ -70,13 +71,13 @@ def main():
     diffusion = create_diffusion(500, "cosine", options.steps)
     maps = {}
     with torch.inference_mode():
-        for precision in ("fp32", "bf16"):
+        for precision in ("fp32", options.precision):
             cdm.precision = precision
             updates = ddpm_updates(diffusion)
             sampler = CudaSampler(cdm, updates, diffusion.original_num_steps)
             sampler.capture(keys, *conditions)
             maps[precision] = sampler(keys, *conditions).cpu().numpy()
-    error = np.abs(maps["bf16"] - maps["fp32"])
+    error = np.abs(maps[options.precision] - maps["fp32"])
     distances = [to_distance(x, MEAN, STD, SIGMA, False) for x in maps.values()]
     metres = np.abs(distances[1] - distances[0])
     print(f"{torch.cuda.get_device_name()}, {options.batch} maps, {options.steps} steps of DDPM")

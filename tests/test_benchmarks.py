@@ -1,4 +1,4 @@
-"""What the benchmark of a whole job concludes from records, logs and archives."""
+"""What benchmarks conclude from records, logs and archives, and what they simulate."""
 
 import importlib
 import json
@@ -6,8 +6,10 @@ import os
 
 import numpy as np
 import pytest
+import torch
 import zarr
-from helpers import REPO
+from helpers import REPO, relative_error
+from small_models import make_inputs, small_model
 
 
 @pytest.fixture
@@ -93,3 +95,31 @@ def test_items_that_share_files_are_items_of_their_own(tmp_path, benchmark, layo
     assert len({tuple(dataset.files(sample)) for sample in samples}) == 70
     assert dataset.load(samples[-1], reader).c_pc_xyz.shape == (16, 3)
     assert len({path.stat().st_ino for path in data.rglob("contacts/0*.npz")}) == made.POOL
+
+
+@torch.no_grad()
+def test_the_simulated_step_is_the_formula_until_something_rounds(benchmark):
+    simulated = benchmark("precision_ingredients")
+    cdm = small_model("PointMamba", 5, torch.float64)
+    inputs = make_inputs(1, 150, 5, torch.float64)  # more points than a chunk of the scan has
+    exact = cdm.naive_forward(*inputs)
+
+    def error(formats):
+        return relative_error(simulated.step(cdm, simulated.Rounding(formats), *inputs), exact)
+
+    assert error({}) < 1e-12
+    alone = {place: error({place: "fp16"}) for place in simulated.PLACES}
+    assert all(1e-6 < found < 2e-3 for found in alone.values()), alone
+    errors = [error(dict.fromkeys(simulated.PLACES, name)) for name in ("bf16", "tf32", "fp16")]
+    taken = error({place: "fp16" for place in simulated.PLACES if place not in simulated.TAKEN})
+    assert errors[0] > 4 * errors[1] and errors[1] == pytest.approx(errors[2], rel=0.1)
+    assert taken < errors[2]
+
+
+def test_half_precision_rounds_as_tf32_does_within_its_range(benchmark):
+    formats = benchmark("precision_ingredients").FORMATS
+    torch.manual_seed(0)
+    x = torch.randn(1000, dtype=torch.float64) * torch.logspace(-3, 4, 1000, dtype=torch.float64)
+    x = x[x.abs() > 2**-14].float().double()
+    half = formats["fp16"](x)
+    assert torch.equal(half, formats["tf32"](x)) and not torch.equal(half, x)

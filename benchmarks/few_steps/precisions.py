@@ -1,10 +1,10 @@
-"""What does precision do to maps? The same sampler in fp32 and in bf16, held against each other.
+"""What does precision do to maps? The same sampler in fp32 and in bf16 or fp16, side by side.
 
     python benchmarks/few_steps/precisions.py draw --configfile mine.yaml
     python benchmarks/few_steps/precisions.py judge --configfile mine.yaml
 
-fp32 is drawn three times and pooled: it stands where the full chain stands in a study. bf16 is
-drawn twice, with noise of its own, and the rule of the study says whether it is told apart.
+fp32 is drawn three times and pooled: it stands where the full chain stands in a study. The other
+is drawn twice, with noise of its own, and the rule of the study says whether it is told apart.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from cdm.evaluation.study_rule import DIVERSITY, ENERGY
 from cdm.evaluation.study_run import Study
 from cdm.run.planning import make_plan
 
-DRAWS = {"fp32": range(3), "bf16": range(3, 5)}  # the reference first
+DRAWS = {"fp32": range(3), "bf16": range(3, 5), "fp16": range(5, 7)}  # the reference first
 
 
 def draw(config, precision: str, setting: Setting, folder: Path, options) -> None:
@@ -41,23 +41,25 @@ def main():
     parser.add_argument("action", choices=["draw", "judge"])
     parser.add_argument("--configfile", nargs="+", default=[], help="as for snakemake")
     parser.add_argument("--config", nargs="+", default=[], help="as for snakemake")
+    parser.add_argument("--precision", default="bf16", choices=["bf16", "fp16"])
     parser.add_argument("--steps", type=int, default=20, help="N of snrN")
     parser.add_argument("--threads", type=int, default=4, help="that measure maps")
     parser.add_argument("--json", type=Path, help="judge: also write the numbers to this file")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     config = read_config(options.configfile, options.config)
-    config = replace(config, compare=replace(config.compare, draws=len(DRAWS["bf16"])))
+    config = replace(config, compare=replace(config.compare, draws=len(DRAWS[options.precision])))
     setting = Setting("dpmpp_2m_sde", f"snr{options.steps}", options.steps)
     folder = Path(config.run_dir, "precisions")
+    precisions = "fp32", options.precision
     if options.action == "draw":
-        for precision in DRAWS:
+        for precision in precisions:
             draw(config, precision, setting, folder, options)
         return
 
-    # bf16 gets a name of its own, so that the rule sees two settings.
+    # Each gets a name of its own, so that the rule sees two settings.
     draws = {}
-    for precision in DRAWS:
+    for precision in precisions:
         [found] = read(sorted((folder / precision / "settings").iterdir())).values()
         draws[setting._replace(method=precision)] = found
     chains, judged = judge(draws, range(len(found[0].items)), config)

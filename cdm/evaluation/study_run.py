@@ -33,6 +33,7 @@ from cdm.files import digest
 from cdm.jobs.device import choose_device, device_name
 from cdm.jobs.log import Log
 from cdm.jobs.progress import Progress
+from cdm.model.cdm import if_not_finite
 from cdm.noise import normal, stream_key
 from cdm.run.dataset import open_dataset
 from cdm.run.load import encode_texts, load_model, planned_statistics
@@ -201,8 +202,8 @@ class Study:
         """Values and projections of the maps (k, points, joints) of an item."""
         if not np.isfinite(maps).all():
             raise BadItem(
-                f"{item.sample}: the model gave NaN or infinity; look at its points and at the "
-                "checkpoint"
+                f"{item.sample}: the model gave NaN or infinity; "
+                f"{if_not_finite(self.model.precision)}"
             )
         values = self.measures(maps, truth_of(item, self.dataset, self.reader))
         flat = self.measures.contact(maps).reshape(self.k_samples, -1)

@@ -23,6 +23,16 @@ def resolve_precision(precision: str, device: str) -> str:
     return "fp32" if device == "cpu" else "bf16"
 
 
+def if_not_finite(precision: str) -> str:
+    """What to try when a model gives maps that are not finite."""
+    if precision == "fp16":
+        return (
+            "numbers beyond 65504 do not fit into fp16: set sampling.precision to bf16 or fp32; if "
+            "these give NaN too, look at its points and at the checkpoint"
+        )
+    return "look at its points and at the checkpoint"
+
+
 class TimestepEmbedder(nn.Module):
     """Embeds a timestep: a row of a sinusoidal table, then an MLP."""
 

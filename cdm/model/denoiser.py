@@ -81,6 +81,8 @@ class Denoiser:
             for name in ("order", "inverse")
         )
 
+        if cdm.precision == "fp16":  # also where cuBLAS adds up parts of a sum: never in half
+            torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
         # The backbone in fused kernels, where there are any and no gradients are wanted.
         self._fused = None
         if cdm.scan_backend == "auto" and not torch.is_grad_enabled():

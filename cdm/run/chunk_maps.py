@@ -12,6 +12,7 @@ from cdm.datasets import Dataset, FileReader, Item, Sample
 from cdm.datasets.statistics import Statistics
 from cdm.errors import BadItem
 from cdm.jobs.log import Log
+from cdm.model.cdm import if_not_finite
 from cdm.run.plan import Plan
 from cdm.sampling.batches import ReadAhead
 
@@ -121,10 +122,8 @@ class ChunkMaps:
     def _not_finite(self, name: str, x_0: np.ndarray) -> str:
         advice = "or set dataset.on_bad_item to skip"
         if not np.isfinite(x_0).all():
-            return (
-                "the model gave NaN or infinity; look at its points and at the checkpoint, "
-                f"{advice}"
-            )
+            precision = self.config.sampling.precision  # "auto" is never fp16
+            return f"the model gave NaN or infinity; {if_not_finite(precision)}, {advice}"
         dtype = self.arrays[name].dtype
         return (
             f"'{name}' has a value that is not finite as {dtype} (at most "

@@ -19,8 +19,8 @@ from cdm.model.architecture import Architecture
 AUTO = "auto"
 CHUNK_SIZE, BATCH_SIZE = "workflow.chunk_size", "sampling.batch_size"
 
-# Milliseconds of one step of one map of 8192 points on an H200, in bf16 and in fp32, at
-# afford-motion's default sizes (benchmarks/README.md, "Every backbone": 32 maps).
+# Milliseconds of one step of one map of 8192 points on an H200, in bf16 (fp16 is near it) and in
+# fp32, at afford-motion's default sizes (benchmarks/README.md, "Every backbone": 32 maps).
 STEP_MS = {
     "PointMamba": (22.3 / 32, 120.2 / 32),
     "HybridMamba": (29.6 / 32, 110.8 / 32),

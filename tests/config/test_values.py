@@ -119,6 +119,14 @@ def test_a_wrong_key_or_value_names_the_place_and_the_way_out(changes, message):
     assert message in str(error.value)
 
 
+def test_fp16_samples_and_does_not_train():
+    config = load_config(raw_config(**REAL, sampling={"precision": "fp16"}))
+    assert config.sampling.precision == "fp16"
+    message = refused(training={"precision": "fp16"})
+    assert 'training.precision: found "fp16", expected enum ["auto", "bf16", "fp32"]' in message
+    assert "fp16 is for sampling only, because small gradients would become 0 in it" in message
+
+
 def test_a_missing_key_is_named():
     raw = raw_config(**REAL)
     del raw["sampling"]["precision"]

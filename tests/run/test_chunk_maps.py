@@ -34,9 +34,10 @@ def configure(**changes):
     return load_config(overlay(raw_config(**overlay(SMALL_RUN, base)), changes))
 
 
-def store_one(values=None, on_bad_item="fail", dtype="float32", **item):
+def store_one(values=None, on_bad_item="fail", dtype="float32", sampling=None, **item):
     """ChunkMaps of two samples, after one map of the first was stored."""
-    config = configure(dataset={"on_bad_item": on_bad_item}, workflow={"dtype": dtype})
+    changes = {"dataset": {"on_bad_item": on_bad_item}, "workflow": {"dtype": dtype}}
+    config = configure(**changes, sampling=sampling or {})
     plan, samples = make_plan(config)
     statistics = Statistics(np.full((1, 6), 0.2), np.full((1, 6), 0.3), "")
     maps = ChunkMaps(plan, samples[:2], statistics, log=lambda line: None)
@@ -78,6 +79,14 @@ def test_a_value_that_is_not_finite_once_it_is_cast_is_refused_or_skipped(messag
     row = maps.sample_rows()[0]
     assert row["status"] == "skipped" and message in row["reason"]
     assert all(np.isnan(values[0]).all() for values in maps.finished_arrays().values())
+
+
+def test_fp16_says_that_its_range_may_be_the_reason_and_what_to_set():
+    advice = "set sampling.precision to bf16 or fp32"
+    for precision in ("auto", "bf16", "fp32", "fp16"):
+        with pytest.raises(BadItem, match="the model gave NaN") as error:
+            store_one(values=(3, 2), sampling={"precision": precision})
+        assert (advice in str(error.value)) == (precision == "fp16")
 
 
 def test_one_bad_map_of_several_skips_the_sample_whole():

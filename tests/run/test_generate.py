@@ -195,9 +195,12 @@ def test_attributes_say_where_the_numbers_come_from(usual):
 
 
 def test_half_precision_stays_near_single(usual):
-    found = arrays(run(configure(exp_name="other", sampling={"precision": "bf16"})))
-    error = np.linalg.norm(found["sample"] - usual["sample"]) / np.linalg.norm(usual["sample"])
-    assert 0 < error < 0.05
+    for precision, limit in (("bf16", 0.05), ("fp16", 0.00625)):
+        maps = run(configure(exp_name="other", sampling={"precision": precision}))
+        assert maps.attributes["precision"] == precision
+        found = arrays(maps)
+        error = np.linalg.norm(found["sample"] - usual["sample"]) / np.linalg.norm(usual["sample"])
+        assert 0 < error < limit
 
 
 def test_computed_statistics_are_float64_means_and_stay_out_of_the_data_folder():
@@ -415,6 +418,18 @@ def test_a_model_that_gives_nan_never_reaches_the_archive(folder):
     torch.save(state, "exp/ckpt/model000001.pt")
     with pytest.raises(BadItem, match="the model gave NaN"):
         run(configure(exp_dir="exp"))
+
+
+def test_numbers_beyond_fp16_end_the_run_with_what_to_set_and_not_in_a_map(folder):
+    from cdm.model.checkpoint import find_checkpoint
+
+    state = torch.load(find_checkpoint("bare"), weights_only=True)
+    state["contact_model.embedding.net.0.bias"] += 1e5  # a norm follows, so fp32 can do it
+    Path("exp/ckpt").mkdir(parents=True)
+    torch.save(state, "exp/ckpt/model000001.pt")
+    assert np.isfinite(arrays(run(configure(exp_dir="exp")))["sample"]).all()
+    with pytest.raises(BadItem, match=r"beyond 65504 .* set sampling\.precision to bf16 or fp32"):
+        run(configure(exp_dir="exp", exp_name="half", sampling={"precision": "fp16"}))
 
 
 def test_a_chunk_of_bad_items_only_is_finished(usual):

@@ -54,6 +54,15 @@ def test_chunks_keep_the_names_they_always_had(plan, change):
     assert tuple(chunk.name for chunk in found.chunks) == NAMES[change]
 
 
+def test_every_precision_has_chunks_of_its_own(plan):
+    """`auto` is a name too: it stands for what the device makes of it."""
+    plans = [
+        make_plan(run_config(sampling={"precision": precision}))[0]
+        for precision in ("auto", "fp32", "fp16", "bf16")
+    ]
+    assert len({chunk.name for p in plans for chunk in p.chunks}) == 4 * len(plan.chunks)
+
+
 def test_only_the_names_of_cut_bert_captions_change(plan):
     """BERT once read two tokens more than max_length; CLIP and hashing read as many as ever."""
 

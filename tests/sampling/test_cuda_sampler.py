@@ -107,18 +107,30 @@ def test_threads_that_use_the_device_do_not_end_a_capture(model_and_batches):
 
 
 @torch.inference_mode()
-def test_bf16_steps_stay_within_a_hundredth(model_and_batches, parity, request):
-    """Relative error of one step against the naive forward pass in float64."""
+def test_a_step_in_16_bits_errs_no_more_than_autocast_does(model_and_batches):
+    """Against float64. torch's autocast of the formula says what the 16 bits can do for a model.
+
+    Both round at about as many places, but not at the same ones: hence the factor of 2.
+    """
     cdm, batches = model_and_batches
     for inputs in batches:
         x = torch.randn(*inputs[1].shape[:2], cdm.architecture.contact_dim, device="cuda")
-        cdm.precision = "bf16"
-        denoise = cdm.condition(*inputs)
-        assert denoise.fused
         for t in (0, 120, 499):
-            out = denoise(gather_points(x, denoise.order), t)
-            with torch.enable_grad():  # gradients select the naive form
-                exact = cdm.cpu().double().condition(*[i.cpu().double() for i in inputs])
-                reference = exact(gather_points(x.cpu().double(), exact.order), t)
-            cdm.float().cuda()
-            assert relative_error(out, reference) < 1e-2
+            given = [x, torch.full((len(x),), t, device="cuda"), *inputs]
+            exact = in_float64(cdm, given)
+            for precision in ("bf16", "fp16"):
+                cdm.precision = precision
+                denoise = cdm.condition(*inputs)
+                assert denoise.fused
+                out = gather_points(denoise(gather_points(x, denoise.order), t), denoise.inverse)
+                peer = relative_error(cdm.naive_forward(*given), exact)
+                assert relative_error(out, exact) < 2 * peer < 0.2, (precision, t)
+
+
+def in_float64(cdm, given):
+    """The formula in float64, on the CPU."""
+    given = [x.cpu().double() if x.is_floating_point() else x.cpu() for x in given]
+    cdm.precision = "fp32"
+    exact = cdm.cpu().double().naive_forward(*given)
+    cdm.float().cuda()
+    return exact
