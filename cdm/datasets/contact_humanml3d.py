@@ -1,20 +1,17 @@
 """ContactHumanML3DDataset: HumanML3D clips on their own ground (set H3D, y up)."""
 
-import contextlib
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from cdm.datasets.base import NUM_JOINTS, Dataset, Item, Sample, translation
-from cdm.datasets.files import decode_npy, find_states, load_npy, load_npz, read_regular, safe_path
+from cdm.datasets.files import find_states, load_npy, load_npz, safe_path
+from cdm.datasets.motion_facts import MotionFacts, motion_facts, motion_file
 from cdm.datasets.reference_draws import H3D_HORIZON, REFERENCE, Clip, Entry, draw_clips
 from cdm.datasets.tables import NUMBER, NoIndex, read_lines
 from cdm.datasets.values import check_distances, check_points
 from cdm.errors import BadItem, DataError, listed
-from cdm.files import FileState, Place, RemotePath, RemoteState, seal, state_of, unseal
+from cdm.files import RemotePath
 
 FPS = 20
 VECTOR_DIM = 263  # columns of HumanML3D's motion vectors
@@ -188,7 +185,7 @@ class ContactHumanML3DDataset(Dataset):
         joints = f"H3D/new_joints/{sample.index}.npy"
         if (self.data_dir / joints).exists():
             return load_npy(reader, joints, (None, NUM_JOINTS, 3))
-        vectors = _motion_file(sample.index)
+        vectors = motion_file(sample.index)
         if not (self.data_dir / vectors).exists():
             return None
         return joints_of_vectors(load_npy(reader, vectors, (None, VECTOR_DIM)))
@@ -312,13 +309,6 @@ def joints_of_vectors(vectors: np.ndarray) -> np.ndarray:
     return np.concatenate([pelvis, joints], axis=1).astype(np.float32)
 
 
-class MotionFacts(NamedTuple):
-    """What a motion file says about whether its clip can be used."""
-
-    num_frames: int
-    has_nan: bool
-
-
 def _seconds(text: str) -> float | None:
     """A time in a caption file, where NaN stands for 0; None for what is no time."""
     if text.strip().lower() == "nan":
@@ -327,70 +317,5 @@ def _seconds(text: str) -> float | None:
     return seconds if 0 <= seconds < 1e6 else None
 
 
-def _motion_file(name: str) -> str:
-    return f"H3D/new_joint_vecs/{name}.npy"
-
-
 def _text_file(name: str) -> str:
     return f"H3D/texts/{name}.txt"
-
-
-def motion_facts(
-    data_dir: Place, names, facts_path=None
-) -> tuple[dict[str, MotionFacts | BadItem], dict[str, list]]:
-    """Length and NaN of each clip's motion, or what is wrong with its file; and what to keep.
-
-    With a facts file of today's motions, every motion is only stat'ed.
-    """
-    known = _read_facts(facts_path)
-    facts: dict[str, MotionFacts | BadItem] = {}
-    stale: dict[str, Place] = {}
-    if isinstance(data_dir, RemotePath):
-        data_dir.folder.states(map(_motion_file, names))  # remembered: `state_of` asks no more
-    for name in names:
-        try:
-            path = safe_path(data_dir, _motion_file(name))
-            state = state_of(path)
-        except BadItem as error:
-            facts[name] = error
-        except OSError as error:
-            facts[name] = BadItem(f"no motion file: {path} ({error.strerror})")
-        else:
-            entry = known.get(name)
-            if entry is not None and entry[:-2] == [*state] and state.tells_edits:
-                facts[name] = MotionFacts(*entry[-2:])
-            else:
-                stale[name] = path
-    if stale:
-        with ThreadPoolExecutor(16) as pool:
-            read = zip(stale, pool.map(_read_motion, stale.values()), strict=True)
-            for name, (state_read, found) in read:
-                facts[name] = found
-                if state_read is not None and isinstance(found, MotionFacts):
-                    known[name] = [*state_read, *found]
-    return {name: facts[name] for name in names}, known
-
-
-def _read_motion(
-    path: Place,
-) -> tuple[FileState | RemoteState | None, MotionFacts | BadItem]:
-    """The file's state and facts; None and what is wrong with it where it cannot be used."""
-    try:
-        data, state = read_regular(path)
-        motion = decode_npy(data, str(path), (None, None), finite=False)
-    except BadItem as error:
-        return None, error
-    return state, MotionFacts(len(motion), bool(np.isnan(motion).any()))
-
-
-def seal_motions(motions: dict[str, list]) -> bytes:
-    """The bytes of the file in which a run keeps `motions`."""
-    return seal({"motions": motions})
-
-
-def _read_facts(facts_path) -> dict[str, list]:
-    """Clip -> the four values of its state, frames, has_nan; empty for a damaged file."""
-    with contextlib.suppress(OSError, ValueError, TypeError):
-        known = unseal(Path(facts_path).read_bytes())["motions"]
-        return {name: entry for name, entry in known.items() if len(entry) == 6}
-    return {}

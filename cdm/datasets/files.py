@@ -27,7 +27,7 @@ from cdm.files import (
     safe_name,
     state_of,
 )
-from cdm.files.npy import read_array, read_header
+from cdm.files.npy import Header, read_array, read_header
 from cdm.files.remote import LARGEST
 
 UNSAFE = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|[\x00-\x1f\x7f-\x9f]")  # what `safe_name` refuses
@@ -89,8 +89,8 @@ class FileReader:
             return self._shared[relpath]
 
 
-def safe_path(data_dir: Place, relpath: str) -> Place:
-    """The path of a file below the data folder.
+def check_relpath(data_dir: Place, relpath: str) -> None:
+    """Look whether the name of a file stays below the data folder.
 
     Raises:
         BadItem: a part of the name is absolute, `..`, empty, or holds a control character.
@@ -98,7 +98,20 @@ def safe_path(data_dir: Place, relpath: str) -> Place:
     if UNSAFE.search(relpath):  # one look at each of many paths; what is wrong is said below
         for part in relpath.split("/"):
             safe_name(part, f"{data_dir}/{relpath!r}", BadItem)
+
+
+def safe_path(data_dir: Place, relpath: str) -> Place:
+    """The path of a file below the data folder; `check_relpath` says what it refuses."""
+    check_relpath(data_dir, relpath)
     return data_dir / relpath
+
+
+def quick_path(data_dir: Place, relpath: str) -> str | Place:
+    """`safe_path` as plain text, where it is on disk: for many files, to make a Path takes long."""
+    if isinstance(data_dir, RemotePath):
+        return safe_path(data_dir, relpath)
+    check_relpath(data_dir, relpath)
+    return f"{data_dir}/{relpath}"
 
 
 def exists(path: Place) -> bool:
@@ -126,7 +139,7 @@ def find_states(data_dir: Place, names: list[str]) -> Mapping[str, FileState | R
         return dict(zip(names, chain.from_iterable(found), strict=True))
 
 
-def read_regular(path: Place) -> tuple[bytes, FileState | RemoteState]:
+def read_regular(path: str | Place) -> tuple[bytes, FileState | RemoteState]:
     """The bytes of a plain file and its state at that time.
 
     Raises:
@@ -229,23 +242,25 @@ def _decode(open_file: Callable[[], IO[bytes]], place: str, shape: tuple, kinds:
     try:
         with open_file() as file:
             header = read_header(file)
+            problem = _problem(header, shape, kinds)
+            if not problem:
+                return read_array(file, header)
     except Exception as error:  # damaged bytes raise anything: zip, zlib, numpy, memory
         raise BadItem(f"{place} is {_damaged(error)}; {REBUILD}") from error
+    raise BadItem(f"{place} is {problem}; {REBUILD}")
+
+
+def _problem(header: Header, shape: tuple, kinds: str) -> str:
+    """What is wrong with type or shape of an array, or ""."""
     found = header.shape
     if header.dtype.kind not in kinds:
         wanted = "numbers" if "f" in kinds else "integers"
-        raise BadItem(f"{place} is of type {header.dtype}, expected {wanted}; {REBUILD}")
+        return f"of type {header.dtype}, expected {wanted}"
     fits = len(found) == len(shape) and all(
         want is None or size in (want if isinstance(want, tuple) else (want,))
         for size, want in zip(found, shape, strict=True)
     )
-    if not fits:
-        raise BadItem(f"{place} is {found}, expected {_shape_text(shape)}; {REBUILD}")
-    try:
-        with open_file() as file:
-            return read_array(file, read_header(file))
-    except Exception as error:
-        raise BadItem(f"{place} is {_damaged(error)}; {REBUILD}") from error
+    return "" if fits else f"{found}, expected {_shape_text(shape)}"
 
 
 def _damaged(error: Exception) -> str:

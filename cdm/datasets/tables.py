@@ -6,7 +6,7 @@ import math
 import re
 from typing import NamedTuple
 
-from cdm.datasets.files import read_regular, safe_path
+from cdm.datasets.files import quick_path, read_regular
 from cdm.errors import BadItem, DataError, listed
 from cdm.files import Place, RemotePath, list_names, safe_name
 
@@ -51,16 +51,16 @@ def read_index(data_dir: Place, relpath: str) -> str:
         DataError: not there (`NoIndex`), not a plain file, or not UTF-8; says what was looked for.
         Unreachable: it lies on a server that does not answer.
     """
-    path = safe_path(data_dir, relpath)
+    path = quick_path(data_dir, relpath)
     try:
         text = read_regular(path)[0].decode("utf-8-sig")
     except BadItem as error:
         if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
-            raise NoIndex(_missing(data_dir, path, relpath)) from error
+            raise NoIndex(_missing(data_dir, data_dir / relpath, relpath)) from error
         raise DataError(str(error)) from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: cannot be read as UTF-8 text ({error})") from error
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
 def _missing(data_dir: Place, path: Place, relpath: str) -> str:

@@ -135,8 +135,11 @@ def read_with_state(path: str | Place) -> tuple[bytes, FileState | RemoteState]:
     if isinstance(path, RemotePath):
         return path.read()
     with _opened(path) as descriptor:
-        with open(descriptor, "rb", closefd=False) as file:
-            data = file.read()
+        # One read has all of a file that stays as it is, and one finds its end.
+        blocks = [os.read(descriptor, os.fstat(descriptor).st_size + 1)]
+        while blocks[-1]:
+            blocks.append(os.read(descriptor, HASH_BLOCK))
+        data = b"".join(blocks) if len(blocks) > 2 else blocks[0]
         return data, FileState.of(os.fstat(descriptor))
 
 

@@ -13,7 +13,7 @@ import orjson
 
 from cdm.config import Config, load_config
 from cdm.datasets import Dataset, Sample
-from cdm.datasets.contact_humanml3d import seal_motions
+from cdm.datasets.motion_facts import seal_motions
 from cdm.errors import ArchiveError, ConfigError, listed
 from cdm.files import (
     digest,

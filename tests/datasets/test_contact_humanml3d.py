@@ -1,7 +1,5 @@
 """H3D clips: order, parts, and what is left out, with the reason."""
 
-import os
-
 import numpy as np
 import pytest
 from example_datasets import make_h3d, message
@@ -139,47 +137,6 @@ def test_a_damaged_motion_is_named(data_dir):
     assert "H3D/b" not in {f"H3D/{s.index}" for s in make_h3d(data_dir).samples()}
     with pytest.raises(DataError, match=r"none of 5 clips can be used .*H3D/a: shorter than min"):
         make_h3d(data_dir, min_horizon=400, max_horizon=500).samples()
-
-
-def kept_motions(data_dir):
-    """The file that a run keeps of the motions."""
-    dataset, facts = make_h3d(data_dir), data_dir / "facts.json"
-    dataset.samples()
-    facts.write_bytes(module.seal_motions(dataset.motions))
-    return facts
-
-
-def test_listing_samples_writes_nothing(data_dir):
-    facts = data_dir / "facts.json"
-    make_h3d(data_dir, facts).samples()
-    assert not facts.exists()
-
-
-def test_facts_are_read_again_only_for_motions_that_changed(data_dir, monkeypatch):
-    facts = kept_motions(data_dir)
-    before, opened, read = make_h3d(data_dir, facts).samples(), [], module._read_motion
-    monkeypatch.setattr(module, "_read_motion", lambda path: opened.append(path.name) or read(path))
-    assert make_h3d(data_dir, facts).samples() == before and opened == []
-    path = data_dir / "H3D/new_joint_vecs/a.npy"
-    times = (path.stat().st_mtime_ns,) * 2
-    motion = np.zeros((60, 263), np.float32)
-    motion[3, 5] = np.nan
-    np.save(path, motion)  # as large as before
-    os.utime(path, ns=times)
-    dataset = make_h3d(data_dir, facts)
-    assert "a" not in {s.index for s in dataset.samples()} and opened == ["a.npy"]
-    assert dataset.dropped["H3D/a"] == "NaN in the motion"
-
-
-@pytest.mark.parametrize("edit", [b"{", b"[]", b'{"motions": 1}', None])
-def test_facts_that_were_edited_are_read_again(data_dir, edit):
-    facts = kept_motions(data_dir)
-    before, whole = make_h3d(data_dir).samples(), facts.read_bytes()
-    facts.write_bytes(edit or whole.replace(b"199", b"159"))
-    assert facts.read_bytes() != whole
-    dataset = make_h3d(data_dir, facts)
-    assert dataset.samples() == before
-    assert module.seal_motions(dataset.motions) == whole
 
 
 def vectors_of(turns, ways, height):

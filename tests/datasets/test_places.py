@@ -9,7 +9,7 @@ from web_server import serve
 
 from cdm.config import load_config
 from cdm.datasets import FileReader, make_dataset
-from cdm.datasets.contact_humanml3d import seal_motions
+from cdm.datasets.motion_facts import seal_motions
 from cdm.datasets.statistics import compute_statistics
 from cdm.errors import Unreachable
 from cdm.files import remote

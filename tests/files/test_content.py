@@ -17,6 +17,18 @@ def test_a_checksum_is_size_and_sha256(tmp_path):
     assert hash_file(tmp_path / "file") == expected and read_bytes(tmp_path / "file") == content
 
 
+@pytest.mark.parametrize("told", [0, 1000, 300_000, 900_000])
+def test_all_bytes_are_read_whatever_size_the_system_told_before(tmp_path, monkeypatch, told):
+    """A file may grow or shrink after it was looked at."""
+    content = os.urandom(700_001)
+    (tmp_path / "file").write_bytes(content)
+    stat, fields = os.fstat, 6  # the size's place
+    monkeypatch.setattr(
+        os, "fstat", lambda fd: os.stat_result([*stat(fd)[:fields], told, *stat(fd)[fields + 1 :]])
+    )
+    assert read_bytes(tmp_path / "file") == content
+
+
 def test_a_pipe_or_a_folder_in_place_of_a_file_is_an_error_and_no_hang(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
