@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from cdm.kernels import nvrtc as nvrtc_module
+from cdm.kernels.conv_projection.gpu import kernel_macros
 from cdm.kernels.nvrtc import Kernel, compile_source, read_source
 
 KERNELS = Path(__file__).resolve().parents[2] / "cdm" / "kernels"
@@ -34,6 +35,14 @@ VARIANTS = {
         {"D_STATE": n, "B_COLUMN": 16, "ROW": 16 + 2 * n, "CHANNELS": 64} for n in (8, 64)
     ],
     "causal_conv/bidirectional.cu": [element | {"WIDTH": 4, "RUN": 16} for element in ELEMENTS],
+    "conv_projection/conv_projection.cu": [
+        kernel_macros(dtype, d_inner, 4, columns, 2 * d_inner, parts)
+        for dtype, d_inner, columns, parts in (
+            (torch.bfloat16, 512, 48, 1),
+            (torch.bfloat16, 512, 80, 4),
+            (torch.float16, 192, 144, 1),
+        )
+    ],
     "causal_conv/gradient.cu": [{"BF16": bf16, "WIDTH": 4, "RUN": 16} for bf16 in (0, 1)],
     "pointwise/pointwise.cu": [
         element | {"D_MODEL": 256, "CONTACT_DIM": 6} for element in ELEMENTS

@@ -1,9 +1,11 @@
 // The part of CUDA that the project's kernels need, to run them on the CPU. Each thread of a block
 // is a thread here, the blocks run one after the other, and barriers are where the device has them.
 
+#include <array>
 #include <barrier>
 #include <cmath>
 #include <cstring>
+#include <deque>
 #include <memory>
 #include <thread>
 #include <vector>
@@ -18,6 +20,7 @@
 struct Index { unsigned x = 1, y = 1, z = 1; };
 struct alignas(16) float4 { float x, y, z, w; };
 struct alignas(8) uint2 { unsigned x, y; };
+struct alignas(16) uint4 { unsigned x, y, z, w; };
 
 static thread_local Index threadIdx, blockIdx;
 static Index blockDim, gridDim;
@@ -87,9 +90,63 @@ static float __shfl_xor_sync(unsigned, float x, int bit) {
     return theirs;
 }
 
+static void __syncwarp() { warp_barriers[threadIdx.x / 32]->arrive_and_wait(); }
+
+// What the lanes of a warp hand to one another: each lane's words, seen by all until the next call.
+static std::vector<std::array<unsigned, 6>> words;
+
+static const std::array<unsigned, 6> *exchange(std::array<unsigned, 6> own) {
+    __syncwarp();
+    words[threadIdx.x] = own;
+    __syncwarp();
+    return &words[threadIdx.x / 32 * 32];
+}
+
+// mma.m16n8k16: lane (g, c) holds rows g and g + 8 of a, column g of b (PTX ISA). `low` and `high`
+// read the two elements of a word.
+template <typename Half>
+static void mma_on_cpu(float (&d)[4], uint4 a, unsigned b0, unsigned b1, Half low, Half high) {
+    const auto *lanes = exchange({a.x, a.y, a.z, a.w, b0, b1});
+    const int lane = threadIdx.x % 32, g = lane / 4, c = lane % 4;
+    for (int e = 0; e < 4; ++e) {
+        const int row = g + e / 2 * 8, column = 2 * c + e % 2;
+        double sum = d[e];
+        for (int k = 0; k < 16; ++k) {
+            const unsigned left = lanes[row % 8 * 4 + k % 8 / 2][row / 8 + k / 8 * 2];
+            const unsigned right = lanes[column * 4 + k % 8 / 2][4 + k / 8];
+            sum += k % 2 ? double(high(left)) * high(right) : double(low(left)) * low(right);
+        }
+        d[e] = sum;
+    }
+}
+
+// movmatrix: lane (g, c) hands over row g, columns 2c and 2c + 1.
+static unsigned transpose_on_cpu(unsigned pair) {
+    const auto *lanes = exchange({pair});
+    const int lane = threadIdx.x % 32, g = lane / 4, c = lane % 4;
+    auto element = [&](int row) { return lanes[row * 4 + g / 2][0] >> g % 2 * 16 & 0xffffu; };
+    return element(2 * c) | element(2 * c + 1) << 16;
+}
+
+// Asynchronous copies: done as late as the kernel allows. The last group is still open.
+struct Copy { uint4 *to; const uint4 *from; bool there; };
+static thread_local std::deque<std::vector<Copy>> copies(1);
+
+static void copy_later(uint4 *to, const uint4 *from, bool there) {
+    copies.back().push_back({to, from, there});
+}
+
+static void commit_copies_on_cpu() { copies.emplace_back(); }
+
+static void finish_copies(unsigned left) {
+    for (; copies.size() > left + 1; copies.pop_front())
+        for (const Copy &copy : copies.front()) *copy.to = copy.there ? *copy.from : uint4{};
+}
+
 template <typename Kernel> static void launch(unsigned x, unsigned y, unsigned block, Kernel kernel) {
     gridDim = {x, y}, blockDim = {block};
     exchanged.assign(block, 0);
+    words.assign(block, {});
     block_barrier = std::make_unique<std::barrier<>>(block);
     warp_barriers.clear();
     for (unsigned warp = 0; warp < block / 32; ++warp)
@@ -100,6 +157,7 @@ template <typename Kernel> static void launch(unsigned x, unsigned y, unsigned b
             threadIdx = {thread, 0, 0};
             for (unsigned i = 0; i < x * y; ++i) {
                 blockIdx = {i % x, i / x, 0};
+                copies.assign(1, {});
                 kernel();
                 __syncthreads();
             }

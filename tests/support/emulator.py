@@ -27,6 +27,12 @@ ASSEMBLY = {
         r"\1 = two_halves(\2, \3)"
     ),
     r'asm\("cvt\.f32\.f16 %0, %1;" : "=f"\((\w+)\) : "h"\((\w+)\)\)': r"\1 = from_half_bits(\2)",
+    # of tensor_cores.cuh; these take several lines
+    r'(?s)asm\("mma\.sync.*?\);\n': "mma_on_cpu(d, a, b0, b1, low, high);\n",
+    r'(?s)asm\("movmatrix.*?\);\n': "result = transpose_on_cpu(pair);\n",
+    r'(?s)asm volatile\("cp\.async\.cg.*?\);\n': "copy_later(shared, global, there);\n",
+    r'(?s)asm volatile\("cp\.async\.commit.*?\);\n': "commit_copies_on_cpu();\n",
+    r'(?s)asm volatile\("cp\.async\.wait.*?\);\n': "finish_copies(LEFT);\n",
 }
 
 
