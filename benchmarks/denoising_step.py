@@ -144,11 +144,11 @@ def profile(cdm, inputs, precision):
     sizes = cdm.architecture.sizes
     points, d, e = x.shape[0] * x.shape[1], sizes["trans_dim"], sizes["d_inner"]
     row = sizes["d_state"] * 2 + -(-sizes["dt_rank"] // 16) * 16
-    # Bytes of a number that is added to the stream, and of one of a norm.
-    term, norm = (4, 6) if precision == "fp16" else (2, 2)
+    # Bytes of a number that is added to the stream, of one of a norm, and of one of z.
+    term, norm, gate = (4, 6, 4) if precision == "fp16" else (2, 2, 2)
     # Bytes that must be moved, and what else bounds a call; products go by their columns.
     work = {
-        "bidirectional_scan": (points * (2 * (2 * e + 2 * row) + 4 * e + 2 * e), "2 directions"),
+        "bidirectional_scan": (points * (2 * (2 * e + 2 * row) + 4 * e + gate * e), "2 directions"),
         "bidirectional_conv": (points * 2 * (e + 2 * e), ""),
         "residual_norm": (points * (term * d + 4 * d + 4 * d + norm * d), ""),
         "embedding_norm": (points * (term * d + 4 * d + norm * d), ""),

@@ -25,7 +25,8 @@ PLACES = {
     "embedding": "second layer's output",
     "norm": "norms, which go into in_proj",
     "in_proj": "weights of in_proj",
-    "x_z": "in_proj's outputs x and z",
+    "x": "in_proj's output x",
+    "z": "in_proj's output z, the gate",
     "u": "the convolution's output u",
     "x_proj": "weights of x_proj",
     "dt_B_C": "x_proj's outputs dt, B and C",
@@ -38,16 +39,17 @@ PLACES = {
     "out_proj": "weights of out_proj",
     "out": "out_proj's output, which is added to the stream",
 }
-# What could be left exact when everything else is fp16. The first three make up `precision: fp16`.
+# What could be left exact when everything else is fp16. The first four make up `precision: fp16`.
 EMBEDDING = ("hidden", "second", "embedding")
-TAKEN = (*EMBEDDING, "out", "norm", "in_proj")
+TAKEN = (*EMBEDDING, "out", "norm", "in_proj", "z")
 SETS = {
     "fp16": (),
     "with the embedding in float32": EMBEDDING,
     "and out_proj's output in float32": (*EMBEDDING, "out"),
-    "and in_proj of pairs: `precision: fp16`": TAKEN,
-    "that and x and z in float32": (*TAKEN, "x_z"),
-    "that and out_proj's weights in pairs": (*TAKEN, "out_proj"),
+    "and in_proj of pairs": TAKEN[:-1],
+    "and the gate z in float32: `precision: fp16`": TAKEN,
+    "that and x in float32": (*TAKEN, "x"),
+    "that and out_proj's weights as pairs": (*TAKEN, "out_proj"),
     "that and delta u and states in float32": (*TAKEN, "delta_u", "states"),
 }
 CHUNK = 64  # tokens whose states are in memory at once
@@ -112,7 +114,8 @@ def product(rounded, mamba, name, x):
 
 def mix(mamba, rounded, s):
     """`cdm.model.backbones.point_mamba_cuda.mix`, for (1, num_points, d_model)."""
-    x, z = rounded("x_z", product(rounded, mamba, "in_proj", s)).chunk(2, dim=-1)
+    x, z = product(rounded, mamba, "in_proj", s).chunk(2, dim=-1)
+    x, z = rounded("x", x), rounded("z", z)
     both = torch.cat([x, x.flip(1)])  # (2, num_points, d_inner): each in the order of its walk
     weight, length = mamba.conv1d.weight, x.shape[1]
     conv = F.conv1d(

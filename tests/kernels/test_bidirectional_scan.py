@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from helpers import poison, relative_error
 
-from cdm.kernels.bidirectional_scan import bidirectional_scan, gpu, naive
+from cdm.kernels.bidirectional_scan import bidirectional_scan, gate_dtype, gpu, naive
 from cdm.kernels.selective_scan import selective_scan
 
 # batch, length, d_inner, d_state, dt_rank: odd lengths, channels that fill no block, one token
@@ -38,7 +38,7 @@ def make_inputs(shape, dtype=torch.float32, steps="usual", seed=0, device="cpu")
         normal(d_inner) + bias,
         -torch.exp(3.5 * torch.rand(d_inner, d_state, generator=generator) - 1),
         normal(d_inner),
-        normal(batch, length, 2 * d_inner).to(dtype),
+        normal(batch, length, 2 * d_inner).to(gate_dtype(dtype)),
     )
     *inputs, xz = (x.to(device) for x in inputs)
     return [*inputs, xz[..., d_inner:]]  # as the model hands it over: half of wider rows
@@ -68,6 +68,9 @@ def test_backends_that_cannot_run_say_so():
         bidirectional_scan(*inputs, backend="cuda")
     with pytest.raises(ValueError, match=r"torch\.float64 on cpu.*float32, bfloat16 or float16"):
         bidirectional_scan(*(x.double() for x in inputs), backend="cuda")
+    *half, z = (x.bfloat16() if x.dim() > 2 else x for x in inputs)
+    with pytest.raises(ValueError, match=r"z is torch\.float32, expected torch\.bfloat16"):
+        bidirectional_scan(*half, z.float(), backend="cuda")
     with pytest.raises(ValueError, match="d_state 8, 16, 32 or 64"):
         bidirectional_scan(*make_inputs((1, 4, 8, 5, 16)), backend="cuda")
 

@@ -110,7 +110,8 @@ def test_threads_that_use_the_device_do_not_end_a_capture(model_and_batches):
 def test_a_step_in_16_bits_errs_no_more_than_autocast_does(model_and_batches):
     """Against float64. torch's autocast of the formula says what the 16 bits can do for a model.
 
-    Both round at about as many places, but not at the same ones: hence the factor of 2.
+    It rounds at more places (simulated on the CPU: 1.3 to 1.9 times the error in bf16, 2 to 6 times
+    in fp16), but not at the same ones: hence the half that bf16 may have more.
     """
     cdm, batches = model_and_batches
     for inputs in batches:
@@ -118,13 +119,13 @@ def test_a_step_in_16_bits_errs_no_more_than_autocast_does(model_and_batches):
         for t in (0, 120, 499):
             given = [x, torch.full((len(x),), t, device="cuda"), *inputs]
             exact = in_float64(cdm, given)
-            for precision in ("bf16", "fp16"):
+            for precision, times in (("bf16", 1.5), ("fp16", 1.0)):
                 cdm.precision = precision
                 denoise = cdm.condition(*inputs)
                 assert denoise.fused
                 out = gather_points(denoise(gather_points(x, denoise.order), t), denoise.inverse)
                 peer = relative_error(cdm.naive_forward(*given), exact)
-                assert relative_error(out, exact) < 2 * peer < 0.2, (precision, t)
+                assert relative_error(out, exact) < times * peer < 0.1, (precision, t)
 
 
 def in_float64(cdm, given):

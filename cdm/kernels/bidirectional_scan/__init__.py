@@ -23,7 +23,8 @@ def bidirectional_scan(u, x_dbl, dt_weight, dt_bias, A, D, z, backend="auto"):
         dt_weight: (d_inner, dt_rank), dtype of u; dt_rank may be padded with columns of zeros.
         dt_bias, D: (d_inner,) float32.
         A: (d_inner, d_state) float32, at most 0.
-        z: (batch, length, d_inner), dtype of u; there may be gaps between its rows.
+        z: (batch, length, d_inner), dtype of u, but float32 (`gate_dtype`) with float16; there may
+            be gaps between its rows.
         backend: "auto", "naive", or "cuda" (CUDA devices, without gradients).
     Returns:
         (batch, length, d_inner), dtype of u.
@@ -36,7 +37,7 @@ def bidirectional_scan(u, x_dbl, dt_weight, dt_bias, A, D, z, backend="auto"):
     d_inner, dt_rank = dt_weight.shape
     if backend == "auto":
         usable = u.is_cuda and u.dtype in nvrtc.ELEMENTS and not needs_grad
-        usable = usable and fits(d_inner, dt_rank, A.shape[1])
+        usable = usable and fits(d_inner, dt_rank, A.shape[1]) and z.dtype == gate_dtype(u.dtype)
         backend = "cuda" if usable and not nvrtc.unavailable(u.device.index) else "naive"
     if backend == "naive":
         return naive.bidirectional_scan(*inputs)
@@ -47,6 +48,8 @@ def bidirectional_scan(u, x_dbl, dt_weight, dt_bias, A, D, z, backend="auto"):
     reason = "gradients are needed" if needs_grad else None
     if u.dtype not in nvrtc.ELEMENTS:
         reason = "it takes float32, bfloat16 or float16"
+    elif z.dtype != gate_dtype(u.dtype):
+        reason = f"z is {z.dtype}, expected {gate_dtype(u.dtype)}"
     if not fits(d_inner, dt_rank, A.shape[1]):
         reason = (
             f"dt_weight is {tuple(dt_weight.shape)} and A {tuple(A.shape)}: d_inner must be a "
@@ -58,6 +61,11 @@ def bidirectional_scan(u, x_dbl, dt_weight, dt_bias, A, D, z, backend="auto"):
             f"{': ' + reason if reason else ''}; use backend='auto'"
         )
     return gpu.bidirectional_scan(*inputs)
+
+
+def gate_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Of z, for a u of this dtype."""
+    return torch.float32 if dtype == torch.float16 else dtype
 
 
 def fits(d_inner: int, dt_rank: int, d_state: int) -> bool:

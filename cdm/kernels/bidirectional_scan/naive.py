@@ -19,4 +19,4 @@ def bidirectional_scan(u, x_dbl, dt_weight, dt_bias, A, D, z, backend="naive"):
             u[direction], F.linear(dt, dt_weight), A, B, C, D, delta_bias=dt_bias,
             delta_softplus=True, reverse=bool(direction), backend=backend,
         )  # fmt: skip
-    return y * F.silu(z)
+    return (y * F.silu(z)).to(u.dtype)

@@ -51,6 +51,18 @@ constexpr int STAGES = 4;              // tiles in shared memory, being copied o
 constexpr float LN_2 = 0.693147181f;
 constexpr float MAGIC = 12582912.0f;   // 1.5 * 2^23: adding it rounds to an integer
 
+// 2 R channels of a token of z. With FP16 they are float: their rounding would be one of the largest
+// in a step (benchmarks/README.md).
+#if FP16
+struct alignas(16) Gate {
+    float2 at[R];
+};
+__device__ __forceinline__ float low(float2 pair) { return pair.x; }
+__device__ __forceinline__ float high(float2 pair) { return pair.y; }
+#else
+typedef Words<R> Gate;
+#endif
+
 // Transpose an 8x8 matrix of 16-bit elements that is spread over the warp.
 __device__ __forceinline__ u32 transpose(u32 pair) {
     u32 result;
@@ -220,7 +232,7 @@ __device__ __forceinline__ void scan(const u32* __restrict__ u_, const u32* __re
     const uint4* x_dbl = (const uint4*)x_dbl_ + sequence * length * ROW_CHUNKS;
     Words<R>* y = (Words<R>*)y_ + (size_t)b * length * stride + column;
     z_stride /= 2 * R;
-    const Words<R>* z = (const Words<R>*)z_ + (size_t)b * length * z_stride + column;
+    const Gate* z = (const Gate*)z_ + (size_t)b * length * z_stride + column;
     const int second_visits = backward ? num_tiles / 2 : (num_tiles + 1) / 2;
     float delta_log2_sum[R] = {};
 
@@ -313,7 +325,8 @@ __device__ __forceinline__ void scan(const u32* __restrict__ u_, const u32* __re
         const int token = first_token(k) + slot, place = min(token, length - 1);
         Words<R>* const out = y + place * stride;
         // The gate, and the part of y that the other direction has stored.
-        Words<R> gate, stored;
+        Gate gate;
+        Words<R> stored;
         if (!STATES_ONLY && k >= second_visits) {
             if (k == second_visits) __syncthreads();
             gate = z[place * z_stride];
@@ -390,7 +403,8 @@ __device__ __forceinline__ void scan(const u32* __restrict__ u_, const u32* __re
             if (k >= second_visits) {
 #pragma unroll
                 for (int r = 0; r < R; r++) {
-                    const u32 own = values.at[r], other = stored.at[r], z_r = gate.at[r];
+                    const u32 own = values.at[r], other = stored.at[r];
+                    const auto z_r = gate.at[r];
                     values.at[r] = pack((low(own) + low(other)) * fast_silu(low(z_r)),
                                         (high(own) + high(other)) * fast_silu(high(z_r)));
                 }

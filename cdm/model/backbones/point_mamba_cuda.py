@@ -4,8 +4,8 @@ Each block is three matrix products (cuBLAS), one convolution, one scan, and one
 and norm. Both directions share each of them. The residual stream, the norms and the states of the
 scan are float32 in each precision. In bf16 the matrix products take bfloat16 and accumulate in
 float32. fp16 has eight times finer numbers at the same speed. So that a step's error stays below
-1e-3, it leaves out what rounds most and costs little: the embedding and what is added to the stream
-are float32, and in_proj multiplies pairs of numbers (benchmarks/README.md).
+1e-3, it leaves out what rounds most and costs little: the embedding, the gate and what is added to
+the stream are float32, and in_proj multiplies pairs of numbers (benchmarks/README.md).
 """
 
 from typing import NamedTuple
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from cdm.kernels import nvrtc
-from cdm.kernels.bidirectional_scan import bidirectional_scan, fits
+from cdm.kernels.bidirectional_scan import bidirectional_scan, fits, gate_dtype
 from cdm.kernels.causal_conv import bidirectional_conv_silu
 from cdm.kernels.pointwise.gpu import Pointwise, term_dtype
 
@@ -89,10 +89,18 @@ def mix(block: BlockWeights, s):
     Returns:
         (batch, num_points, d_inner)
     """
-    x, z = F.linear(s, block.in_proj).chunk(2, dim=-1)
+    x, z = in_proj(block, s)
     u = bidirectional_conv_silu(x, *block.conv)  # (2, batch, num_points, d_inner)
     x_dbl = F.linear(u, block.x_proj)
     return bidirectional_scan(u, x_dbl, block.dt_proj, block.dt_bias, block.A, block.D, z)
+
+
+def in_proj(block: BlockWeights, s):
+    """x and z, (batch, num_points, d_inner) each. In fp16, z is float32: the scan takes it so."""
+    if s.dtype != torch.float16:
+        return F.linear(s, block.in_proj).chunk(2, dim=-1)
+    x_weight, z_weight = block.in_proj.chunk(2)
+    return F.linear(s, x_weight), product(s, z_weight, gate_dtype(s.dtype))
 
 
 def product(x, weight, dtype):

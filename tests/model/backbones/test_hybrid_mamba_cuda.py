@@ -3,10 +3,10 @@
 import pytest
 import torch
 from helpers import relative_error
-from small_models import HalfPointwise, fast_step, make_inputs, small_model
+from small_models import HalfPointwise, fast_step, make_inputs, product_on_cpu, small_model
 
 from cdm.kernels.pointwise import naive
-from cdm.model.backbones import hybrid_mamba_cuda
+from cdm.model.backbones import hybrid_mamba_cuda, point_mamba_cuda
 from cdm.model.backbones.base import autocast
 
 
@@ -33,6 +33,7 @@ def test_eq_22_film_goes_into_the_last_product(sizes, monkeypatch):
 @torch.no_grad()
 def test_the_fused_form_in_half_precision_stays_within_a_thousandth(monkeypatch):
     monkeypatch.setattr(hybrid_mamba_cuda, "Pointwise", lambda *sizes: HalfPointwise)
+    monkeypatch.setattr(point_mamba_cuda, "product", product_on_cpu)
     monkeypatch.setattr(hybrid_mamba_cuda, "autocast", lambda _, dtype: autocast("cpu", dtype))
     backbone = small_model("HybridMamba", 5).contact_model
     x, _, *given = make_inputs(2, 33, 5)

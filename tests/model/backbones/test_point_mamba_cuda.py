@@ -59,8 +59,8 @@ def test_a_cpu_has_no_fused_kernels_and_the_reason_is_given():
 @pytest.mark.gpu
 @torch.no_grad()
 def test_a_step_of_full_size_in_half_precision_stays_within_a_thousandth():
-    """Untrained, as benchmarks/denoising_step.py. The simulation says 1.07e-3 at 512 points, and
-    less with more: 8.7e-4 at 8192."""
+    """Untrained, as benchmarks/denoising_step.py; the simulation says 7.7e-4 to 8.2e-4, and 1.2e-2
+    in bf16."""
     torch.manual_seed(0)
     architecture = replace(
         small_architecture("PointMamba", **PointMamba.defaults),
@@ -80,4 +80,4 @@ def test_a_step_of_full_size_in_half_precision_stays_within_a_thousandth():
         cdm.precision = precision
         assert cdm.condition(*inputs[2:]).fused
         errors[precision] = relative_error(cdm(*inputs), exact)
-    assert errors["fp16"] < 1.3e-3 and 8 * errors["fp16"] < errors["bf16"] < 2e-2
+    assert errors["fp16"] < 1e-3 and 8 * errors["fp16"] < errors["bf16"] < 2e-2
