@@ -168,6 +168,7 @@ __device__ __forceinline__ void scan(const u32* __restrict__ u_, const u32* __re
     const int channel = (blockIdx.x * WARPS + warp % WARPS) * CHANNELS;
     const int segment = blockIdx.y, num_segments = gridDim.y, b = blockIdx.z;
     const bool channels_in = channel + 2 * R * c < d_inner;
+    if (STATES_ONLY && segment == (backward ? 0 : num_segments - 1)) return;  // nothing follows it
     const int first_tile = segment * segment_tiles;
     const int num_tiles = min(segment_tiles, (length + TILE - 1) / TILE - first_tile);
 
@@ -202,25 +203,43 @@ __device__ __forceinline__ void scan(const u32* __restrict__ u_, const u32* __re
                     in ? dt_proj[(ch * DT_RANK + 16 * k + 8 * half) / 2 + c] : 0;
     }
     const size_t sequence = (size_t)backward * batch_size + b;
-    // The state that this segment starts from: the segments before it, one after the other.
+    // The state that this segment starts from: the segments before it, one after the other. AHEAD of
+    // them are loaded at a time, because a load takes longer than all that is computed from it.
     if (!STATES_ONLY && num_segments > 1) {
-        int step = backward ? -1 : 1;
-        for (int s = backward ? num_segments - 1 : 0; s != segment; s += step)
+        constexpr int AHEAD = 4;
+        const int before = backward ? num_segments - 1 - segment : segment;
+        for (int first = 0; first < before; first += AHEAD) {
+            float log2s[AHEAD][R];
+            float2 states[AHEAD][R][J];
 #pragma unroll
-            for (int r = 0; r < R; r++) {
-                if (row_channel[r] >= d_inner) continue;
-                size_t at = (sequence * num_segments + s) * d_inner + row_channel[r];
-                float delta_log2 = sums[at];
+            for (int n = 0; n < AHEAD; n++) {
+                const int s = min(first + n, before - 1);
+                const size_t at = (sequence * num_segments + (backward ? num_segments - 1 - s : s)) *
+                                  d_inner;
 #pragma unroll
-                for (int j = 0; j < J; j++)
+                for (int r = 0; r < R; r++) {
+                    const size_t row = at + min(row_channel[r], d_inner - 1);
+                    log2s[n][r] = sums[row];
 #pragma unroll
-                    for (int e = 0; e < 2; e++) {
-                        int q = r % 2 * 2 + e;
-                        const float decay = fast_exp2(delta_log2 * A[r / 2][j][q]);
-                        h[r / 2][j][q] = fmaf(decay, h[r / 2][j][q],
-                                              ends[at * D_STATE + 8 * j + 2 * c + e]);
+                    for (int j = 0; j < J; j++)
+                        states[n][r][j] = *(const float2*)(ends + row * D_STATE + 8 * j + 2 * c);
+                }
+            }
+#pragma unroll
+            for (int n = 0; n < AHEAD; n++) {
+                if (first + n >= before) break;
+#pragma unroll
+                for (int r = 0; r < R; r++)
+#pragma unroll
+                    for (int j = 0; j < J; j++) {
+                        float* own = h[r / 2][j] + r % 2 * 2;
+                        const float* a = A[r / 2][j] + r % 2 * 2;
+                        const float2 end = states[n][r][j];
+                        own[0] = fmaf(fast_exp2(log2s[n][r] * a[0]), own[0], end.x);
+                        own[1] = fmaf(fast_exp2(log2s[n][r] * a[1]), own[1], end.y);
                     }
             }
+        }
     }
 
     // Slot t of a tile is its t-th token in the order of the walk. A token or channel beyond the
