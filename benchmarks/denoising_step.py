@@ -149,6 +149,7 @@ def profile(cdm, inputs, precision):
     # Bytes that must be moved, and what else bounds a call; products go by their columns.
     work = {
         "bidirectional_scan": (points * (2 * (2 * e + 2 * row) + 4 * e + gate * e), "2 directions"),
+        "conv_projection": (points * 2 * (e + 2 * e + 2 * row), ""),
         "bidirectional_conv": (points * 2 * (e + 2 * e), ""),
         "residual_norm": (points * (term * d + 4 * d + 4 * d + norm * d), ""),
         "embedding_norm": (points * (term * d + 4 * d + norm * d), ""),

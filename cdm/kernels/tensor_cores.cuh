@@ -1,4 +1,4 @@
-// Products on tensor cores, and asynchronous copies into shared memory (sm_80 and newer).
+// Products on tensor cores (sm_80 and newer).
 //
 // Include elements.cuh first, with BF16 or FP16.
 
@@ -25,22 +25,4 @@ __device__ __forceinline__ unsigned int transpose(unsigned int pair) {
     unsigned int result;
     asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(result) : "r"(pair));
     return result;
-}
-
-// Start to copy 16 bytes from global to shared memory; writes zeros if `there` is false.
-__device__ __forceinline__ void copy_async(uint4* shared, const uint4* global, bool there) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
-                 ::"r"((unsigned int)__cvta_generic_to_shared(shared)), "l"(global),
-                 "r"(there ? 16 : 0)
-                 : "memory");
-}
-
-__device__ __forceinline__ void commit_copies() {
-    asm volatile("cp.async.commit_group;" ::: "memory");
-}
-
-// Wait for all groups of copies but the last LEFT.
-template <int LEFT>
-__device__ __forceinline__ void wait_for_copies() {
-    asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory");
 }

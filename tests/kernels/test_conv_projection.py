@@ -1,7 +1,6 @@
 """Convolution and x_proj in one kernel: on a GPU, and run on the CPU with g++, against float64."""
 
 from functools import cache
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -95,63 +94,42 @@ def emulated_kernel(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("shape", "width", "parts", "dtype"),
+    ("shape", "width", "dtype"),
     [
-        ((2, 19, 64, 48), 4, 1, torch.bfloat16),  # a tile of 16 tokens, and one of 3
-        ((1, 70, 32, 16), 3, 1, torch.float16),  # two blocks; fewer steps than are copied ahead
-        ((1, 33, 128, 32), 2, 2, torch.bfloat16),
-        ((2, 5, 256, 16), 4, 4, torch.float16),
+        ((2, 19, 64, 48), 4, torch.bfloat16),  # a block of 16 tokens, and one of 3
+        ((1, 5, 96, 16), 3, torch.float16),  # three steps of 32 channels for four warps
+        ((1, 17, 544, 32), 2, torch.bfloat16),  # more channels than shared memory takes at a time
+        ((1, 8, 32, 144), 4, torch.float16),  # fewer warps busy; sums that need several rounds
     ],
     ids=str,
 )
-def test_the_kernel_matches_float64(emulated_kernel, shape, width, parts, dtype, monkeypatch):
+def test_the_kernel_matches_float64(emulated_kernel, shape, width, dtype, monkeypatch):
     inputs = make_inputs(*shape, width=width, dtype=dtype)
     monkeypatch.setattr(gpu, "_kernel", emulated_kernel)
-    monkeypatch.setattr(gpu, "split", lambda *_: parts)
     poison(monkeypatch)
     check(gpu.conv_projection(inputs[0], pack_weights(*inputs[1:])), inputs)
 
 
-@pytest.mark.parametrize(
-    ("maps", "d_inner", "columns", "parts"),
-    [
-        (1, 512, 48, 4),
-        (2, 512, 48, 2),
-        (32, 512, 48, 1),
-        (1, 96, 48, 1),  # three steps cannot be shared by two warps
-        (1, 512, 144, 1),  # the sums do not fit into shared memory
-    ],
-)
-def test_few_maps_of_8192_points_are_cut_finer(maps, d_inner, columns, parts, monkeypatch):
-    h200 = SimpleNamespace(multi_processor_count=132)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: h200)
-    assert gpu.split(maps, 8192, d_inner, columns, "cuda") == parts
-
-
 # ---- on a GPU ----
 
-# batch, length, d_inner, columns; width; warps that share a tile (None: as many as `split` says)
+# batch, length, d_inner, columns; width
 CASES = [
-    ((1, 8192, 512, 48), 4, None),
-    ((3, 1000, 512, 48), 4, 1),  # lengths that fill no tile
-    ((3, 1000, 512, 48), 4, 2),
-    ((3, 1000, 512, 48), 4, 4),
-    ((32, 37, 192, 48), 4, None),
-    ((2, 1, 32, 16), 4, None),  # one token, one step
-    ((1, 129, 96, 80), 3, None),
-    ((2, 77, 128, 80), 2, 4),
-    ((2, 333, 256, 144), 4, None),
-    ((5, 100, 128, 32), 1, 2),
+    ((1, 8192, 512, 48), 4),
+    ((3, 1000, 512, 48), 4),  # a length that fills no block
+    ((32, 37, 192, 48), 4),
+    ((2, 1, 32, 16), 4),  # one token, one step
+    ((1, 129, 96, 80), 3),
+    ((2, 77, 1056, 80), 2),  # more channels than shared memory takes at a time
+    ((2, 333, 256, 144), 4),
+    ((5, 100, 128, 32), 1),
 ]
 
 
 @pytest.mark.gpu
 @every_dtype
-@pytest.mark.parametrize(("shape", "width", "parts"), CASES, ids=str)
-def test_cuda_matches_float64(shape, width, parts, dtype, monkeypatch):
+@pytest.mark.parametrize(("shape", "width"), CASES, ids=str)
+def test_cuda_matches_float64(shape, width, dtype, monkeypatch):
     inputs = make_inputs(*shape, width=width, dtype=dtype, device="cuda")
-    if parts:
-        monkeypatch.setattr(gpu, "split", lambda *_: parts)
     poison(monkeypatch)
     found = conv_projection(*inputs, backend="cuda")
     monkeypatch.undo()

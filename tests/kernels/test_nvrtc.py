@@ -36,11 +36,11 @@ VARIANTS = {
     ],
     "causal_conv/bidirectional.cu": [element | {"WIDTH": 4, "RUN": 16} for element in ELEMENTS],
     "conv_projection/conv_projection.cu": [
-        kernel_macros(dtype, d_inner, 4, columns, 2 * d_inner, parts)
-        for dtype, d_inner, columns, parts in (
-            (torch.bfloat16, 512, 48, 1),
-            (torch.bfloat16, 512, 80, 4),
-            (torch.float16, 192, 144, 1),
+        kernel_macros(dtype, d_inner, 4, columns, 2 * d_inner)
+        for dtype, d_inner, columns in (
+            (torch.bfloat16, 512, 48),
+            (torch.bfloat16, 1024, 80),
+            (torch.float16, 192, 144),
         )
     ],
     "causal_conv/gradient.cu": [{"BF16": bf16, "WIDTH": 4, "RUN": 16} for bf16 in (0, 1)],

@@ -5,7 +5,6 @@
 #include <barrier>
 #include <cmath>
 #include <cstring>
-#include <deque>
 #include <memory>
 #include <thread>
 #include <vector>
@@ -128,21 +127,6 @@ static unsigned transpose_on_cpu(unsigned pair) {
     return element(2 * c) | element(2 * c + 1) << 16;
 }
 
-// Asynchronous copies: done as late as the kernel allows. The last group is still open.
-struct Copy { uint4 *to; const uint4 *from; bool there; };
-static thread_local std::deque<std::vector<Copy>> copies(1);
-
-static void copy_later(uint4 *to, const uint4 *from, bool there) {
-    copies.back().push_back({to, from, there});
-}
-
-static void commit_copies_on_cpu() { copies.emplace_back(); }
-
-static void finish_copies(unsigned left) {
-    for (; copies.size() > left + 1; copies.pop_front())
-        for (const Copy &copy : copies.front()) *copy.to = copy.there ? *copy.from : uint4{};
-}
-
 template <typename Kernel> static void launch(unsigned x, unsigned y, unsigned block, Kernel kernel) {
     gridDim = {x, y}, blockDim = {block};
     exchanged.assign(block, 0);
@@ -157,7 +141,6 @@ template <typename Kernel> static void launch(unsigned x, unsigned y, unsigned b
             threadIdx = {thread, 0, 0};
             for (unsigned i = 0; i < x * y; ++i) {
                 blockIdx = {i % x, i / x, 0};
-                copies.assign(1, {});
                 kernel();
                 __syncthreads();
             }

@@ -30,9 +30,6 @@ ASSEMBLY = {
     # of tensor_cores.cuh; these take several lines
     r'(?s)asm\("mma\.sync.*?\);\n': "mma_on_cpu(d, a, b0, b1, low, high);\n",
     r'(?s)asm\("movmatrix.*?\);\n': "result = transpose_on_cpu(pair);\n",
-    r'(?s)asm volatile\("cp\.async\.cg.*?\);\n': "copy_later(shared, global, there);\n",
-    r'(?s)asm volatile\("cp\.async\.commit.*?\);\n': "commit_copies_on_cpu();\n",
-    r'(?s)asm volatile\("cp\.async\.wait.*?\);\n': "finish_copies(LEFT);\n",
 }
 
 

@@ -9,10 +9,10 @@ import torch
 from cdm.kernels.nvrtc import Kernel, element_macros, even_rows, ints
 
 SOURCE = Path(__file__).with_name("conv_projection.cu")
-RUN = 2  # tokens per lane
-TOKENS = 8 * RUN  # per warp
+TOKENS = 16  # per block
+RUN = 16  # tokens per thread
 WARPS = 4  # per block
-STAGES = 3  # steps of 32 channels that are being copied or used
+CHUNK = 512  # channels in shared memory: with 16 tokens of two directions 35 KB
 
 
 class Packed(NamedTuple):
@@ -30,10 +30,9 @@ def conv_projection(x, packed):
         x = x.contiguous()
     width, columns = len(packed.taps) - 1, 16 * packed.weight.shape[1]
     u, x_dbl = x.new_empty(2, batch, length, d_inner), x.new_empty(2, batch, length, columns)
-    parts = split(batch, length, d_inner, columns, x.device)
-    _kernel(x.device.index, x.dtype, d_inner, width, columns, x.stride(1), parts)(
-        (-(-length // (TOKENS * WARPS // parts)), batch), 32 * WARPS,
-        x, *packed, u, x_dbl, *ints(batch, length),
+    kernel = _kernel(x.device.index, x.dtype, d_inner, width, columns, x.stride(1))
+    kernel(
+        (-(-length // TOKENS), batch), 32 * WARPS, x, *packed, u, x_dbl, *ints(batch, length)
     )  # fmt: skip
     return u, x_dbl
 
@@ -51,38 +50,20 @@ def pack_weights(conv_weight, conv_bias, weight) -> Packed:
     )
 
 
-def split(batch: int, length: int, d_inner: int, columns: int, device) -> int:
-    """How many warps share the channels of a tile of tokens: 1, or more if there are few tiles."""
-    processors = torch.cuda.get_device_properties(device).multi_processor_count
-    warps = processors * WARPS * min_blocks(columns)  # that are on the device at a time
-    tiles = batch * -(-length // TOKENS)
-    for parts in (4, 2):
-        # The sums of more columns would not fit into 48 KB of shared memory.
-        if d_inner % (32 * parts) == 0 and columns <= 96 and tiles * parts <= warps:
-            return parts
-    return 1
-
-
-def min_blocks(columns: int) -> int:
-    """Blocks per processor, for which the compiler has to spare registers."""
-    return 4 if columns <= 48 else 3 if columns <= 80 else 2
-
-
 @cache
 def _kernel(device_index, *sizes):
     return Kernel(SOURCE, "conv_projection", device_index, **kernel_macros(*sizes))
 
 
-def kernel_macros(dtype, d_inner: int, width: int, columns: int, x_stride: int, parts: int) -> dict:
+def kernel_macros(dtype, d_inner: int, width: int, columns: int, x_stride: int) -> dict:
     """What conv_projection.cu says that its caller defines."""
     return element_macros(dtype) | {
         "D_INNER": d_inner,
+        "CHUNK": min(d_inner, CHUNK),
         "WIDTH": width,
         "COLUMNS": columns,
         "X_STRIDE": x_stride,
         "RUN": RUN,
-        "SPLIT": parts,
         "WARPS": WARPS,
-        "STAGES": STAGES,
-        "MIN_BLOCKS": min_blocks(columns),
+        "MIN_BLOCKS": 4 if columns <= 48 else 3 if columns <= 80 else 2,  # for want of registers
     }

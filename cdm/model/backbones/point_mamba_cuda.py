@@ -1,11 +1,11 @@
 """The fused form of PointMamba, for CUDA devices.
 
-Each block is three matrix products (cuBLAS), one convolution, one scan, and one pass for residual
-and norm. Both directions share each of them. The residual stream, the norms and the states of the
-scan are float32 in each precision. In bf16 the matrix products take bfloat16 and accumulate in
-float32. fp16 has eight times finer numbers at the same speed. So that a step's error stays below
-1e-3, it leaves out what rounds most and costs little: the embedding, the gate and what is added to
-the stream are float32, and in_proj multiplies pairs of numbers (benchmarks/README.md).
+Each block is in_proj (cuBLAS), the convolution with x_proj, the scan, out_proj (cuBLAS), and one
+pass for residual and norm. Both directions share each of them. The residual stream, the norms and
+the states of the scan are float32 in each precision. In bf16 the matrix products take bfloat16 and
+accumulate in float32. fp16 has eight times finer numbers at the same speed. So that a step's error
+stays below 1e-3, it leaves out what rounds most and costs little: the embedding, the gate and what
+is added to the stream are float32, and in_proj multiplies pairs of numbers (benchmarks/README.md).
 """
 
 from typing import NamedTuple
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from cdm.kernels import nvrtc
 from cdm.kernels.bidirectional_scan import bidirectional_scan, fits, gate_dtype
-from cdm.kernels.causal_conv import bidirectional_conv_silu
+from cdm.kernels.conv_projection import conv_projection, pack_weights
 from cdm.kernels.pointwise.gpu import Pointwise, term_dtype
 
 DT_RANK_STEP = 16  # the scan multiplies dt by dt_proj in steps of this many columns
@@ -28,6 +28,7 @@ class BlockWeights(NamedTuple):
     in_proj: torch.Tensor  # (2 d_inner, d_model), in fp16 (2 d_inner, 3 d_model): see `for_pairs`
     conv: tuple[torch.Tensor, torch.Tensor]  # (d_inner, width), (d_inner,), float32
     x_proj: torch.Tensor  # (dt_rank + 2 d_state, d_inner), dt_rank padded with zeros
+    packed: tuple | None  # conv and x_proj as `conv_projection` reads them
     dt_proj: torch.Tensor  # (d_inner, dt_rank), padded likewise
     dt_bias: torch.Tensor  # (d_inner,) float32
     A: torch.Tensor  # (d_inner, d_state) float32
@@ -90,8 +91,7 @@ def mix(block: BlockWeights, s):
         (batch, num_points, d_inner)
     """
     x, z = in_proj(block, s)
-    u = bidirectional_conv_silu(x, *block.conv)  # (2, batch, num_points, d_inner)
-    x_dbl = F.linear(u, block.x_proj)
+    u, x_dbl = conv_projection(x, *block.conv, block.x_proj, block.packed)
     return bidirectional_scan(u, x_dbl, block.dt_proj, block.dt_bias, block.A, block.D, z)
 
 
@@ -130,11 +130,14 @@ def pack(layer, dtype) -> BlockWeights:
     dt_rank, d_state = mamba.dt_proj.in_features, mamba.A_log.shape[1]
     missing = -dt_rank % DT_RANK_STEP
     dt, rest = mamba.x_proj.weight.split([dt_rank, 2 * d_state])
+    conv = mamba.conv1d.weight.squeeze(1).float(), mamba.conv1d.bias.float()
+    x_proj = torch.cat([F.pad(dt, (0, 0, 0, missing)), rest]).to(dtype)
     return BlockWeights(
         norm=(norm.weight.float(), norm.bias.float()),
         in_proj=for_pairs(mamba.in_proj.weight) if half else mamba.in_proj.weight.to(dtype),
-        conv=(mamba.conv1d.weight.squeeze(1).float(), mamba.conv1d.bias.float()),
-        x_proj=torch.cat([F.pad(dt, (0, 0, 0, missing)), rest]).to(dtype),
+        conv=conv,
+        x_proj=x_proj,
+        packed=pack_weights(*conv, x_proj),
         dt_proj=F.pad(mamba.dt_proj.weight, (0, missing)).to(dtype).contiguous(),
         dt_bias=mamba.dt_proj.bias.float(),
         A=-mamba.A_log.float().exp(),
