@@ -59,6 +59,10 @@ def pack_weights(conv_weight, conv_bias, weight):
 
 
 def fits(conv_weight, weight) -> bool:
-    """Whether the CUDA kernel can compute these sizes."""
+    """Whether the CUDA kernel can compute these sizes; with others, "auto" runs the two steps.
+
+    d_inner is a multiple of 32, the width at most 4, and columns a multiple of 16 up to 144. More
+    columns would need more registers than a thread has.
+    """
     (columns, d_inner), width = weight.shape, conv_weight.shape[1]
     return d_inner % 32 == 0 and width <= 4 and columns % 16 == 0 and columns <= 144
