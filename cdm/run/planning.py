@@ -26,7 +26,7 @@ from cdm.run.table import table_header, table_rows
 from cdm.sampling.diffusion import create_diffusion
 
 # Raised whenever the numbers a given configuration produces change.
-NUMERICS_VERSION = 2
+NUMERICS_VERSION = 3
 
 
 def make_plan(config: Config) -> tuple[Plan, list[Sample]]:

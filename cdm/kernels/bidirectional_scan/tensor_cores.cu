@@ -173,7 +173,8 @@ __device__ __forceinline__ void scan(const u32* __restrict__ u_, const u32* __re
     const int num_tiles = min(segment_tiles, (length + TILE - 1) / TILE - first_tile);
 
     // The parameters of this lane's rows.
-    float A[HALVES][J][4], h[HALVES][J][4], bias[R], D[R], max_delta_log2[R];
+    float A[HALVES][J][4], h[HALVES][J][4], bias[R], D[R];
+    float longest[HALVES][J][4];  // delta_log2 beyond which exp2_polynomial would leave its range
     u32 W[HALVES][K][4];
     int row_channel[R];
 #pragma unroll
@@ -182,7 +183,6 @@ __device__ __forceinline__ void scan(const u32* __restrict__ u_, const u32* __re
         const bool in = ch < d_inner;
         bias[r] = in ? dt_bias[ch] * LOG2_E : 0;
         D[r] = in ? D_[ch] : 0;
-        float largest_decay = 1e-30f;  // the largest -A of the row
 #pragma unroll
         for (int j = 0; j < J; j++)
 #pragma unroll
@@ -190,11 +190,9 @@ __device__ __forceinline__ void scan(const u32* __restrict__ u_, const u32* __re
                 float a = in ? A_[ch * D_STATE + 8 * j + 2 * c + e] : 0;
                 A[r / 2][j][r % 2 * 2 + e] = a;
                 h[r / 2][j][r % 2 * 2 + e] = 0;
-                largest_decay = fmaxf(largest_decay, -a);
+                // 2^-125 is still a normal number.
+                longest[r / 2][j][r % 2 * 2 + e] = 125.0f / fmaxf(-a, 1e-30f);
             }
-        largest_decay = fmaxf(largest_decay, __shfl_xor_sync(~0u, largest_decay, 1));
-        largest_decay = fmaxf(largest_decay, __shfl_xor_sync(~0u, largest_decay, 2));
-        max_delta_log2[r] = 125.0f / largest_decay;  // 2^-125 is still a normal number
 #pragma unroll
         for (int k = 0; k < K; k++)
 #pragma unroll
@@ -377,7 +375,7 @@ __device__ __forceinline__ void scan(const u32* __restrict__ u_, const u32* __re
                         const bool polynomial = (POLY_MASK >> (((i * J + j) * 4 + e) & 15)) & 1;
                         const float a = A[i][j][e], delta_log2 = steps.delta_log2[r];
                         decays[i][j][e] =
-                            polynomial ? exp2_polynomial(fminf(delta_log2, max_delta_log2[r]), a)
+                            polynomial ? exp2_polynomial(fminf(delta_log2, longest[i][j][e]), a)
                                        : fast_exp2(delta_log2 * a);
                     }
         };
