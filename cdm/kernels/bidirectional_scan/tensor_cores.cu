@@ -25,16 +25,10 @@
 // of 16 exponentials are polynomials, which spares the special function unit).
 
 #define BF16 !FP16
-#if FP16
-#define TYPES "f32.f16.f16.f32"  // of the operands of an mma
-#else
-#define TYPES "f32.bf16.bf16.f32"
-#endif
 
 #include "activations.cuh"
 #include "elements.cuh"
-
-typedef unsigned int u32;
+#include "tensor_cores.cuh"
 
 template <int N>
 struct alignas(4 * N) Words {  // 2 N channels of a token
@@ -63,13 +57,6 @@ __device__ __forceinline__ float high(float2 pair) { return pair.y; }
 typedef Words<R> Gate;
 #endif
 
-// Transpose an 8x8 matrix of 16-bit elements that is spread over the warp.
-__device__ __forceinline__ u32 transpose(u32 pair) {
-    u32 result;
-    asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(result) : "r"(pair));
-    return result;
-}
-
 // 2^(delta_log2 a) for -126 <= delta_log2 a <= 0, by a cubic polynomial on [-1/2, 1/2]. It is exact
 // at 0, so that slow decays keep their rate. The relative error is below 1.3e-4.
 __device__ __forceinline__ float exp2_polynomial(float delta_log2, float a) {
@@ -79,23 +66,9 @@ __device__ __forceinline__ float exp2_polynomial(float delta_log2, float a) {
     return __int_as_float(__float_as_int(p) + (__float_as_int(shifted) << 23));
 }
 
-__device__ __forceinline__ void mma(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
-    asm("mma.sync.aligned.m16n8k16.row.col." TYPES " {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
-        "{%8,%9}, {%0,%1,%2,%3};"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-__device__ __forceinline__ void mma_from_zero(float (&d)[4], const u32 (&a)[4], u32 b0,
-                                              u32 b1) {
-    asm("mma.sync.aligned.m16n8k16.row.col." TYPES " {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
-        "{%8,%9}, {%10,%10,%10,%10};"
-        : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(0.0f));
-}
-
+// d += a b, as `mma`, for 8 tokens.
 __device__ __forceinline__ void mma_k8(float (&d)[4], const u32 (&a)[2], u32 b) {
-    asm("mma.sync.aligned.m16n8k8.row.col." TYPES " {%0,%1,%2,%3}, {%4,%5}, {%6}, "
+    asm("mma.sync.aligned.m16n8k8.row.col.f32." OPERANDS ".f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, "
         "{%0,%1,%2,%3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(b));
@@ -287,16 +260,15 @@ __device__ __forceinline__ void scan(const u32* __restrict__ u_, const u32* __re
         const uint4* row = raw.x_dbl[lane % TILE];
         auto& step_tile = step_tiles[warp][k % 2];
         Tile tile;
-        float delta_log2[HALVES][4];  // rows are channels; columns are tokens 2c and 2c + 1
+        float delta_log2[HALVES][4] = {};  // rows are channels; columns are tokens 2c and 2c + 1
 #pragma unroll
         for (int n = 0; n < K; n++) {
             const u32 dt_0 = matrix(row + 2 * n), dt_1 = matrix(row + 2 * n + 1);
 #pragma unroll
-            for (int i = 0; i < HALVES; i++)
-                if (n == 0)
-                    mma_from_zero(delta_log2[i], W[i][n], dt_0, dt_1);
-                else
-                    mma(delta_log2[i], W[i][n], dt_0, dt_1);
+            for (int i = 0; i < HALVES; i++) {
+                const u32(&w)[4] = W[i][n];
+                mma(delta_log2[i], make_uint4(w[0], w[1], w[2], w[3]), dt_0, dt_1);
+            }
         }
 #pragma unroll
         for (int i = 0; i < HALVES; i++)
@@ -401,9 +373,9 @@ __device__ __forceinline__ void scan(const u32* __restrict__ u_, const u32* __re
 #pragma unroll
                 for (int i = 0; i < HALVES; i++) {
                     const float(&h0)[4] = h[i][j], (&h1)[4] = h[i][both ? j + 1 : j];
-                    const u32 states[4] = {pack(h0[0], h0[1]), pack(h0[2], h0[3]),
-                                           both ? pack(h1[0], h1[1]) : 0,
-                                           both ? pack(h1[2], h1[3]) : 0};
+                    const uint4 states = make_uint4(pack(h0[0], h0[1]), pack(h0[2], h0[3]),
+                                                    both ? pack(h1[0], h1[1]) : 0,
+                                                    both ? pack(h1[2], h1[3]) : 0);
                     mma(y_acc[i], states, c0, c1);
                 }
             }
