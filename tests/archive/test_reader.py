@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -212,9 +213,10 @@ from cdm.archive import ContactMaps
 from cdm.errors import ArchiveError
 shifts = json.loads(sys.argv[1])
 found = collections.Counter()
-while not os.path.exists("stop"):
+while not os.path.exists("stop") or found["right"] < int(sys.argv[2]):
     try:
         maps = ContactMaps("outputs/run/contact_maps.zarr")
+        open("reading", "w").close()
         shift = shifts[maps.attributes["plan"]]
         for row in maps.rows_with_maps():
             points = maps.read("points", row)
@@ -245,11 +247,14 @@ def test_a_reader_beside_many_merges_reads_right_numbers_or_is_told(
         shifts[plans[-1].fingerprint] = shift
     merge(plans[0], quiet)
     reader = subprocess.Popen(
-        [sys.executable, "-c", LOOK, json.dumps(shifts)],
+        [sys.executable, "-c", LOOK, json.dumps(shifts), str(turns)],
         env=os.environ | {"PYTHONPATH": str(REPO)},
         stdout=subprocess.PIPE,
         text=True,
     )
+    while not Path("reading").exists():  # on a busy machine, Python takes a while to start
+        assert reader.poll() is None
+        time.sleep(0.01)
     for turn in range(turns):
         merge(plans[turn % 2], quiet)
     Path("stop").touch()
