@@ -38,6 +38,11 @@ __device__ __forceinline__ unsigned int pack(float low, float high) {
 }
 #endif
 
+__device__ __forceinline__ float4 fma(float4 a, float4 b, float4 c) {
+    return make_float4(fmaf(a.x, b.x, c.x), fmaf(a.y, b.y, c.y), fmaf(a.z, b.z, c.z),
+                       fmaf(a.w, b.w, c.w));
+}
+
 __device__ __forceinline__ float4 widen(float4 v) { return v; }
 __device__ __forceinline__ void narrow(float4* out, float4 v) { *out = v; }
 

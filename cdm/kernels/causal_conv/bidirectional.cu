@@ -11,11 +11,6 @@ constexpr int REACH = WIDTH - 1;
 
 __device__ __forceinline__ float gate(float x) { return BF16 || FP16 ? fast_silu_expf(x) : silu(x); }
 
-__device__ __forceinline__ float4 fma(float4 a, float4 b, float4 c) {
-    return make_float4(fmaf(a.x, b.x, c.x), fmaf(a.y, b.y, c.y), fmaf(a.z, b.z, c.z),
-                       fmaf(a.w, b.w, c.w));
-}
-
 // x: (batch, length, d_inner), its rows x_stride apart; weight: (WIDTH, d_inner);
 // y: (2, batch, length, d_inner), forward then backward.
 extern "C" __global__ void __launch_bounds__(256) bidirectional_conv(

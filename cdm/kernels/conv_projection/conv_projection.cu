@@ -36,11 +36,6 @@ constexpr int PIECES = 2 * TOKENS * PITCH;
 constexpr int FITTING = PIECES / (WARPS * 32);  // tiles of all warps' sums in the same memory
 constexpr int ROUND = FITTING < SUMS ? FITTING : SUMS;
 
-__device__ __forceinline__ float4 fma(float4 a, float4 b, float4 c) {
-    return make_float4(fmaf(a.x, b.x, c.x), fmaf(a.y, b.y, c.y), fmaf(a.z, b.z, c.z),
-                       fmaf(a.w, b.w, c.w));
-}
-
 __device__ __forceinline__ Vec4 narrow_silu(float4 y) {
     Vec4 result;
     narrow(&result, make_float4(fast_silu(y.x), fast_silu(y.y), fast_silu(y.z), fast_silu(y.w)));

@@ -113,6 +113,26 @@ def _step(s, b_row, c_row, d_state):
             s[Y, c] += (h0 * c0 + h1 * c1) + (h2 * c2 + h3 * c3)
 
 
+@inline
+def _finish(y_t, y_i, z_t, gated):
+    """y of all channels at one step, with the gate if there is one."""
+    if gated:
+        for c in range(len(y_t)):
+            y_t[c] = y_i[c] * silu(z_t[c])
+    else:
+        for c in range(len(y_t)):
+            y_t[c] = y_i[c]
+
+
+@inline
+def _keep_states(last_state, rows, d_state):
+    """The states after the last step, from the rows of all blocks: (channels, states)."""
+    H = _places(d_state)[0]
+    for c in range(last_state.shape[0]):
+        for n in range(last_state.shape[1]):
+            last_state[c, n] = rows[c // WIDTH, H + n, c % WIDTH]
+
+
 @cache
 def _compile(d_state):
     """The kernel for a number of states that is a multiple of UNROLL."""
@@ -121,7 +141,7 @@ def _compile(d_state):
         use_widest_vectors()
         length, d_inner = u.shape[1:]
         given = A.shape[1]
-        H, DELTA, DELTA_U, Y = _places(d_state)
+        _, DELTA, DELTA_U, Y = _places(d_state)
         num_blocks = (d_inner + WIDTH - 1) // WIDTH
         num_own = min(end - first, num_blocks)  # blocks of one sample
         rows = np.zeros((num_own, 2 * d_state + 3, WIDTH), np.float32)
@@ -166,19 +186,7 @@ def _compile(d_state):
                 # What the tile gives.
                 for i in range(start_i, stop_i):
                     t = length - 1 - i if reverse else i
-                    y_t, y_i = y[b, t, begin_c:end_c], ys[i - start_i]
-                    if gated:
-                        z_t = z[b, t, begin_c:end_c]
-                        for c in range(len(y_t)):
-                            y_t[c] = y_i[c] * silu(z_t[c])
-                    else:
-                        for c in range(len(y_t)):
-                            y_t[c] = y_i[c]
-
-            # The states after the last step.
-            for c in range(begin_c, end_c):
-                k, place = (c - begin_c) // WIDTH, (c - begin_c) % WIDTH
-                for n in range(given):
-                    last_state[b, c, n] = rows[k, H + n, place]
+                    _finish(y[b, t, begin_c:end_c], ys[i - start_i], z[b, t, begin_c:end_c], gated)
+            _keep_states(last_state[b, begin_c:end_c], rows, d_state)
 
     return compile_kernel(scan)
