@@ -22,7 +22,7 @@ from cdm.errors import ArchiveError
 from cdm.files import FileState
 from cdm.jobs.device import choose_device, device_name, give_back
 from cdm.jobs.log import Log
-from cdm.jobs.machine import describe_device, keep_freed_memory
+from cdm.jobs.machine import describe_device
 from cdm.jobs.progress import Clock, Heartbeat, Progress, per_second
 from cdm.jobs.standby import wait_for_turn
 from cdm.kernels import nvrtc
@@ -88,8 +88,6 @@ def generate_chunk(
             turn = partial(wait_for_turn, config.run_dir, turns, log)
             device = choose_device(config.gpu, log, turn)
             log(f"chunk {chunk.name}: {len(maps.samples)} samples on {device_name(device)}")
-            if device == "cpu":
-                keep_freed_memory()
             if heartbeat:
                 heartbeat.report_turn(True)
         # 3. Captions become features there, and the model comes there.

@@ -7,6 +7,7 @@ import torch
 
 from cdm.datasets.statistics import Statistics, load_statistics
 from cdm.errors import ArchiveError
+from cdm.jobs.machine import keep_freed_memory
 from cdm.model.cdm import CDM, resolve_precision
 from cdm.model.scene_model import load_scene_model
 from cdm.model.state_dict import load_state_dict
@@ -93,5 +94,7 @@ def read_model(plan: Plan) -> CDM:
 
 def place_model(model: CDM, plan: Plan, device: str) -> CDM:
     """The model on the device that it computes on, in the precision that is configured for it."""
+    if device == "cpu":
+        keep_freed_memory()
     model.precision = resolve_precision(plan.config.sampling.precision, device)
     return model.to(device).eval()
