@@ -137,16 +137,21 @@ def _strike(process, pick: random.Random, after: float) -> str | None:
 
 
 def jobs_of(group: int) -> list[int]:
-    """Processes of a group that run one of the workflow's scripts."""
-    jobs = []
+    """Processes of a group that run one of the workflow's scripts.
+
+    A job that starts a program (git, say) has for a moment a child with its own command line, until
+    the child becomes that program. Such a child is no job.
+    """
+    parents = {}
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             pid, words = int(path.parent.name), path.read_bytes().split(b"\0")
             if os.getpgid(pid) == group and b".snakemake/scripts/" in words[1]:
-                jobs.append(pid)
+                status = (path.parent / "status").read_text()
+                parents[pid] = int(status.split("PPid:")[1].split()[0])
         except (OSError, IndexError):
             pass  # it ended meanwhile
-    return jobs
+    return [pid for pid, parent in parents.items() if parent not in parents]
 
 
 def _check_that_nothing_is_held(environment: dict[str, str]) -> None:

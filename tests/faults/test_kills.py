@@ -21,7 +21,7 @@ from archives import (
     whole_arrays,
 )
 from helpers import REPO
-from kill_run import kill_run
+from kill_run import jobs_of, kill_run
 from killing import disk_calls, killed_at_call
 from runs import SOON_S
 
@@ -191,3 +191,22 @@ def stop_job(folder, wait, number):
 def test_random_kills_of_jobs_snakemake_and_the_group_end_in_the_same_archive(tmp_path):
     counts = kill_run(tmp_path, kills=12, seed=7)
     assert counts["archives"] >= 1 and sum(counts.values()) - counts["archives"] == 12
+
+
+FORKING = "import os; os.fork(); print('here', flush=True); os.read(0, 1)"
+
+
+def test_a_child_that_a_job_has_just_begun_is_not_counted_as_a_job(tmp_path):
+    script = tmp_path / ".snakemake/scripts/job.py"
+    script.parent.mkdir(parents=True)
+    script.write_text(FORKING)
+    job = subprocess.Popen(
+        [sys.executable, script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    with job:
+        assert [job.stdout.readline() for _ in range(2)] == [b"here\n"] * 2
+        assert jobs_of(job.pid) == [job.pid]
+        job.stdin.close()
