@@ -20,6 +20,7 @@ from cdm.archive.records import (
     merge_again,
     parse_archive_record,
     read_archive_record,
+    records_beside,
 )
 from cdm.errors import ArchiveError, ConfigError
 from cdm.files.urls import checked_url, is_url, redacted
@@ -75,16 +76,24 @@ class Folder:
         """The archive's record, or None where it has none.
 
         Raises:
-            ArchiveError: the record is damaged.
+            ArchiveError: the record is damaged, or that of another archive.
         """
-        path = self._record_path(plan)
+        archive = self.path.resolve()
+        path = archive_record_path(archive, plan)
         try:
             return read_archive_record(path)
         except ArchiveError:
-            # A merge removes the record before it replaces the archive.
-            if not os.path.lexists(path):
-                return None
-            raise
+            if os.path.lexists(path):
+                raise
+        # A merge removes all records before it replaces the archive.
+        others = records_beside(archive)
+        if others:
+            raise ArchiveError(
+                f"{others[0]}: is the record of another archive than {self.path}, which was put "
+                f"there later and would have {path.name}. Put the right archive back; or, "
+                f"{merge_again(others[0])}"
+            )
+        return None
 
     def advice(self, plan: str) -> str:
         """What to do about a damaged file."""

@@ -4,6 +4,7 @@ A record is sealed: its last key is a checksum of all before it. What is read fr
 to have the right shape, so that nothing else has to be.
 """
 
+import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from typing import Any, NoReturn, TypeVar
 from cdm.archive.checks import file_problem
 from cdm.archive.layout import OK, SKIPPED, Layout
 from cdm.errors import ArchiveError
-from cdm.files import read_bytes, typed, unseal
+from cdm.files import list_names, read_bytes, typed, unseal
 
 ROW_TYPES = {"set": str, "index": str, "text": str, "scene_id": str, "caption_idx": int}
 
@@ -105,6 +106,13 @@ def store_path(record: Path) -> Path:
 def archive_record_path(archive: Path, plan: str) -> Path:
     """The record beside a merged archive; `plan` is the fingerprint in the archive's attributes."""
     return archive.with_name(f"{archive.stem}-{plan}.json")
+
+
+def records_beside(archive: Path) -> list[Path]:
+    """Records of merged archives of this name, whatever their plans."""
+    pattern = rf"{re.escape(archive.stem)}-[0-9a-f]{{16}}\.json"
+    names = sorted(list_names(archive.parent))
+    return [archive.with_name(name) for name in names if re.fullmatch(pattern, name)]
 
 
 def read_record(path: Path) -> ChunkRecord:

@@ -7,7 +7,6 @@ are those of the model's output.
 """
 
 import csv
-import glob
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +26,7 @@ from cdm.archive.records import (
     merge_again,
     read_archive_record,
     record_path,
+    records_beside,
 )
 from cdm.archive.store import verify_chunk
 from cdm.errors import ArchiveError
@@ -124,7 +124,7 @@ def verify(path: str | Path, deep: bool = False, log: Log = lambda line: None) -
                 report.num_maps_read, problems = found
                 report.add(problems)
     if report.problems:
-        there = next(iter(_records_beside(path)), expected)
+        there = next(iter(records_beside(path)), expected)
         report.notes.append(
             f"{merge_again(there)}; the merge names every damaged chunk and how to rebuild it"
         )
@@ -135,15 +135,11 @@ def verify(path: str | Path, deep: bool = False, log: Log = lambda line: None) -
 
 def _no_archive(path: Path, problem: str) -> ArchiveError:
     """The error where no archive can be opened; a record beside the path says there was one."""
-    records = _records_beside(path)
+    records = records_beside(path)
     advice = f"expected outputs/EXP_NAME/{ARCHIVE}, or the folder it lies in"
     return ArchiveError(
         f"{path}: no archive here ({problem}); {merge_again(records[0]) if records else advice}"
     )
-
-
-def _records_beside(archive: Path) -> list[Path]:
-    return sorted(archive.parent.glob(f"{glob.escape(archive.stem)}-*.json"))
 
 
 def _verify_one_chunk(store: Path, report: Report) -> None:
@@ -159,7 +155,7 @@ def _verify_one_chunk(store: Path, report: Report) -> None:
 
 def _find_record(path: Path, report: Report) -> ArchiveRecord | None:
     """The record of this very archive."""
-    others = _records_beside(report.archive)
+    others = records_beside(report.archive)
     if not path.exists() and others:
         report.problems.append(
             f"{others[0]}: is the record of another archive than the one beside it, which would "

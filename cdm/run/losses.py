@@ -4,18 +4,22 @@ A record says that its files are whole. Files can be lost afterwards: deleted by
 a bad copy, or away with a disk. When the plan is made, names and sizes are compared with the
 records, and Snakemake runs again what lost a file. Nothing is removed for this. So if a disk is
 away for a moment only, its chunks count as finished once it is back.
+
+The archive's metadata is also hashed. It names the plan that the archive was merged for, and the
+archive of another run may have files of the very same names and sizes.
 """
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from cdm.archive.checks import lost_files
+from cdm.archive.checks import lost_files, verify_file
 from cdm.archive.records import read_archive_record, read_record, store_path
 from cdm.errors import ArchiveError
 from cdm.files import list_names
 from cdm.run.plan import CHUNKS, Plan
 
+METADATA = "zarr.json"
 THREADS = 8  # a network file system answers many requests at once
 
 
@@ -45,9 +49,15 @@ def find_losses(plan: Plan, run: str | Path | None = None) -> dict[str, str]:
 
 def _lost_of_archive(record: Path, archive: Path) -> str | None:
     try:
-        return next(iter(lost_files(archive, read_archive_record(record).files)), None)
+        files = read_archive_record(record).files
     except ArchiveError as error:
         return str(error)
+    lost = next(iter(lost_files(archive, files)), None)
+    if lost or METADATA not in files:
+        return lost
+    if verify_file(archive / METADATA, files[METADATA]):
+        return f"{archive}/{METADATA}: is not the one that was merged here"
+    return None
 
 
 def _lost_chunks(plan: Plan, run: Path) -> Iterator[tuple[str, str]]:

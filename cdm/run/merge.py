@@ -2,7 +2,6 @@
 
 import errno
 import os
-import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -25,11 +24,18 @@ from cdm.archive.layout import (
     TEXT_COLUMNS,
     shard_name,
 )
-from cdm.archive.records import ArchiveRecord, ChunkRecord, read_record, rebuild, store_path
+from cdm.archive.records import (
+    ArchiveRecord,
+    ChunkRecord,
+    read_record,
+    rebuild,
+    records_beside,
+    store_path,
+)
 from cdm.archive.store import create_arrays, create_column, describe_store, verify_chunk
 from cdm.datasets.joints import joint_names
 from cdm.errors import ArchiveError, listed
-from cdm.files import CANNOT_LINK, list_names, remove, replacing_all, seal
+from cdm.files import CANNOT_LINK, remove, replacing_all, seal
 from cdm.jobs.machine import device_text, read_device
 from cdm.run.plan import Chunk, Plan, describe_dropped
 from cdm.run.version import version_text, workflow_version
@@ -366,6 +372,5 @@ class _Columns:
 
 def _drop_records(archive: Path) -> None:
     """Remove the records of earlier archives of this name: they do not describe the new one."""
-    for name in list_names(archive.parent):
-        if re.fullmatch(rf"{re.escape(archive.stem)}-[0-9a-f]{{16}}\.json", name):
-            remove(archive.with_name(name))
+    for record in records_beside(archive):
+        remove(record)

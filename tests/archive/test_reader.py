@@ -207,6 +207,23 @@ def test_an_archive_that_is_replaced_while_open_is_told(archive):
     ContactMaps(archive).sample("HUMANISE", 0)
 
 
+@pytest.mark.parametrize("checksums", [True, False])
+def test_the_archive_of_another_run_is_not_read_beside_this_ones_record(archive, checksums):
+    """Without its own record, none of its files could be held against a checksum."""
+    (record,) = archive.parent.glob("contact_maps-*.json")
+    shutil.move(archive.parent, "first")
+    merge(make_run(first=10), quiet)
+    shutil.copytree(archive, "other.zarr")
+    shutil.rmtree(archive.parent)
+    shutil.move("first", archive.parent)
+    shutil.rmtree(archive)
+    shutil.move("other.zarr", archive)
+    with pytest.raises(ArchiveError, match=f"{record}: is the record of another archive than"):
+        ContactMaps(archive, checksums).distance("HUMANISE", 0)
+    record.unlink()  # as an archive that was copied alone
+    assert np.isfinite(ContactMaps(archive, checksums).distance("HUMANISE", 0)).all()
+
+
 LOOK = """
 import collections, json, os, sys
 from cdm.archive import ContactMaps

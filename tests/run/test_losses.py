@@ -54,6 +54,16 @@ def test_a_damaged_shard_of_the_archive_has_the_merge_run_again(plan, damage):
     assert list(losses) == ["merge"] and "contact_maps.zarr/points/c.1.0.0" in losses["merge"]
 
 
+def test_the_archive_of_another_run_has_the_merge_run_again(plan):
+    """Its files may have the same names and sizes; exports would take its maps for this run's."""
+    path = Path(plan.archive, "zarr.json")
+    text = path.read_text()
+    path.write_text(text.replace(plan.fingerprint, "0123456789abcdef"))
+    assert path.stat().st_size == len(text.encode())
+    told = f"{path}: is not the one that was merged here"
+    assert find_losses(plan) == {"merge": told}
+
+
 def test_a_damaged_chunk_counts_only_while_the_archive_needs_it(plan):
     store = store_path(Path(plan.chunk_record(plan.chunks[1])))
     lose(store / "sample/c.0.0.0.0")
