@@ -12,6 +12,8 @@ import pytest
 REPO = Path(__file__).resolve().parent.parent
 MOST_WORKERS = 8  # each may hold a model, and start a Snakemake with two jobs
 GPU = "/dev/nvidiactl"  # stands where NVIDIA's driver is
+# Reasons to skip a test where CDM_NO_SKIPS is set, as CI does: all but these can be installed.
+MAY_BE_ABSENT = ("CUDA device", "no golden numbers", "no logs of experiments", "no real motions")
 # Tests that take long come first, so that no process is left alone with one at the end.
 SLOW_FIRST = ("tests/faults", "tests/workflow", "tests/demo", "tests/training", "tests/commands")
 
@@ -53,8 +55,30 @@ def pytest_collection_modifyitems(items):
         import torch
 
         if not torch.cuda.is_available():
+            driver = f"{GPU} is there, but torch sees none" if os.path.exists(GPU) else "none here"
             for item in marked:
-                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+                item.add_marker(pytest.mark.skip(reason=f"needs a CUDA device: {driver}"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """For tests that are skipped."""
+    return judge_skip((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    """For files that are skipped."""
+    return judge_skip((yield))
+
+
+def judge_skip(report):
+    """The report; where CDM_NO_SKIPS says that all is installed, a skip is a failure."""
+    if report.skipped and "CDM_NO_SKIPS" in os.environ:
+        _, _, reason = report.longrepr
+        if not any(words in reason for words in MAY_BE_ABSENT):
+            report.outcome, report.longrepr = "failed", f"CDM_NO_SKIPS is set; {reason}"
+    return report
 
 
 @pytest.fixture(scope="session")

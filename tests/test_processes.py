@@ -1,10 +1,12 @@
-"""How pytest-xdist spreads tests over processes is what their marks ask for."""
+"""Tests run as their marks ask for: a group in one process, and none is left out in silence."""
 
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+from helpers import REPO
 
 GROUPED = """
 import os
@@ -33,3 +35,24 @@ def test_tests_of_one_group_share_a_process(tmp_path):
     assert done.returncode == 0, done.stdout
     processes = (tmp_path / "processes.txt").read_text().split()
     assert len(processes) == 8 and len(set(processes)) == 1, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("reason", "outcome"),
+    [
+        ("needs a CUDA device: none here", "skipped"),
+        ("no golden numbers: index.json is missing", "skipped"),
+        ("no Slurm here: port 16817 is taken", "failed"),
+    ],
+)
+def test_where_all_is_installed_a_skip_is_a_failure(request, monkeypatch, reason, outcome):
+    conftest = request.config.pluginmanager.get_plugin(str(REPO / "tests/conftest.py"))
+
+    def judged():
+        report = SimpleNamespace(skipped=True, outcome="skipped", longrepr=("file", 1, reason))
+        return conftest.judge_skip(report).outcome
+
+    monkeypatch.delenv("CDM_NO_SKIPS", raising=False)
+    assert judged() == "skipped"
+    monkeypatch.setenv("CDM_NO_SKIPS", "1")
+    assert judged() == outcome

@@ -44,7 +44,7 @@ def merged(tmp_path_factory):
 
 @pytest.fixture
 def opened(merged):
-    xarray = pytest.importorskip("xarray")
+    xarray = pytest.importorskip("xarray", reason="pip install -e '.[test]'")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         return xarray.open_zarr(merged / ARCHIVE)
@@ -79,7 +79,8 @@ ANY_UNIT |= {"scene_trans": "1", "aug_trans": "1"}
 
 
 def test_arithmetic_pairs_no_two_different_samples(opened, tmp_path, monkeypatch):
-    xarray = pytest.importorskip("xarray")
+    import xarray
+
     assert opened.indexes["index"].is_unique
     halves = opened.isel(index=slice(0, 3)), opened.isel(index=slice(3, 7))
     assert (halves[0].distance - halves[1].distance).sizes["index"] == 0  # no row of one is other's
@@ -114,7 +115,7 @@ def test_zarr_opens_an_archive_without_a_warning(merged):
 
 
 def test_tensorstore_reads_the_numbers(merged):
-    tensorstore = pytest.importorskip("tensorstore", reason="pip install tensorstore")
+    tensorstore = pytest.importorskip("tensorstore", reason="pip install -e '.[test]'")
     for name in SHARDED:
         store = {"driver": "file", "path": f"{merged / ARCHIVE}/{name}/"}
         array = tensorstore.open({"driver": "zarr3", "kvstore": store}).result()

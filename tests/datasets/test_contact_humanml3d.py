@@ -163,7 +163,9 @@ def test_joints_of_real_motions_are_those_that_humanml3d_recovers():
     folder = REPO / "../shared/realdata/H3D"
     if not folder.is_dir():
         pytest.skip(f"no real motions: {folder} is not there")
-    for path in sorted(folder.glob("new_joint_vecs/*.npy")):
+    paths = sorted(folder.glob("new_joint_vecs/*.npy"))
+    assert paths, f"{folder} has no motion"
+    for path in paths:
         recovered = module.joints_of_vectors(np.load(path))
         np.testing.assert_allclose(recovered, np.load(folder / "new_joints" / path.name), atol=1e-6)
 

@@ -14,7 +14,9 @@ pytestmark = pytest.mark.gpu
         "cuda:0",
         pytest.param(
             "cuda:1",
-            marks=pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two devices"),
+            marks=pytest.mark.skipif(
+                torch.cuda.device_count() < 2, reason="needs two CUDA devices"
+            ),
         ),
     ],
 )

@@ -53,7 +53,7 @@ class Emulator:
 
     def __init__(self, source: Path, folder: Path, **macros: int):
         if shutil.which("g++") is None:
-            pytest.skip("g++ is not installed: kernels cannot be run on the CPU")
+            pytest.skip("needs g++, to run kernels on the CPU: apt-get install g++")
         code = read_source(source)
         for assembly, replacement in ASSEMBLY.items():
             code = re.sub(assembly, replacement, code)
