@@ -153,6 +153,16 @@ def compare(names, values, projections, full_values, full_projections, config) -
     }
 
 
+def describe(row: dict) -> str:
+    """A row of the file as one line."""
+    energy, low, high = row["energy_distance"]
+    return (
+        f"{row['name']:28} {row['evaluations']:4} seed {row['seed']}: "
+        f"diversity {row['diversity_ratio']:.3f}, energy {energy:.4f} ({low:.4f}, {high:.4f}), "
+        f"{row['num_outside']:2} outside, {row['ms_per_map']:.3f} ms"
+    )
+
+
 # ---- the command --------------------------------------------------------------------------------
 
 
@@ -237,13 +247,7 @@ def main():
         row |= compare(names, *measured, *known, config.evaluation)
         rows.append(row | {"ms_per_map": 1000 * float(seconds), "device": device})
         options.out.write_text(json.dumps(rows, indent=1) + "\n")
-        low, high = row["energy_distance"][1:]
-        print(
-            f"{name:28} {evaluations:4} seed {seed}: diversity {row['diversity_ratio']:.3f}, "
-            f"energy {row['energy_distance'][0]:.4f} ({low:.4f}, {high:.4f}), "
-            f"{row['num_outside']:2} outside, {1000 * seconds:.3f} ms",
-            flush=True,
-        )
+        print(describe(rows[-1]), flush=True)
 
     for chain in range(len(full_values)):
         others = [i for i in range(len(full_values)) if i != chain]

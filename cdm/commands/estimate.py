@@ -10,8 +10,9 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from cdm.commands.pace import fast_steps
 from cdm.commands.run_time import JobTimes, Work, cut, device_s, run_s, size_for
@@ -127,6 +128,40 @@ def estimate(
         DataError: no item can be read.
     """
     began, cores = time.perf_counter(), cores or len(os.sched_getaffinity(0))
+    _check_options(cores, gpus, minutes_per_chunk)
+    times, share, num_devices = _try_out_and_share(plan, samples, cores, gpus, log)
+    job = job_times(times)
+    own_s = _snakemake_s() + SNAKEMAKE_S + plan_s
+    work = work_of(plan, times, own_s, min(MERGE_THREADS, cores))
+
+    # The whole run; the same on four GPUs and with few steps; and chunks of the wanted length.
+    four = None
+    if num_devices:
+        four = run_s(job, work, share_of(plan, 4 * cores // gpus, 4, 4))
+    suggested = None
+    if minutes_per_chunk:
+        suggested = min(plan.num_samples, size_for(job, work, 60 * minutes_per_chunk))
+    return Estimate(
+        device=device_text(times.device),
+        cores=cores,
+        gpus=gpus if num_devices else 0,
+        **asdict(share),
+        **_numbers_of_plan(plan),
+        **_seconds_of_parts(job, work),
+        own_s=own_s,
+        seconds=run_s(job, work, share),
+        seconds_on_four=four,
+        device_hours=device_s(job, work) / 3600,
+        **_with_few_steps(plan, job, work, share),
+        minutes_per_chunk=_chunk_minutes(job, work, max(work.sizes)),
+        suggested_chunk_size=suggested,
+        suggested_minutes=suggested and _chunk_minutes(job, work, suggested),
+        took_s=time.perf_counter() - began + plan_s,
+    )
+
+
+def _check_options(cores: int, gpus: int, minutes_per_chunk: float | None) -> None:
+    """Raise ConfigError where an option is a number that means nothing."""
     if minutes_per_chunk is not None and not 0 < minutes_per_chunk < math.inf:
         raise ConfigError(
             f"--minutes-per-chunk is {minutes_per_chunk}, expected a number of minutes above 0"
@@ -134,64 +169,66 @@ def estimate(
     for name, number in (("--cores", cores), ("--gpus", gpus)):
         if number < 1:
             raise ConfigError(f"{name} is {number}, expected a number from 1 on")
-    # The trial, by as many processes as would compute at a time on this CPU.
+
+
+def _try_out_and_share(
+    plan: Plan, samples: list[Sample], cores: int, gpus: int, log: Log
+) -> tuple[TrialTimes, Share, int]:
+    """What the trial measured; how the run shares the machine; the GPUs that torch can use.
+
+    On a CPU as many processes try it out as would compute at a time, because they slow each other.
+    """
     num_devices = count_devices(plan.config.gpu)
     share = share_of(plan, cores, gpus, num_devices)
     times = try_out(plan, samples, share.threads, 1 if num_devices else share.jobs, log)
     if times.device["kind"] != "cuda" and num_devices:  # a GPU that torch cannot use
         num_devices = 0
         share = share_of(plan, cores, gpus, num_devices)
-    job = job_times(times)
+    return times, share, num_devices
 
-    # The whole run from it, and the same with few steps.
-    own_s = _snakemake_s() + SNAKEMAKE_S + plan_s
-    work = work_of(plan, times, own_s, min(MERGE_THREADS, cores))
-    four = None
-    if num_devices:
-        four = run_s(job, work, share_of(plan, 4 * cores // gpus, 4, 4))
-    fast, faster = fast_steps(plan), None
-    if fast:
-        faster = replace(work, num_steps=fast, sizes=fast_sizes(plan, fast))
-    suggested = None
-    if minutes_per_chunk:
-        suggested = min(plan.num_samples, size_for(job, work, 60 * minutes_per_chunk))
 
-    def chunk_minutes(size: int) -> float:
-        return job.job_s(size, work.k, work.num_steps, work.sample_bytes) / 60
+def _numbers_of_plan(plan: Plan) -> dict[str, Any]:
+    """The attributes of `Estimate` that the plan alone decides."""
+    return {
+        "num_samples": plan.num_samples,
+        "num_maps": plan.num_samples * plan.config.sampling.k_samples,
+        "num_chunks": len(plan.chunks),
+        "chunk_size": plan.config.workflow.chunk_size,
+        "batch_size": plan.config.sampling.batch_size,
+        "num_steps": plan.num_steps,
+        "archive_bytes": archive_bytes(plan),
+    }
 
-    return Estimate(
-        device=device_text(times.device),
-        cores=cores,
-        gpus=gpus if num_devices else 0,
-        jobs=share.jobs,
-        turns=share.turns,
-        threads=share.threads,
-        num_samples=plan.num_samples,
-        num_maps=plan.num_samples * work.k,
-        num_chunks=len(plan.chunks),
-        chunk_size=plan.config.workflow.chunk_size,
-        batch_size=plan.config.sampling.batch_size,
-        num_steps=plan.num_steps,
-        ready_s=job.ready_s,
-        device_s=job.device_s,
-        write_s=job.write_s + max(work.sizes) * work.sample_bytes * job.byte_s,
-        map_s=job.batch_s / job.batch_maps,
-        step_s=job.step_s / job.batch_maps,
-        item_s=job.item_s,
-        own_s=own_s,
-        merge_s=work.merge_s,
-        seconds=run_s(job, work, share),
-        seconds_on_four=four,
-        device_hours=device_s(job, work) / 3600,
-        fast_steps=fast,
-        fast_seconds=run_s(job, faster, share) if faster else None,
-        fast_device_hours=device_s(job, faster) / 3600 if faster else None,
-        archive_bytes=archive_bytes(plan),
-        minutes_per_chunk=chunk_minutes(max(work.sizes)),
-        suggested_chunk_size=suggested,
-        suggested_minutes=suggested and chunk_minutes(suggested),
-        took_s=time.perf_counter() - began + plan_s,
-    )
+
+def _seconds_of_parts(job: JobTimes, work: Work) -> dict[str, Any]:
+    """The attributes of `Estimate` that are seconds of one part of the run."""
+    return {
+        "ready_s": job.ready_s,
+        "device_s": job.device_s,
+        "write_s": job.write_s + max(work.sizes) * work.sample_bytes * job.byte_s,
+        "map_s": job.batch_s / job.batch_maps,
+        "step_s": job.step_s / job.batch_maps,
+        "item_s": job.item_s,
+        "merge_s": work.merge_s,
+    }
+
+
+def _with_few_steps(plan: Plan, job: JobTimes, work: Work, share: Share) -> dict[str, Any]:
+    """The attributes of `Estimate` that are about config/fast.yaml."""
+    steps = fast_steps(plan)
+    if not steps:
+        return {"fast_steps": steps, "fast_seconds": None, "fast_device_hours": None}
+    faster = replace(work, num_steps=steps, sizes=fast_sizes(plan, steps))
+    return {
+        "fast_steps": steps,
+        "fast_seconds": run_s(job, faster, share),
+        "fast_device_hours": device_s(job, faster) / 3600,
+    }
+
+
+def _chunk_minutes(job: JobTimes, work: Work, size: int) -> float:
+    """A job of a chunk of so many samples, from its start to its end."""
+    return job.job_s(size, work.k, work.num_steps, work.sample_bytes) / 60
 
 
 def share_of(plan: Plan, cores: int, gpus: int, num_devices: int) -> Share:

@@ -51,32 +51,8 @@ def build_parser() -> argparse.ArgumentParser:
         "exit status 1 if a chunk failed.",
     )
     status.add_argument("--watch", action="store_true", help="show it again every two seconds")
-    verify = add(
-        "verify",
-        "Check an archive. Structure, counts against the plan, and the sha256 of every file.",
-        run="contact_maps.zarr, the folder of its run, or the store of one chunk",
-    )
-    verify.add_argument("--deep", action="store_true", help="also read every map and look at it")
-    verify.add_argument(
-        "--resample", type=int, default=0, metavar="N",
-        help="generate N samples again and compare; needs checkpoint, data and torch",
-    )  # fmt: skip
-    estimate = add(
-        "estimate",
-        "Try a chunk job out on this machine. Prints how long the whole run takes, GPU-hours, and "
-        "the archive's size.",
-    )
-    estimate.add_argument(
-        "--cores", type=int, metavar="N", help="as given to snakemake (default: all there are)"
-    )
-    estimate.add_argument(
-        "--gpus", type=int, default=1, metavar="N",
-        help="as given to snakemake with --resources gpu=N (default 1)",
-    )  # fmt: skip
-    estimate.add_argument(
-        "--minutes-per-chunk", type=float, metavar="M",
-        help="also suggest a chunk_size for jobs of this length",
-    )  # fmt: skip
+    _add_verify(add)
+    _add_estimate(add)
     viewing = add(
         "view",
         "Look at the maps in a browser, also while a run goes on. Serves a page on this machine's "
@@ -100,6 +76,40 @@ def build_parser() -> argparse.ArgumentParser:
     _add_init(commands)
     _add_those_of_afford_motion(commands, add)
     return parser
+
+
+def _add_verify(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """The command that checks archives."""
+    verify = add(
+        "verify",
+        "Check an archive. Structure, counts against the plan, and the sha256 of every file.",
+        run="contact_maps.zarr, the folder of its run, or the store of one chunk",
+    )
+    verify.add_argument("--deep", action="store_true", help="also read every map and look at it")
+    verify.add_argument(
+        "--resample", type=int, default=0, metavar="N",
+        help="generate N samples again and compare; needs checkpoint, data and torch",
+    )  # fmt: skip
+
+
+def _add_estimate(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """The command that tells what a run will cost."""
+    estimate = add(
+        "estimate",
+        "Try a chunk job out on this machine. Prints how long the whole run takes, GPU-hours, and "
+        "the archive's size.",
+    )
+    estimate.add_argument(
+        "--cores", type=int, metavar="N", help="as given to snakemake (default: all there are)"
+    )
+    estimate.add_argument(
+        "--gpus", type=int, default=1, metavar="N",
+        help="as given to snakemake with --resources gpu=N (default 1)",
+    )  # fmt: skip
+    estimate.add_argument(
+        "--minutes-per-chunk", type=float, metavar="M",
+        help="also suggest a chunk_size for jobs of this length",
+    )  # fmt: skip
 
 
 class _PrintCompletion(argparse.Action):

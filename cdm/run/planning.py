@@ -12,7 +12,12 @@ from cdm.datasets.statistics import computed_statistics_path, find_statistics
 from cdm.errors import DataError, NoCheckpoint, NotTrained
 from cdm.files import digest
 from cdm.model.architecture import Architecture
-from cdm.model.checkpoint import find_checkpoint, inspect_checkpoint, inspect_scene_model
+from cdm.model.checkpoint import (
+    Checkpoint,
+    find_checkpoint,
+    inspect_checkpoint,
+    inspect_scene_model,
+)
 from cdm.model.point_features import check_configuration, check_dataset_columns
 from cdm.model.text_weights import find_text_weights
 from cdm.model.training_record import check_sampled_as_trained, check_scene_model_as_trained
@@ -42,19 +47,10 @@ def make_plan(config: Config) -> tuple[Plan, list[Sample]]:
     """
     # Weights.
     check_configuration(config)
-    checkpoint_path = _find_checkpoint(config)
-    check_sampled_as_trained(config, checkpoint_path.parents[1])
-    checkpoint = inspect_checkpoint(checkpoint_path, config)
-    point_feat_dim = checkpoint.architecture.point_feat_dim
-    check_dataset_columns(config, point_feat_dim)
-    found_scene_model = inspect_scene_model(config, point_feat_dim)
-    check_scene_model_as_trained(config, checkpoint_path.parents[1], found_scene_model)
-    scene_model = PlannedFile(**found_scene_model) if found_scene_model else None
-    text_model, text_feat_dim = config.model.text_model, checkpoint.architecture.text_feat_dim
-    weights = find_text_weights(text_model.version, text_model.path, text_feat_dim)
+    checkpoint, scene_model, text_weights = _find_weights(config)
 
     # Samples, and the files they are read from.
-    dataset = open_dataset(config, point_feat_dim)
+    dataset = open_dataset(config, checkpoint.architecture.point_feat_dim)
     samples = dataset.samples()
     if not samples:
         raise DataError(f"{config.data_dir}: no samples in phase {config.dataset.phase}")
@@ -62,7 +58,7 @@ def make_plan(config: Config) -> tuple[Plan, list[Sample]]:
     states = {} if config.is_demo_data else stat_files(dataset, chain.from_iterable(files))
 
     # What decides every chunk's numbers.
-    statistics = _plan_statistics(config, dataset, checkpoint_path.parents[1])
+    statistics = _plan_statistics(config, dataset, checkpoint.path.parents[1])
     identity = make_identity(
         config,
         checkpoint.architecture,
@@ -73,7 +69,7 @@ def make_plan(config: Config) -> tuple[Plan, list[Sample]]:
     )
 
     # Chunks.
-    resolver = InputResolver(config, weights, statistics, states)
+    resolver = InputResolver(config, text_weights, statistics, states)
     size, kept = _chunk_size(config, checkpoint.architecture, identity, len(samples), resolver)
     identity["chunk_size"] = size
     config, auto = with_sizes(config, size)
@@ -103,6 +99,22 @@ def load_plan(config: Config) -> Plan:
     or was edited since it was written.
     """
     return read_plan_for(config) or make_plan(config)[0]
+
+
+def _find_weights(config: Config) -> tuple[Checkpoint, PlannedFile | None, list[Path]]:
+    """Checkpoint, scene model and text encoder, all of which fit the settings and the training."""
+    path = _find_checkpoint(config)
+    exp_dir = path.parents[1]
+    check_sampled_as_trained(config, exp_dir)
+    checkpoint = inspect_checkpoint(path, config)
+    point_feat_dim = checkpoint.architecture.point_feat_dim
+    check_dataset_columns(config, point_feat_dim)
+    found = inspect_scene_model(config, point_feat_dim)
+    check_scene_model_as_trained(config, exp_dir, found)
+    scene_model = PlannedFile(**found) if found else None
+    text_model, text_feat_dim = config.model.text_model, checkpoint.architecture.text_feat_dim
+    text_weights = find_text_weights(text_model.version, text_model.path, text_feat_dim)
+    return checkpoint, scene_model, text_weights
 
 
 def _find_checkpoint(config: Config) -> Path:

@@ -57,6 +57,46 @@ def kill_run(
     Raises:
         AssertionError: something half-written was accepted, or an archive differs.
     """
+    run, arguments, environment, expected = _prepare(folder, jobs, gpu, devices)
+    log(f"undisturbed: {len(expected['sample'])} samples")
+    pick, counts, struck = random.Random(seed), collections.Counter(), 0
+    duration, groups = FIRST_GUESS_S, []
+    try:
+        while struck < kills or not counts["archives"]:
+            # Start it, and strike unless there were enough kills: then it may end.
+            began, hit = time.monotonic(), None
+            process = run.start(*arguments, **environment)
+            groups.append(process.pid)
+            if struck < kills:
+                hit = _strike(process, pick, pick.uniform(0.2, 0.9) * duration)
+            if hit:
+                struck += 1
+                counts[hit] += 1
+                log(f"kill {struck}: {hit}, {len(run.records())} chunks finished")
+
+            # What is left: an archive, or what the same command goes on with.
+            process.wait()
+            if process.returncode == 0:
+                if hit is None:  # it was over before the signal, or was left to end
+                    duration = min(duration, time.monotonic() - began)
+                _wait_for(groups)
+                _compare_and_remove(run, expected, environment)
+                counts["archives"] += 1
+                log(f"archive {counts['archives']} equals the undisturbed one")
+            else:
+                if not any(map(_alive, groups)):
+                    run.check()
+                if list((run.folder / ".snakemake/locks").glob("*")):
+                    run.unlock()
+            groups = list(filter(_alive, groups))
+    finally:
+        for group in filter(_alive, groups):
+            os.killpg(group, signal.SIGKILL)
+    return counts
+
+
+def _prepare(folder: Path, jobs: int, gpu: str | None, devices: int):
+    """The run to kill, Snakemake's arguments, its environment, and an undisturbed run's arrays."""
     changes = {"gpu": gpu, "workflow": {"chunk_size": 1 if jobs > 1 else 4}}
     arguments = ("--cores", str(2 * jobs), "--resources", f"gpu={jobs}")
     undisturbed = Run(folder / "undisturbed", **changes)
@@ -67,54 +107,18 @@ def kill_run(
         undisturbed.make_archive()
     else:  # not in this process, which would keep the GPU from the jobs
         undisturbed.finish(*arguments)
-    expected = arrays(undisturbed)
-    duration = FIRST_GUESS_S
-    log(f"undisturbed: {len(expected['sample'])} samples")
-
-    pick, run, counts = (
-        random.Random(seed),
-        Run(folder / "killed", **changes),
-        collections.Counter(),
-    )
+    run = Run(folder / "killed", **changes)
     environment = stand_ins(run.folder, devices) if devices else {}
-    groups: list[int] = []
-    struck = 0
-    try:
-        while struck < kills or not counts["archives"]:
-            began = time.monotonic()
-            process = run.start(*arguments, **environment)
-            groups.append(process.pid)
-            if struck < kills:
-                hit = _strike(process, pick, pick.uniform(0.2, 0.9) * duration)
-            else:
-                hit = None  # the last run may end
-            if hit:
-                struck += 1
-                counts[hit] += 1
-                log(f"kill {struck}: {hit}, {len(run.records())} chunks finished")
-            process.wait()
-            if process.returncode == 0:
-                if hit is None:  # it was over before the signal, or was left to end
-                    duration = min(duration, time.monotonic() - began)
-                _wait_for(groups)
-                run.check()
-                assert_same(arrays(run), expected)
-                assert not run.leftovers(), run.leftovers()
-                _check_that_nothing_is_held(environment)
-                counts["archives"] += 1
-                log(f"archive {counts['archives']} equals the undisturbed one")
-                shutil.rmtree(run.outputs)
-            else:
-                if not any(map(_alive, groups)):
-                    run.check()
-                if list((run.folder / ".snakemake/locks").glob("*")):
-                    run.unlock()
-            groups = list(filter(_alive, groups))
-    finally:
-        for group in groups:
-            if _alive(group):
-                os.killpg(group, signal.SIGKILL)
-    return counts
+    return run, arguments, environment, arrays(undisturbed)
+
+
+def _compare_and_remove(run: Run, expected, environment: dict[str, str]) -> None:
+    """Hold a finished run against the undisturbed one, and make place for the next."""
+    run.check()
+    assert_same(arrays(run), expected)
+    assert not run.leftovers(), run.leftovers()
+    _check_that_nothing_is_held(environment)
+    shutil.rmtree(run.outputs)
 
 
 def _strike(process, pick: random.Random, after: float) -> str | None:
