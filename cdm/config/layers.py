@@ -12,9 +12,9 @@ from typing import Any
 
 from cdm.config.schema import SCHEMA, all_keys, part, schema
 from cdm.config.text_yaml import key_lines, read_text_yaml
-from cdm.config.values import coerce
+from cdm.config.values import LONGEST, coerce
 from cdm.errors import ConfigError
-from cdm.files import expand_path, read_bytes
+from cdm.files import expand_path, read_bytes, utf8_text
 
 DEFAULTS, DEMO_DEFAULTS = SCHEMA.with_name("config.yaml"), SCHEMA.with_name("demo.yaml")
 
@@ -63,14 +63,18 @@ def read_user(configfiles: Iterable[str | Path], assignments: Iterable[str]) -> 
 def read_file(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     """Keys and values of a file, scalars as typed, and the lines of its dotted keys."""
     try:
-        text = read_bytes(path).decode("utf-8-sig")
+        text = utf8_text(read_bytes(path))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 text ({error})") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from None
     content = read_text_yaml(text, str(path)) or {}
     if not isinstance(content, dict):
-        raise ConfigError(f"{path}: holds a {type(content).__name__}, expected keys with values")
+        found = "a list" if isinstance(content, list) else repr(str(content)[:LONGEST])
+        raise ConfigError(
+            f"{path}: holds {found}, expected keys with values: a word, a plain colon (no "
+            "full-width one), a space and a value, such as exp_name: mine"
+        )
     return content, key_lines(text)
 
 

@@ -9,7 +9,7 @@ from collections import Counter
 
 from cdm.datasets.contact_map import ContactMapDataset
 from cdm.datasets.reference_draws import Entry
-from cdm.datasets.tables import AnnoRow, read_index
+from cdm.datasets.tables import AnnoRow, NoIndex, read_index
 from cdm.errors import DataError
 from cdm.files import place_of, safe_name
 
@@ -31,7 +31,10 @@ class ContactMapExampleDataset(ContactMapDataset):
         seen: Counter[tuple[str, int]] = Counter()
         for place, text, set_name, index in self._lines():
             if set_name not in tables:
-                tables[set_name] = self.read_rows(set_name)
+                try:
+                    tables[set_name] = self.read_rows(set_name)
+                except NoIndex as error:
+                    raise DataError(f"{place} names the set {set_name!r}, but {error}") from error
             rows = tables[set_name]
             if index >= len(rows):
                 raise DataError(
@@ -62,7 +65,14 @@ class ContactMapExampleDataset(ContactMapDataset):
         """
         path = place_of(self.config.examples or self.data_dir / USUAL_LIST)
         found = []
-        for number, line in enumerate(read_index(path.parent, path.name).split("\n"), start=1):
+        try:
+            lines = read_index(path.parent, path.name).split("\n")
+        except NoIndex as error:
+            raise DataError(
+                f"{path}: no such file, expected a list of examples; set dataset.examples to it "
+                f"(null: {USUAL_LIST} in dataset.data_dir)"
+            ) from error
+        for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
             place, fields = f"{path}: line {number}", line.split("#")

@@ -17,11 +17,13 @@ import numpy as np
 
 from cdm.errors import BadItem, DataError, listed
 from cdm.files import (
+    HEAD,
     FileContent,
     FileState,
     Place,
     RemotePath,
     RemoteState,
+    odd_kind,
     place_of,
     read_with_state,
     safe_name,
@@ -199,7 +201,8 @@ def decode_npz(
         archive = zipfile.ZipFile(io.BytesIO(data))
         found = [name.removesuffix(".npy") for name in archive.namelist()]
     except Exception as error:  # damaged bytes raise anything: zip, struct, memory
-        raise BadItem(f"{place}: {_damaged(error)}, {len(data)} bytes; {REBUILD}") from error
+        found = odd_kind(data[:HEAD]) or f"{_damaged(error)}, {len(data)} bytes"
+        raise BadItem(f"{place}: {found}; {REBUILD}") from error
     absent = [name for name in shapes if name not in found]
     if absent:
         names, there = ", ".join(map(repr, absent)), listed(found, 8, ", ") or "nothing"
@@ -260,7 +263,22 @@ def _problem(header: Header, shape: tuple, kinds: str) -> str:
         want is None or size in (want if isinstance(want, tuple) else (want,))
         for size, want in zip(found, shape, strict=True)
     )
-    return "" if fits else f"{found}, expected {_shape_text(shape)}"
+    if fits:
+        return ""
+    return f"{found}, expected {_shape_text(shape)}{_points_advice(found, shape)}"
+
+
+def _points_advice(found: tuple[int, ...], shape: tuple) -> str:
+    """What to set if the array lacks nothing but the configured number of points."""
+    wanted = shape[0]
+    if (
+        len(found) != len(shape)
+        or not isinstance(wanted, int)
+        or wanted in (1, found[0])
+        or not found[0]
+    ):
+        return ""
+    return f" (if all items have {found[0]} points, set dataset.num_points: {found[0]})"
 
 
 def _damaged(error: Exception) -> str:

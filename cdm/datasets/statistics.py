@@ -188,16 +188,17 @@ def find_statistics(dataset: Dataset, exp_dir=None) -> Statistics | None:
     Returns:
         None where they have to be computed.
     Raises:
-        DataError: none exist and the dataset has no ground truth to compute them from.
+        DataError: none exist and the dataset has no ground truth to compute them from; or they
+            cannot be those of contact maps.
     """
     config = dataset.config
-    if config.statistics is not None:
-        return load_statistics(config.statistics, config.contact_dim)
     path = dataset.data_dir / dataset.statistics_name()
     trained_with = [place_of(exp_dir) / path.name] if exp_dir is not None else []
-    for candidate in (*trained_with, path):
-        if exists(candidate):
-            return load_statistics(candidate, config.contact_dim)
+    candidates = [candidate for candidate in (*trained_with, path) if exists(candidate)]
+    for candidate in [config.statistics] if config.statistics is not None else candidates[:1]:
+        found = load_statistics(candidate, config.contact_dim)
+        _refuse_impossible(found, config.use_raw_dist)
+        return found
     if dataset.has_ground_truth:
         return None
     found = ", ".join(sorted(fnmatch.filter(list_names(dataset.data_dir), "Mean_Std_*.npz")))
@@ -205,6 +206,22 @@ def find_statistics(dataset: Dataset, exp_dir=None) -> Statistics | None:
         f"{path}: no such file, and {config.name} has no ground truth to compute it from "
         f"({dataset.data_dir} holds {found or 'no Mean_Std_*.npz'}); name the file the model was "
         "trained with, for example dataset:\n  statistics: path/to/Mean_Std_....npz"
+    )
+
+
+def _refuse_impossible(found: Statistics, use_raw_dist: bool) -> None:
+    """Refuse a mean and std that no contact maps have, such as those of distances.
+
+    Maps would be finite and wrong: with a mean far above 1 every point touches every joint.
+    """
+    low, high, widest = found.mean.min(), found.mean.max(), found.std.max()
+    if use_raw_dist or (low >= 0 and high <= 1 and widest <= 1):
+        return
+    raise DataError(
+        f"{found.source}: mean goes from {low:.4g} to {high:.4g} and std up to {widest:.4g}, "
+        "expected 0 to 1 in both, as contact values lie between 0 and 1. These may be statistics "
+        "of distances (those belong to dataset.use_raw_dist: true) or of something else: name the "
+        "file that the model was trained with in dataset.statistics"
     )
 
 

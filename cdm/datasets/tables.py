@@ -6,13 +6,14 @@ import math
 import re
 from typing import NamedTuple
 
-from cdm.datasets.files import quick_path, read_regular
+from cdm.datasets.files import REBUILD, quick_path, read_regular
 from cdm.errors import BadItem, DataError, listed
-from cdm.files import Place, RemotePath, list_names, safe_name
+from cdm.files import Place, RemotePath, list_names, safe_name, utf8_text
 
 COLUMNS = ("scene_id", "scene_trans_x", "scene_trans_y", "scene_trans_z", "utterance")
 FARTHEST_M = 1e7  # the largest offset; even map projections of the earth stay below
 LONGEST = 300  # characters of a row that a message shows
+ROW_NUMBERS = ("", "Unnamed: 0")  # what pandas calls the column of its row numbers
 # Captions that pandas reads as a missing value, so that afford-motion sees none.
 PANDAS_MISSING = frozenset(
     "|#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|NA|NULL|NaN|None|n/a|nan"
@@ -53,13 +54,14 @@ def read_index(data_dir: Place, relpath: str) -> str:
     """
     path = quick_path(data_dir, relpath)
     try:
-        text = read_regular(path)[0].decode("utf-8-sig")
+        text = utf8_text(read_regular(path)[0])
     except BadItem as error:
         if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
             raise NoIndex(_missing(data_dir, data_dir / relpath, relpath)) from error
-        raise DataError(str(error)) from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+        # Such a file is of all items, so it is never skipped.
+        raise DataError(str(error).replace(REBUILD, "restore it")) from error
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from error
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
@@ -72,14 +74,16 @@ def _missing(data_dir: Place, path: Place, relpath: str) -> str:
             "data folder that holds the sets), dataset.sets and dataset.phase"
         )
     if not data_dir.is_dir():
+        found = "is a file" if data_dir.exists() else "no such folder"
         return (
-            f"{data_dir}: no such folder (looked for {relpath} in it); set dataset.data_dir to "
+            f"{data_dir}: {found} (looked for {relpath} in it); set dataset.data_dir to "
             "the data folder that holds the sets"
         )
-    names = sorted(list_names(path.parent))
+    folder = next(parent for parent in path.parents if parent.is_dir())
+    names = sorted(list_names(folder))
     beside = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") or "nothing"
     return (
-        f"{path}: no such file; {path.parent} holds {beside}; check dataset.data_dir, "
+        f"{path}: no such file; {folder} holds {beside}; check dataset.data_dir, "
         "dataset.sets and dataset.phase"
     )
 
@@ -103,9 +107,10 @@ def read_row_numbers(data_dir: Place, relpath: str) -> set[int]:
     for line_number, line in enumerate(read_lines(data_dir, relpath), start=1):
         for word in re.split(r"[ \t]+", line.strip(" \t")) if line.strip() else ():
             if not re.fullmatch(r"[0-9]{1,18}", word):
+                found = line.strip(" \t")
                 raise DataError(
-                    f"{data_dir / relpath}: line {line_number} is {line.strip()!r}, expected a row "
-                    "number such as 000012"
+                    f"{data_dir / relpath}: line {line_number} is {found!r}, expected a row number "
+                    "such as 000012"
                 )
             numbers.add(int(word))
     return numbers
@@ -150,6 +155,7 @@ def read_table(data_dir: Place, relpath: str) -> list[AnnoRow]:
             inner = text.split("\n")[line : line + sum(field.count("\n") for field in fields)]
             _refuse_swallowed_rows(place, inner, columns[1:4])
         rows.append(_parse_row(place, fields, columns))
+    _refuse_moved_rows(path, header, numbered[1:])
     return rows
 
 
@@ -163,6 +169,25 @@ def _check_header(path: Place, header: list[str]) -> None:
     twice = [name for name in COLUMNS if header.count(name) > 1]
     if twice:
         raise DataError(f"{path}: column {twice[0]} comes twice, expected once in the first line")
+
+
+def _refuse_moved_rows(path: Place, header: list[str], rows: list[tuple[int, list[str]]]) -> None:
+    """Refuse a table that pandas wrote with row numbers, once its rows were sorted or taken out.
+
+    An item's files have the number of its row. So a caption in another row is that of another item.
+    """
+    unnamed = next((i for i, name in enumerate(header) if name in ROW_NUMBERS), None)
+    if unnamed is None or not all(re.fullmatch("[0-9]{1,18}", row[unnamed]) for _, row in rows):
+        return
+    for number, (line, row) in enumerate(rows):
+        if int(row[unnamed]) != number:
+            raise DataError(
+                f"{path}: row {number} (line {line}) has the number {row[unnamed]} in the column "
+                f"{header[unnamed]!r}, so rows were sorted or taken out since they were numbered. "
+                f"An item's files have the number of its row, from 0 on, so expected {number}. "
+                "Restore the order of the rows, or take that column out if the files were numbered "
+                "anew"
+            )
 
 
 def _shown(fields: list[str]) -> str:

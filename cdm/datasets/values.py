@@ -53,12 +53,26 @@ def check_colors(rgb: np.ndarray, place: str, low: float, high: float) -> None:
     """Refuse colours, (num_points, 3), outside the range the dataset has.
 
     Raises:
-        BadItem: a colour outside [low, high], or colours of 0 to 1 where they go up to 255.
+        BadItem: a colour outside [low, high], or colours of 0 to 1 in another dataset's place.
     """
     darkest, brightest, slack = float(rgb.min()), float(rgb.max()), 1e-3 * high
-    if darkest < low - slack or brightest > high + slack or (low == 0 and 0 < brightest <= 1):
+    outside = darkest < low - slack or brightest > high + slack
+    from_0_to_1 = 0 < brightest <= 1 and (low == 0 or _are_bytes_from_0_to_1(rgb, darkest))
+    if outside or from_0_to_1:
         raise BadItem(
             f"{place}: colours in 'points' go from {darkest:.4g} to {brightest:.4g}, expected "
             f"{low:g} to {high:g} in this dataset; scale them (the model would see another room), "
             f"set dataset.use_color: false for a model without colours, or {REBUILD}"
         )
+
+
+def _are_bytes_from_0_to_1(rgb: np.ndarray, darkest: float) -> bool:
+    """Whether colours are bytes divided by 255, and not bytes brought to [-1, 1].
+
+    The latter are (2 byte - 255) / 255: odd multiples of 1 / 255. The former are even ones too. A
+    bright room of [-1, 1] may have no colour below 0 either, so that alone tells nothing.
+    """
+    steps = np.rint(rgb * np.float32(255))
+    if darkest < 0 or np.abs(rgb * np.float32(255) - steps).max() > 0.01:
+        return False
+    return bool((steps % 2 == 0).any() and steps.min() < steps.max())

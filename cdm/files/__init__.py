@@ -15,6 +15,7 @@ from cdm.files.content import (
     read_with_state,
     state_of,
 )
+from cdm.files.kinds import HEAD, kind_of_weights, odd_kind, utf8_text
 from cdm.files.locks import is_locked, lock_path, try_lock, unlock
 from cdm.files.names import expand_path, safe_name
 from cdm.files.records import (
@@ -48,6 +49,7 @@ from cdm.files.whole import (
 
 __all__ = [
     "CANNOT_LINK",
+    "HEAD",
     "FileContent",
     "FileState",
     "Place",
@@ -65,9 +67,11 @@ __all__ = [
     "is_locked",
     "is_sealed",
     "is_url",
+    "kind_of_weights",
     "list_names",
     "lock_path",
     "may_be",
+    "odd_kind",
     "place_of",
     "read_bytes",
     "read_json",
@@ -89,6 +93,7 @@ __all__ = [
     "typed",
     "unlock",
     "unseal",
+    "utf8_text",
     "write_bytes",
     "write_json",
 ]

@@ -101,8 +101,14 @@ def _why_not(folder: Path, error: OSError | ValueError) -> str:
 def _no_checkpoint(folder: Path, seen: str) -> NoCheckpoint:
     return NoCheckpoint(
         f"no checkpoint: looked for {folder}/ckpt/model*.pt ({seen}). Give the experiment folder "
-        "that training wrote: --config exp_dir=outputs/my_exp"
+        f"that training wrote: --config exp_dir={_meant(folder)}"
     )
+
+
+def _meant(folder: Path) -> str:
+    """The experiment folder, where its ckpt/ or a file in that was given in its place."""
+    inside = next((place for place in (folder, folder.parent) if place.name == "ckpt"), None)
+    return str(inside.parent) if inside is not None and inside.is_dir() else "outputs/my_exp"
 
 
 def _natural(name: str) -> list[int | str]:

@@ -23,6 +23,7 @@ from typing import Any, BinaryIO, ClassVar, Literal, NamedTuple
 import numpy as np
 
 from cdm.errors import CheckpointError
+from cdm.files import HEAD, kind_of_weights
 
 # dtype and bytes per value of torch's storage classes.
 STORAGES = {
@@ -143,10 +144,13 @@ def read_saved(file: BinaryIO, path: Path, read_values: bool = True) -> Any:
         with zipfile.ZipFile(file) as archive:
             return _unpickle(archive, _members(archive, file, read_values), path)
     except ZIP_FAULTS as error:
+        file.seek(0)
+        known, reason = kind_of_weights(file.read(HEAD), path), error or type(error).__name__
+        found = known or f"may be truncated: {reason}"
         raise CheckpointError(
-            f"{path}: not a readable checkpoint ({error or type(error).__name__}). Expected a file "
-            "that torch.save of torch 1.6 or newer wrote; it may be truncated: copy it again, or "
-            "move it away so that the one before it is used"
+            f"{path}: not a readable checkpoint (it {found}). Expected a file that torch.save of "
+            "torch 1.6 or newer wrote: copy it again, or move it away so that the one before it is "
+            "used"
         ) from None
 
 

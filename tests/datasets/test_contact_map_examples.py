@@ -73,8 +73,17 @@ def test_a_line_that_is_no_example_is_named(data_dir, line, text):
 def test_an_empty_list_and_a_missing_one_are_errors(data_dir):
     with pytest.raises(DataError, match=r"contact_examples.txt: no line"):
         make_examples(data_dir, "").samples()
-    with pytest.raises(DataError, match=r"nowhere.txt: no such file"):
-        make_examples(data_dir, examples=str(data_dir / "nowhere.txt")).samples()
+    for name in ("nowhere.txt", "no folder/list.txt"):
+        with pytest.raises(
+            DataError, match=rf"{name}: no such file.* set dataset.examples"
+        ) as error:
+            make_examples(data_dir, examples=str(data_dir / name)).samples()
+        assert "dataset.sets" not in message(error)
+
+
+def test_a_set_that_is_not_there_is_told_with_its_line(data_dir):
+    with pytest.raises(DataError, match=r"line 2 names the set 'prox', but .*prox/contact_motion"):
+        make_examples(data_dir, "jump#PROX#5#", "jump#prox#5#").samples()
 
 
 def test_the_recorded_list_is_among_the_cases_that_are_compared(parity, parity_index):

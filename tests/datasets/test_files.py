@@ -92,7 +92,11 @@ NAN[4, 2] = np.nan
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"points": np.zeros((15, 6))}, "'points' is (15, 6), expected (16, 6)"),
+        (
+            {"points": np.zeros((15, 6))},
+            "(15, 6), expected (16, 6) (if all items have 15 points, set dataset.num_points: 15)",
+        ),
+        ({"points": np.zeros((0, 6))}, "'points' is (0, 6), expected (16, 6);"),
         ({"points": np.zeros((17, 6))}, "'points' is (17, 6), expected (16, 6)"),
         ({"points": np.zeros((16, 3))}, "'points' is (16, 3), expected (16, 6)"),
         ({"dist": np.zeros((16, 6))}, "'dist' is (16, 6), expected (16, 22)"),
@@ -121,7 +125,8 @@ def test_truncated_file_is_a_bad_item(data_dir, keep):
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * keep) if keep < 1 else keep])
     dataset = make(data_dir)
-    with pytest.raises(BadItem, match=r"00000.npz: damaged, truncated or not numeric .* bytes"):
+    found = "is empty" if keep == 0 else "damaged, truncated or not numeric .* bytes"
+    with pytest.raises(BadItem, match=f"00000.npz: {found}"):
         dataset.load(dataset.samples()[0], FileReader(data_dir))
 
 

@@ -239,3 +239,17 @@ def test_statistics_are_those_of_the_sets_the_model_was_trained_on(data_dir):
     assert dataset.statistics_origin() == "computed from train of HUMANISE PROX"
     same = make(data_dir, sets=("PROX",), statistics_sets=("PROX",))
     assert same.statistics_origin() == "computed"
+
+
+@pytest.mark.parametrize("use_raw_dist", [False, True])
+@pytest.mark.parametrize("mean, std", [(2.0, 0.3), (-0.1, 0.3), (0.2, 1.5)])
+def test_statistics_that_no_contact_maps_have_are_refused(data_dir, mean, std, use_raw_dist):
+    path = data_dir / "mine.npz"
+    np.savez(path, mean=np.full((1, 6), mean), std=np.full((1, 6), std))
+    dataset = make(data_dir, statistics=str(path), use_raw_dist=use_raw_dist)
+    if use_raw_dist:  # distances in metres may have them
+        assert find_statistics(dataset).mean[0, 0] == np.float32(mean)
+        return
+    with pytest.raises(DataError, match=r"mine.npz: mean goes from .* expected 0 to 1") as error:
+        find_statistics(dataset)
+    assert "dataset.use_raw_dist: true" in str(error.value)

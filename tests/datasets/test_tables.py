@@ -147,3 +147,41 @@ def test_an_index_file_is_a_plain_text_file(tmp_path):
             read_index(tmp_path, name)
     with pytest.raises(DataError, match=r"expected the name of one file"):
         read_index(tmp_path, "../latin")
+
+
+def test_advice_to_skip_is_not_given_for_files_of_all_items(tmp_path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(DataError, match=r"not a file.; restore it") as error:
+        read_index(tmp_path, "folder")
+    assert "on_bad_item" not in str(error.value)
+
+
+def test_a_missing_file_is_told_with_what_the_nearest_folder_holds(data_dir):
+    inside = data_dir / "PROX"
+    with pytest.raises(DataError, match=rf"no such file; {inside} holds all.txt, contact_motion"):
+        make(inside).samples()
+    with pytest.raises(DataError, match=r"train.txt: is a file .looked for PROX/contact_motion"):
+        make(inside / "train.txt").samples()
+
+
+def numbered(*numbers, name=""):
+    """A table as pandas writes it with the numbers of its rows."""
+    rows = (f"{number},room,0,0,0,sit {row},,60" for row, number in enumerate(numbers))
+    return {"header": f"{name},{HEADER}", "rows": rows}
+
+
+@pytest.mark.parametrize("name", ["", "Unnamed: 0"])
+@pytest.mark.parametrize("numbers, row, found", [((0, 2, 1), 1, 2), ((3, 4), 0, 3), ((0, 0), 1, 0)])
+def test_rows_that_were_moved_after_they_were_numbered_are_refused(
+    table, name, numbers, row, found
+):
+    made = numbered(*numbers, name=name)
+    with pytest.raises(DataError, match=rf"row {row} .*has the number {found} .*expected {row}\."):
+        table(*made["rows"], header=made["header"])
+
+
+@pytest.mark.parametrize("numbers", [(0, 1, 2), ("a", "b"), ("", "")])
+def test_a_column_without_a_name_may_hold_the_numbers_or_anything_else(table, numbers):
+    made = numbered(*numbers)
+    rows = table(*made["rows"], header=made["header"])
+    assert [row.utterance for row in rows] == [f"sit {row}" for row in range(len(numbers))]

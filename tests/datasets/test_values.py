@@ -56,3 +56,25 @@ def test_colours_of_the_dataset_pass(colours, low, high):
 def test_colours_of_another_range_are_refused(colours, low, high):
     with pytest.raises(BadItem, match=f"colours in 'points' go from .* expected {low} to {high}"):
         check_colors(np.array([colours]), "room", low, high)
+
+
+BYTES = np.random.default_rng(1).integers(0, 256, (64, 3))
+
+
+def test_colours_from_0_to_1_in_place_of_minus_1_to_1_are_refused():
+    with pytest.raises(BadItem, match=r"colours in 'points' go from 0.*expected -1 to 1"):
+        check_colors((BYTES / 255).astype(np.float32), "room", -1, 1)
+
+
+@pytest.mark.parametrize(
+    "colours",
+    [
+        BYTES / 127.5 - 1,
+        np.maximum(BYTES, 128) / 127.5 - 1,  # a bright room
+        (np.maximum(BYTES, 128) / 255 - 0.5) / 0.5,
+        np.random.default_rng(2).uniform(0, 1, (64, 3)),  # no bytes: it cannot be known
+        *(np.full((64, 3), value) for value in (0, 0.5, 1)),  # points without colours of their own
+    ],
+)
+def test_bright_rooms_and_plain_ones_pass(colours):
+    check_colors(colours.astype(np.float32), "room", -1, 1)

@@ -301,3 +301,11 @@ def test_sizes_of_which_no_model_can_be_made_are_refused(arch, size):
             infer_architecture(changed, config, "x.pt")
         refused += 1
     assert refused > 3
+
+
+@pytest.mark.parametrize("given", ["exp/ckpt", "exp/ckpt/model1.pt"])
+def test_a_folder_or_file_inside_the_experiment_is_told_with_the_experiment(tmp_path, given):
+    (tmp_path / "exp/ckpt").mkdir(parents=True)
+    (tmp_path / "exp/ckpt/model1.pt").touch()
+    with pytest.raises(NoCheckpoint, match=rf"--config exp_dir={tmp_path}/exp$"):
+        find_checkpoint(f"{tmp_path}/{given}")

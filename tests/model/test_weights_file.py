@@ -101,7 +101,7 @@ def test_a_truncated_file_is_refused(tmp_path, kept):
     path = save(tmp_path / "x.pt", STATE)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * kept) if isinstance(kept, float) else kept])
-    with pytest.raises(CheckpointError, match="it may be truncated"):
+    with pytest.raises(CheckpointError, match=r"\(it (is empty|may be truncated)"):
         read(path)
 
 
@@ -279,3 +279,16 @@ def test_the_format_before_torch_1_6_is_told_from_damage(tmp_path):
         path.write_bytes(content)
         with open_regular(path) as file, pytest.raises(CheckpointError, match="not a readable"):
             read_legacy(file, path)
+
+
+def test_weights_in_another_format_are_called_by_its_name(tmp_path):
+    path = tmp_path / "x.pt"
+    torch.save(STATE, path, _use_new_zipfile_serialization=False)
+    with path.open("rb") as file, pytest.raises(CheckpointError, match=r"\(it is of torch before"):
+        read_saved(file, path)
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    with (
+        path.open("rb") as file,
+        pytest.raises(CheckpointError, match=r"\(it is a git-LFS pointer"),
+    ):
+        read_saved(file, path)
