@@ -127,7 +127,8 @@ def estimate(
         ConfigError: minutes_per_chunk, cores or gpus is none.
         DataError: no item can be read.
     """
-    began, cores = time.perf_counter(), cores or len(os.sched_getaffinity(0))
+    began = time.perf_counter()
+    cores = len(os.sched_getaffinity(0)) if cores is None else cores
     _check_options(cores, gpus, minutes_per_chunk)
     times, share, num_devices = _try_out_and_share(plan, samples, cores, gpus, log)
     job = job_times(times)

@@ -83,10 +83,15 @@ def _raise_if_any(problems: list[str], provenance: Provenance | None) -> None:
     places = provenance.places if provenance else {}
     lines = []
     for problem in problems:
-        key = re.match(r"[\w.]+", problem)
-        place = places.get(key[0]) if key else None
+        key = re.match(r"(?:unknown key ')?([\w.]+)", problem)
+        place = _place_of(key[1], places) if key else None
         lines.append(f"{problem} [{place}]" if place else problem)
     raise ConfigError("configuration:\n  " + "\n  ".join(lines))
+
+
+def _place_of(key: str, places: Mapping[str, str]) -> str | None:
+    """Where a dotted key stands; for an entry of a list (`dataset.sets.0`), where the list does."""
+    return places.get(key) or places.get(re.sub(r"\.\d+$", "", key))
 
 
 def _build(cls: type, values: Mapping[str, Any]) -> Any:

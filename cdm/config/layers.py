@@ -48,7 +48,8 @@ def read_user(configfiles: Iterable[str | Path], assignments: Iterable[str]) -> 
         near = os.path.relpath(path)  # Snakemake makes paths absolute
         shown = path if near.startswith(os.pardir) else near
         places = {
-            key: f"{shown} line {lines[key]}" if key in lines else shown for key in set_keys(values)
+            key: f"{shown} line {lines[key]}" if key in lines else shown
+            for key in (*set_keys(values), *_out_of_place(values, lines))
         }
         user = UserValues(values, places).over(user)
     for assignment in assignments:
@@ -58,6 +59,14 @@ def read_user(configfiles: Iterable[str | Path], assignments: Iterable[str]) -> 
         values = {key: read_text_yaml(text, f"--config {assignment}")}
         user = UserValues(values, dict.fromkeys(set_keys(values), "--config")).over(user)
     return user
+
+
+def _out_of_place(values: Mapping[str, Any], lines: Iterable[str]) -> Iterator[str]:
+    """Dotted keys that will be refused: unknown ones, and sections without keys in them."""
+    for key in lines:
+        found = part(key)
+        if found is None or ("properties" in found and not isinstance(value_at(values, key), dict)):
+            yield key
 
 
 def read_file(path: Path) -> tuple[dict[str, Any], dict[str, int]]:

@@ -5,6 +5,7 @@ so would write to another folder than the one that was typed. Here only null has
 decides what the other scalars are (`cdm.config.values`).
 """
 
+import json
 from collections.abc import Hashable
 from typing import Any
 
@@ -56,14 +57,17 @@ def read_text_yaml(text: str, place: str) -> Any:
         ConfigError: not YAML, or a key that comes twice in one mapping, with both lines.
     """
     try:
-        return yaml.load(text, Loader=TextLoader)
+        content = yaml.load(text, Loader=TextLoader)
+        json.dumps(content, default=str, skipkeys=True)
+        return content
     except _DoubleKey as error:
         raise ConfigError(
             f"{place}: {error}, expected once: YAML would keep only the last one. Put what stands "
             "below it in one place"
         ) from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"{place}: not YAML ({error})") from None
+    except (yaml.YAMLError, ValueError) as error:  # json's: an alias inside of what it stands for
+        circle = "an alias that contains itself" if "Circular" in str(error) else error
+        raise ConfigError(f"{place}: not YAML ({circle})") from None
     except RecursionError:
         raise ConfigError(f"{place}: nested too deeply, expected sections with keys") from None
 

@@ -19,12 +19,16 @@ REPLACED = {  # keys of before -> what to type now
     "[dpmpp_2m_sde 50, ddim 50]"
     for key in ("methods", "steps")
 }
+TOO_LARGE = 2**64  # of integers
 LONGEST = 200  # characters of a found value that a message shows
 
 
 def _is_integer(checker, value: Any) -> bool:
-    """JSON Schema counts 3.0 as an integer; a number of maps or points is typed as 3."""
-    return isinstance(value, int) and not isinstance(value, bool)
+    """JSON Schema counts 3.0 as an integer; a number of maps or points is typed as 3.
+
+    A plan is JSON of integers of 64 bits.
+    """
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < TOO_LARGE
 
 
 def _is_finite_number(checker, value: Any) -> bool:
@@ -105,6 +109,8 @@ def _explain(error: jsonschema.ValidationError, schema: Mapping[str, Any]) -> li
         missing = [key for key in error.validator_value if key not in error.instance]
         return [f"missing key '{here}{key}' (see config/config.yaml)" for key in missing]
     found, meaning = _found(error.instance), error.schema.get("description", "")
+    if not meaning and error.absolute_path:  # of one entry of a list, which the list describes
+        meaning = _part(schema, list(error.absolute_path)[:-1]).get("description", "")
     if error.schema.get("type") == "object":
         keys = ", ".join(error.schema["properties"])
         return [f"{path or 'the configuration'}: found {found}, expected keys with values: {keys}"]
@@ -113,7 +119,17 @@ def _explain(error: jsonschema.ValidationError, schema: Mapping[str, Any]) -> li
             f"{path}: found the number {found}, expected text ({meaning}): put what was meant in "
             "quotes, because 007 and 7, or 1.10 and 1.1, are the same number"
         ]
-    return [f"{path}: found {found}, expected {_wanted(error.schema)} ({meaning})"]
+    wanted = _wanted(error.schema)
+    if re.fullmatch("[0-9]{20,}", str(error.instance)):
+        wanted = "a number below 2^64"
+    return [f"{path}: found {found}, expected {wanted} ({meaning})"]
+
+
+def _part(schema: Mapping[str, Any], path: list) -> Mapping[str, Any]:
+    """The schema of what lies at a path of keys; empty where it is not that simple."""
+    for key in path:
+        schema = schema.get("properties", {}).get(key, {})
+    return schema
 
 
 def _wanted(schema: Mapping[str, Any]) -> str:
@@ -163,33 +179,37 @@ def _paths(schema: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 def _expand_place(value: str, key: str) -> str:
     """A path or a URL, checked before its variables are replaced and after."""
-    if not is_url(value):
-        value = expand_path(value, key)
-        return checked_url(value, key) if is_url(value) else value
-    return checked_url(expand_path(checked_url(value, key), key), key)
+    if is_url(value):
+        value = checked_url(value, key)
+    value = expand_path(value, key)
+    return checked_url(value, key) if is_url(value) else value
 
 
-def expand_paths(values: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
+def expand_paths(
+    values: Mapping[str, Any], schema: Mapping[str, Any], section: str = ""
+) -> dict[str, Any]:
     """The values with `~` and variables replaced in all keys the schema calls a path.
 
+    Args:
+        section: dotted key of the values with a dot behind it, for messages; "" for all of them.
     Raises:
         ConfigError: a variable that is not set, a character no path may have, a URL where only a
             path can be, or one with a password.
     """
     expanded = {}
     for key, value in values.items():
-        sub = schema["properties"][key]
+        sub, here = schema["properties"][key], f"{section}{key}"
         if isinstance(value, Mapping):
-            value = expand_paths(value, sub)
+            value = expand_paths(value, sub, f"{here}.")
         elif sub.get("format") == "path" and value is not None:
-            value = expand_path(value, key)
+            value = expand_path(value, here)
             if is_url(value):
                 raise ConfigError(
-                    f"{key}: found {redacted(value)}, expected a path on this machine: data are "
+                    f"{here}: found {redacted(value)}, expected a path on this machine: data are "
                     "read from a URL (dataset.data_dir, dataset.statistics, dataset.examples), "
                     "weights and outputs are not; copy it here and give its path"
                 )
         elif sub.get("format") == "path or url" and value is not None:
-            value = _expand_place(value, key)
+            value = _expand_place(value, here)
         expanded[key] = value
     return expanded

@@ -201,8 +201,8 @@ def decode_npz(
         archive = zipfile.ZipFile(io.BytesIO(data))
         found = [name.removesuffix(".npy") for name in archive.namelist()]
     except Exception as error:  # damaged bytes raise anything: zip, struct, memory
-        found = odd_kind(data[:HEAD]) or f"{_damaged(error)}, {len(data)} bytes"
-        raise BadItem(f"{place}: {found}; {REBUILD}") from error
+        problem = odd_kind(data[:HEAD]) or f"{_damaged(error)}, {len(data)} bytes"
+        raise BadItem(f"{place}: {problem}; {REBUILD}") from error
     absent = [name for name in shapes if name not in found]
     if absent:
         names, there = ", ".join(map(repr, absent)), listed(found, 8, ", ") or "nothing"

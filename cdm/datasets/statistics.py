@@ -195,10 +195,11 @@ def find_statistics(dataset: Dataset, exp_dir=None) -> Statistics | None:
     path = dataset.data_dir / dataset.statistics_name()
     trained_with = [place_of(exp_dir) / path.name] if exp_dir is not None else []
     candidates = [candidate for candidate in (*trained_with, path) if exists(candidate)]
-    for candidate in [config.statistics] if config.statistics is not None else candidates[:1]:
-        found = load_statistics(candidate, config.contact_dim)
-        _refuse_impossible(found, config.use_raw_dist)
-        return found
+    chosen = config.statistics or next(iter(candidates), None)
+    if chosen is not None:
+        statistics = load_statistics(chosen, config.contact_dim)
+        _refuse_impossible(statistics, config.use_raw_dist)
+        return statistics
     if dataset.has_ground_truth:
         return None
     found = ", ".join(sorted(fnmatch.filter(list_names(dataset.data_dir), "Mean_Std_*.npz")))

@@ -4,6 +4,7 @@ import csv
 import io
 import math
 import re
+from pathlib import Path
 from typing import NamedTuple
 
 from cdm.datasets.files import REBUILD, quick_path, read_regular
@@ -79,7 +80,7 @@ def _missing(data_dir: Place, path: Place, relpath: str) -> str:
             f"{data_dir}: {found} (looked for {relpath} in it); set dataset.data_dir to "
             "the data folder that holds the sets"
         )
-    folder = next(parent for parent in path.parents if parent.is_dir())
+    folder = next(parent for parent in Path(str(path)).parents if parent.is_dir())
     names = sorted(list_names(folder))
     beside = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") or "nothing"
     return (

@@ -5,6 +5,7 @@ fsspec, aiohttp and s3fs are imported here only, and only once a URL is configur
 
 import datetime
 import errno
+import inspect
 import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
@@ -80,7 +81,7 @@ def open_client(url: str) -> Client:
             "type\n  pip install 'contact-map-diffusion[remote]'\nor, in a checkout, pip install "
             "-c constraints.txt -e '.[remote]'; for another storage, what the message names"
         ) from None
-    except ValueError as error:  # fsspec knows no such protocol
+    except ValueError as error:  # fsspec knows no such protocol, or not by the URL alone
         raise ConfigError(
             f"{url}: '{scheme}' cannot be read ({redacted(error)}); expected a folder, https://, "
             "s3://, or another protocol of fsspec"
@@ -179,6 +180,11 @@ class ObjectStorage:
                 "use_listings_cache": False,
                 "config_kwargs": {**waits, "retries": {"max_attempts": 0}, **theirs},
             }
+        made_by = fsspec.get_filesystem_class(scheme).__init__
+        _, *parameters = inspect.signature(made_by).parameters.values()  # without self
+        plain = [one for one in parameters if one.kind is one.POSITIONAL_OR_KEYWORD]
+        if needed := [one.name for one in plain if one.default is one.empty]:  # ftp: a host
+            raise ValueError(f"it needs {', '.join(needed)} beside the URL")
         self.fs = fsspec.filesystem(scheme, **options)
         if scheme == "s3":
             self.fs.retries = 1  # `RemoteFolder` tries again, and says so

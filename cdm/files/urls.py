@@ -23,7 +23,16 @@ def checked_url(url: str, key: str) -> str:
     Raises:
         ConfigError: it names a user, a password or a query, or no host or bucket.
     """
-    shown, parts = redacted(url), urlsplit(url)
+    shown = redacted(url)
+    try:
+        parts = urlsplit(url)
+        if parts.port == 0 or re.search(r"\s", parts.netloc):
+            raise ValueError("no host has such a name or port")
+    except ValueError as error:  # brackets that are not closed, a port that is no number
+        raise ConfigError(
+            f"{key}: found {shown}, which is no URL ({error}); expected one such as "
+            "https://host/path or s3://bucket/path"
+        ) from None
     if "@" in parts.netloc:
         raise ConfigError(
             f"{key}: found {shown} with a user name or password in it, which would stand in the "
@@ -37,7 +46,12 @@ def checked_url(url: str, key: str) -> str:
         )
     scheme = parts.scheme.lower()
     if scheme == "file":
-        return unquote(parts.path) or "/"
+        if parts.netloc not in ("", "localhost") or not parts.path:
+            raise ConfigError(
+                f"{key}: found {shown}, expected file:/// and a path on this machine, or the path "
+                "alone"
+            )
+        return unquote(parts.path)
     if scheme in (*HTTP, "s3") and not parts.netloc:
         raise ConfigError(f"{key}: found {shown}, expected the name of a host or bucket behind //")
     return f"{scheme}://{url.split('://', 1)[1].rstrip('/')}"

@@ -1,5 +1,6 @@
 """The arrays of one chunk while its maps are made, and what is known of each of its samples."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -7,14 +8,34 @@ import numpy as np
 
 from cdm.archive.layout import OK, SKIPPED, Layout
 from cdm.archive.shards import ShardSums
+from cdm.config import Config
 from cdm.contact import to_distance
 from cdm.datasets import Dataset, FileReader, Item, Sample
 from cdm.datasets.statistics import Statistics
-from cdm.errors import BadItem
+from cdm.errors import BadItem, ConfigError
 from cdm.jobs.log import Log
 from cdm.model.cdm import if_not_finite
 from cdm.run.plan import Plan
+from cdm.run.sizes import CHUNK_BYTES
 from cdm.sampling.batches import ReadAhead
+
+
+def _too_large(num_samples: int, num_bytes: int, config: Config) -> str:
+    """What to set where the maps of a chunk do not fit into memory.
+
+    Args:
+        num_bytes: that one sample takes.
+    """
+    fitting = min(int(CHUNK_BYTES // num_bytes), num_samples // 2)
+    advice = f"Set a smaller one: --config 'workflow={{chunk_size: {fitting}}}'"
+    if not fitting:
+        advice = "All maps of a sample are in one chunk, so set a smaller sampling.k_samples"
+    return (
+        f"the maps of {num_samples} samples take {num_samples * num_bytes / 1e9:.3g} GB of main "
+        f"memory, and this machine has not so much left: workflow.chunk_size is "
+        f"{config.workflow.chunk_size}, sampling.k_samples {config.sampling.k_samples} and "
+        f"dataset.num_points {config.dataset.num_points}. {advice}"
+    )
 
 
 class ChunkMaps:
@@ -27,6 +48,8 @@ class ChunkMaps:
         samples: the chunk's rows.
         statistics: mean and std, to compute distances.
         log: gets one line for each sample that is skipped.
+    Raises:
+        ConfigError: the arrays do not fit into main memory.
     Attributes:
         arrays: shaped by `layout`; `finished_arrays` puts NaN where nothing was stored.
         sums: checksums of the arrays' rows, made in the thread that stores maps: behind the device.
@@ -46,10 +69,16 @@ class ChunkMaps:
             dtype=self.config.workflow.dtype,
         )
         # Memory is touched when a map comes: to fill a large chunk with NaN takes a second.
-        self.arrays = {
-            name: np.empty((len(samples), *row), dtype)
-            for name, (row, dtype, _) in self.layout.arrays().items()
-        }
+        shapes = self.layout.arrays()
+        try:
+            self.arrays = {
+                name: np.empty((len(samples), *row), dtype)
+                for name, (row, dtype, _) in shapes.items()
+            }
+        except MemoryError:
+            rows = [(math.prod(row), np.dtype(dtype)) for row, dtype, _ in shapes.values()]
+            each = sum(size * dtype.itemsize for size, dtype in rows)
+            raise ConfigError(_too_large(len(samples), each, self.config)) from None
         self.sums = {name: ShardSums() for name in self.arrays}
         self._num_stored = [0] * len(samples)  # maps of each row
         self.reasons: dict[int, str] = {}

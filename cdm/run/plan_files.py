@@ -77,7 +77,7 @@ def read_plan(run: str | Path) -> Plan:
     try:
         content = _stored(path)
         return _from_json(content, load_config(content["config"]))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise ArchiveError(
             f"{path}: no such file; expected the folder of a run that has been started, such as "
             "outputs/demo"

@@ -144,9 +144,9 @@ def space_timesteps(num_timesteps: int, section_counts) -> list[int]:
         return list(range(num_timesteps))
     # Read the counts.
     spec = str(section_counts).strip().strip("[]").replace(" ", "")
-    try:
-        counts = [int(part) for part in spec.removeprefix("ddim").split(",")]
-    except ValueError:
+    words = spec.removeprefix("ddim").split(",")
+    counts = [int(word) for word in words if re.fullmatch("[0-9]{1,9}", word)]  # not 1_0, not ٣
+    if len(counts) < len(words):
         counts = []
     if not counts or min(counts) < 1 or (spec.startswith("ddim") and len(counts) > 1):
         raise ConfigError(

@@ -139,7 +139,7 @@ def test_a_length_that_is_none_is_refused(planned, capsys, minutes):
     assert "expected a number of minutes above 0" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("option", ["--cores=-2", "--gpus=0"])
+@pytest.mark.parametrize("option", ["--cores=-2", "--cores=0", "--gpus=0"])
 def test_a_number_that_is_none_is_refused(planned, capsys, option):
     assert main(["estimate", "outputs/run", option]) == 2
     assert "expected a number from 1 on" in capsys.readouterr().err

@@ -1,7 +1,9 @@
 """What the user set, with the place of each value, and how layers lie over each other."""
 
 import pytest
+from helpers import raw_config
 
+from cdm.config import Provenance, load_config
 from cdm.config.layers import (
     UserValues,
     difference,
@@ -77,3 +79,26 @@ def test_layers():
     assert typed_value("dataset.sigma", "0.5") == 0.5 and typed_value("nothing", "5") == "5"
     both = UserValues({"a": 1}, {"a": "x"}).over(UserValues({"a": 2, "b": 3}, {"a": "y", "b": "z"}))
     assert both == UserValues({"a": 1, "b": 3}, {"a": "x", "b": "z"})
+
+
+def test_what_will_be_refused_has_its_place_too(mine, tmp_path):
+    mine.write_text("exp_dir: x\ndataset:\n  sigam: 0.8\n  sets: [a]\nsampling:\ndatset: {b: 1}\n")
+    user = read_user([mine], [])
+    with pytest.raises(ConfigError) as error:
+        load_config(overlay(raw_config(), user.values), Provenance(user.places))
+    told = str(error.value).splitlines()
+    place = f"[{tmp_path.name}/mine.yaml line"
+    for begin, line in (
+        ("unknown key 'dataset.sigam'", 3),
+        ("dataset.sets.0: found", 4),
+        ("sampling: found null", 5),
+        ("unknown key 'datset'", 6),
+    ):
+        [found] = (text for text in told if text.strip().startswith(begin))
+        assert found.endswith(f"{place} {line}]")
+
+
+def test_a_file_of_text_is_told_with_what_a_line_looks_like(mine):
+    mine.write_text("seed：4\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"holds 'seed：4', expected keys .*no full-width one"):
+        read_user([mine], [])

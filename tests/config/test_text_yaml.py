@@ -48,6 +48,12 @@ def test_what_is_no_yaml_is_one_error(text):
         read_text_yaml(text, "f.yaml")
 
 
+@pytest.mark.parametrize("text", ["a: &x {b: *x}", "a: &x [*x]"])
+def test_an_alias_that_contains_itself_is_no_yaml(text):
+    with pytest.raises(ConfigError, match=r"f.yaml: not YAML .an alias that contains itself"):
+        read_text_yaml(text, "f.yaml")
+
+
 def test_deep_nesting_is_one_error():
     with pytest.raises(ConfigError, match=r"f.yaml: nested too deeply"):
         read_text_yaml("[" * 5000, "f.yaml")

@@ -111,6 +111,17 @@ def test_number_keys_are_unknown_keys():
         ({"sampling": {"batch_size": 0}}, "sampling.batch_size: found 0, expected type"),
         ({"dataset": {"data_repr": "contact"}}, 'dataset.data_repr: found "contact", expected'),
         ({"exp_name": "a/b"}, 'exp_name: found "a/b"'),
+        (
+            {"dataset": {"sets": ["humanise"]}},
+            'dataset.sets.0: found "humanise", expected enum ["HumanML3D", "HUMANISE", "PROX"] '
+            "(sets of ContactMapDataset, in this order)",
+        ),
+        ({"export": {"to": "$NO_SUCH/x"}}, "export.to: found '$NO_SUCH/x', but the variable"),
+        (
+            {"model": {"text_model": {"path": "s3://a/b"}}},
+            "model.text_model.path: found s3://a/b, expected a path on this machine",
+        ),
+        ({"dataset": {"data_dir": "s3://"}}, "dataset.data_dir: found s3://, expected the name"),
     ],
 )
 def test_a_wrong_key_or_value_names_the_place_and_the_way_out(changes, message):
@@ -140,3 +151,15 @@ def test_missing_keys_are_each_told_once():
     lines = str(error.value).splitlines()[1:]
     assert len(lines) == len(set(lines)) == 11
     assert "  missing key 'dataset' (see config/config.yaml)" in lines
+
+
+@pytest.mark.parametrize("number", ["18446744073709551616", "1" + "0" * 30, 10**30])
+@pytest.mark.parametrize("section, key", [("evaluation", "seed"), ("workflow", "chunk_size")])
+def test_a_number_that_no_plan_can_hold_is_refused(section, key, number):
+    message = refused(**{section: {key: number}})
+    assert f"{section}.{key}: found " in message and "expected a number below 2^64" in message
+
+
+def test_data_on_this_machine_may_have_a_file_url():
+    config = load_config(raw_config(**REAL, dataset={"data_dir": "file:///data/my%20rooms"}))
+    assert config.dataset.data_dir == "/data/my rooms"

@@ -26,6 +26,13 @@ def test_an_unknown_protocol_is_told():
         open_client("nosuch://host/a")
 
 
+def test_a_protocol_that_needs_more_than_a_url_is_told():
+    with pytest.raises(
+        ConfigError, match=r"'ftp' cannot be read .it needs host.*expected a folder"
+    ):
+        open_client("ftp://host/a")
+
+
 def test_a_url_is_sent_escaped_once():
     assert quoted("https://host/a b/ä%20c") == "https://host/a%20b/%C3%A4%20c"
     assert quoted("https://host:80") == "https://host:80"

@@ -34,6 +34,12 @@ def test_a_url_is_recorded_in_one_form(url, used):
         ("https://host/data#geheim", "without '\\?' and '#'"),
         ("https:///data", "name of a host or bucket"),
         ("s3://", "name of a host or bucket"),
+        ("http://[::1/data", "is no URL .Invalid IPv6"),
+        ("http://host:99999/data", "is no URL .Port out of range"),
+        ("http://host:abc/data", "is no URL .Port could not"),
+        ("s3://my bucket/data", "is no URL"),
+        ("file://host/data", "expected file:/// and a path"),
+        ("file://", "expected file:/// and a path"),
     ],
 )
 def test_a_url_with_a_secret_or_without_a_host_is_refused_and_the_secret_is_not_shown(url, words):

@@ -11,7 +11,7 @@ from cdm.archive.shards import ShardSums
 from cdm.config import load_config
 from cdm.datasets import FileReader
 from cdm.datasets.statistics import Statistics
-from cdm.errors import BadItem
+from cdm.errors import BadItem, ConfigError
 from cdm.run.chunk_maps import ChunkMaps
 from cdm.run.dataset import open_dataset
 from cdm.run.planning import make_plan
@@ -139,3 +139,16 @@ def test_items_that_cannot_be_used_are_skipped_in_the_order_of_the_rows(folder, 
     assert [row for row, _ in maps.usable_items(items)] == [1]
     assert list(maps.reasons) == [0, 2] and len(lines) == 2
     assert "00000.npz" in lines[0] and "00002.npz" in lines[1]
+
+
+@pytest.mark.parametrize(
+    "k_samples, num_samples, advice",
+    [(1000, 10**9, "chunk_size: 867}"), (10**12, 3, "a smaller sampling.k_samples")],
+)
+def test_maps_that_do_not_fit_into_memory_end_with_what_to_set(k_samples, num_samples, advice):
+    plan, _ = make_plan(configure(sampling={"k_samples": k_samples}))
+    many = type("Samples", (), {"__len__": lambda self: num_samples})()
+    statistics = Statistics(np.full((1, 6), 0.2), np.full((1, 6), 0.3), "")
+    with pytest.raises(ConfigError, match=r"GB of main memory.*workflow.chunk_size is 3") as error:
+        ChunkMaps(plan, many, statistics, log=lambda line: None)
+    assert advice in str(error.value)

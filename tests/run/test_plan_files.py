@@ -154,6 +154,12 @@ def test_a_missing_table_is_told(plan):
         read_samples(plan, plan.chunks[0], dataset)
 
 
+def test_a_file_in_place_of_a_run_is_told_as_none(tmp_path):
+    (tmp_path / "mine.yaml").touch()
+    with pytest.raises(ArchiveError, match=r"no such file; expected the folder of a run"):
+        read_plan(tmp_path / "mine.yaml")
+
+
 def test_a_pipe_in_place_of_a_plan_is_told_and_not_waited_for(plan):
     PLAN.unlink()
     os.mkfifo(PLAN)

@@ -165,6 +165,9 @@ def test_space_timesteps_reads_what_yaml_gives():
         (0, "expected nothing"),
         ("-3", "expected nothing"),
         ("ddim5,5", "expected nothing"),
+        *(
+            (text, "expected nothing") for text in ("1_0", "٣", "+2", "9" * 5000)
+        ),  # int() reads them
         (51, "ask for 50 at most"),
         ("20,26", "ask for 25 at most"),
         ("ddim30", "nearest counts are 17 and 25"),
