@@ -31,15 +31,18 @@ WATCH_EVERY_S = 2.0
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a locale may be plain ASCII
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by whoever started this: `cdm status >&-`
+            setattr(sys, name, open(os.devnull, "w"))
+        elif isinstance(stream, io.TextIOWrapper):  # a locale may be plain ASCII
             stream.reconfigure(errors="backslashreplace")
-    parser = build_parser()
-    args = parser.parse_args(arguments)
-    if args.command is None:
-        parser.print_help()
-        return OK
     try:
+        parser = build_parser()
+        args = parser.parse_args(arguments)
+        if args.command is None:
+            parser.print_help()
+            return OK
         if args.run is not None:
             args.run = Path(expand_path(str(args.run), "RUN"))
         return COMMANDS[args.command](args)
@@ -52,8 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     except OSError as error:  # a name that is too long, a folder that may not be entered
-        where = f"{error.filename}: " if error.filename else ""
-        tell(f"error: {where}{error.strerror or error}; look at that path, and type it again")
+        where = error.filename
+        if where is None:
+            gone = isinstance(error, FileNotFoundError)  # os.getcwd() names no file
+            where = "the working folder" if gone else "the output"
+        tell(f"error: {where}: {error.strerror or error}; look at that path, and type it again")
         return REFUSED
 
 

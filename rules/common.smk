@@ -43,9 +43,10 @@ from cdm.evaluation.study import study_key
 from cdm.jobs.machine import announce_run
 from cdm.jobs.standby import count_devices, share_out
 from cdm.run.exports import stale_clouds, stale_maps
+from cdm.run.folders import check_folder
 from cdm.run.losses import find_losses
 from cdm.run.plan import describe_plan
-from cdm.run.plan_files import save_plan
+from cdm.run.plan_files import is_saved, save_plan
 from cdm.run.planning import load_plan, make_plan
 from cdm.training.record import finished_path
 
@@ -59,6 +60,7 @@ WHERE = f"module {workflow.modifier.namespace}: " if IS_MODULE else ""
 PLAN, SAMPLES = None, None
 STORAGE = workflow.storage_settings
 try:
+    check_folder(Path(".snakemake"))  # Snakemake makes it after it has read this
     check_storage(
         STORAGE.default_storage_provider,
         STORAGE.default_storage_prefix,
@@ -207,14 +209,33 @@ def tell_page(written=False):
     This is the last thing that a run says. Where nothing is to be done, Snakemake calls no handler.
     """
     asked = workflow.dag_settings and "report" in workflow.dag_settings.targets
-    dag = workflow.dag  # false where it has no job to run
-    at_rest = dag is not None and dag.targetjobs and len(dag) == 0
-    if asked and (written or at_rest) and Path(PAGE).exists():
+    if asked and (written or at_rest()) and Path(PAGE).exists():
         print(printable(page_written(Path(PAGE))), file=sys.stderr)
 
 
-if PLAN and workflow.is_main_process and not IS_MODULE:
-    atexit.register(tell_page)
+def at_rest():
+    """Whether there is nothing to be done. Snakemake calls no handler then."""
+    dag = workflow.dag  # false where it has no job to run
+    return bool(dag is not None and dag.targetjobs and len(dag) == 0)
+
+
+def save_lost_plan():
+    """Write the plan's files where they were lost, damaged or of other settings, and no job runs.
+
+    Messages about these files say that starting Snakemake again writes them anew.
+    """
+    runs = workflow.executor_plugin is not None and not workflow.dryrun
+    if runs and at_rest() and not is_saved(PLAN, SAMPLES):
+        try:
+            save_plan(PLAN, SAMPLES)
+        except CDMError as error:
+            print(error, file=sys.stderr)
+
+
+if PLAN and workflow.is_main_process:
+    atexit.register(save_lost_plan)
+    if not IS_MODULE:
+        atexit.register(tell_page)
 
 
 def study_to_show(wildcards):

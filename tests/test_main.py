@@ -1,5 +1,6 @@
 """The commands: what may be typed, and what is printed where little can be."""
 
+import io
 import json
 import os
 import subprocess
@@ -95,8 +96,37 @@ def test_a_run_that_was_renamed_is_told(folder, tmp_path, capsys):
     assert "the run's folder was renamed" in capsys.readouterr().err
 
 
-def test_output_that_nobody_reads_ends_quietly(folder):
-    command = f"{sys.executable} -m cdm status outputs/run --json | head -c 1"
+@pytest.mark.parametrize("words", ["status outputs/run --json", "--print-completion bash"])
+def test_output_that_nobody_reads_ends_quietly(folder, words):
+    command = f"{sys.executable} -m cdm {words} | head -c 1"
     environment = os.environ | {"PYTHONPATH": str(REPO)}
     done = subprocess.run(command, shell=True, cwd=folder, env=environment, capture_output=True)
-    assert done.stdout == b"{" and done.stderr == b""
+    assert done.stdout in (b"{", b"#") and done.stderr == b""
+
+
+@pytest.mark.parametrize("path, status", [("outputs/run", 0), ("nowhere", 2)])
+def test_output_that_was_closed_before_the_start_changes_no_exit_status(
+    folder, monkeypatch, path, status
+):
+    monkeypatch.chdir(folder)
+    for name in ("stdout", "stderr"):  # as Python has them under `cdm status RUN >&- 2>&-`
+        monkeypatch.setattr(sys, name, None)
+    assert main(["status", path]) == status
+
+
+def test_output_on_a_full_disk_is_told(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    full = io.TextIOWrapper(io.FileIO("/dev/full", "w"), encoding="utf-8", write_through=True)
+    monkeypatch.setattr(sys, "stdout", full)
+    assert main(["status", "outputs/run"]) == 2
+    assert capsys.readouterr().err.startswith("error: the output: No space left on device; look")
+
+
+def test_a_working_folder_that_was_removed_is_told(folder, tmp_path, monkeypatch, capsys):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert main(["why", str(folder / "outputs/run")]) == 2
+    told = "error: the working folder: No such file or directory; look at that path"
+    assert capsys.readouterr().err.startswith(told)

@@ -125,7 +125,7 @@ class _PrintCompletion(argparse.Action):
             for action in command._actions:
                 if action.type is Path or action.dest == "configfile":
                     action.complete = shtab.FILE
-        print(shtab.complete(parser, shell))
+        print(shtab.complete(parser, shell), flush=True)
         parser.exit()
 
 

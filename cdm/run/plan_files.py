@@ -4,7 +4,7 @@ plan.json is sealed, because a job believes what it says. samples.tsv needs no s
 chunk's rows are hashed in the chunk's base fingerprint.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,8 @@ from cdm.run.sizes import CHUNK_SIZE, LastPlan
 from cdm.run.sources import describe_values
 from cdm.run.table import read_rows, table_header, table_rows
 
+TABLE = "samples.tsv"
+
 
 def save_plan(plan: Plan, samples: list[Sample]) -> None:
     """Write the plan's files and checkpoint_info.txt, each atomically.
@@ -51,11 +53,8 @@ def save_plan(plan: Plan, samples: list[Sample]) -> None:
     plan.json is sealed, because a job believes what it says. samples.tsv needs no seal: each
     chunk's rows are hashed in the chunk's base fingerprint.
     """
-    table = plan.folder / "samples.tsv"
-    with replacing(table) as temporary, open(temporary, "wb") as file:
-        file.write(table_header())
-        for chunk in plan.chunks:
-            file.write(table_rows(chunk.number, samples[chunk.start : chunk.stop]))
+    with replacing(plan.folder / TABLE) as temporary, open(temporary, "wb") as file:
+        file.writelines(_table(plan, samples))
     if plan.file_hashes:
         hashes = seal({"files": plan.file_hashes})
         write_bytes(file_hashes_path(plan.config.run_dir), hashes)
@@ -65,6 +64,26 @@ def save_plan(plan: Plan, samples: list[Sample]) -> None:
     with replacing(Path(plan.config.run_dir, "checkpoint_info.txt")) as temporary:
         text = describe_plan(plan) + describe_values(plan.asked)
         temporary.write_text(text, "utf-8")
+
+
+def is_saved(plan: Plan, samples: list[Sample]) -> bool:
+    """Whether plan.json and samples.tsv are there, whole, and of this plan."""
+    stored = read_plan_for(plan.asked)
+    if stored is None or stored.fingerprint != plan.fingerprint:
+        return False
+    try:
+        with open(plan.folder / TABLE, "rb") as file:
+            same = all(file.read(len(part)) == part for part in _table(plan, samples))
+            return same and not file.read(1)
+    except OSError:
+        return False
+
+
+def _table(plan: Plan, samples: list[Sample]) -> Iterator[bytes]:
+    """The bytes of samples.tsv: its first line, then the rows of one chunk after the other."""
+    yield table_header()
+    for chunk in plan.chunks:
+        yield table_rows(chunk.number, samples[chunk.start : chunk.stop])
 
 
 def read_plan(run: str | Path) -> Plan:
@@ -81,6 +100,11 @@ def read_plan(run: str | Path) -> Plan:
         raise ArchiveError(
             f"{path}: no such file; expected the folder of a run that has been started, such as "
             "outputs/demo"
+        ) from None
+    except PermissionError:
+        raise ArchiveError(
+            f"{path}: you may not read it; check the owner and mode of the run's folder, and type "
+            "the same command again"
         ) from None
     except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
         raise ArchiveError(
@@ -217,7 +241,7 @@ def read_samples(plan: Plan, chunk: Chunk, dataset: Dataset) -> list[Sample]:
     Raises:
         ArchiveError: samples.tsv is missing, or of another plan.
     """
-    path = plan.folder / "samples.tsv"
+    path = plan.folder / TABLE
     try:
         with open(path, "rb") as file:
             file.seek(chunk.offset)

@@ -22,6 +22,7 @@ from cdm.model.point_features import check_configuration, check_dataset_columns
 from cdm.model.text_weights import find_text_weights
 from cdm.model.training_record import check_sampled_as_trained, check_scene_model_as_trained
 from cdm.run.dataset import open_dataset
+from cdm.run.folders import check_folders
 from cdm.run.inputs import InputResolver
 from cdm.run.notes import plan_notes
 from cdm.run.plan import Chunk, Plan, PlannedFile, PlannedStatistics, base_fingerprint
@@ -43,8 +44,12 @@ def make_plan(config: Config) -> tuple[Plan, list[Sample]]:
     Returns:
         The plan and its samples, in the order of the archive.
     Raises:
-        CheckpointError, DataError, ConfigError: in seconds, with the path that was looked at.
+        CheckpointError, DataError, ConfigError, ArchiveError: in seconds, with the path that was
+            looked at.
     """
+    # Where the run lies.
+    check_folders(config.run_dir)
+
     # Weights.
     check_configuration(config)
     checkpoint, scene_model, text_weights = _find_weights(config)

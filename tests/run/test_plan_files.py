@@ -9,10 +9,19 @@ import orjson
 import pytest
 from helpers import plan_run, run_config
 
+import cdm.run.plan_files as plan_files
 from cdm.errors import ArchiveError
 from cdm.files import seal, unseal
 from cdm.run.dataset import open_dataset
-from cdm.run.plan_files import UNSEALED_KEYS, read_plan, read_plan_for, read_samples
+from cdm.run.plan_files import (
+    UNSEALED_KEYS,
+    is_saved,
+    read_plan,
+    read_plan_for,
+    read_samples,
+    save_plan,
+)
+from cdm.run.planning import make_plan
 
 RUN, PLAN = "outputs/run", Path("outputs/run/plan/plan.json")
 
@@ -36,6 +45,39 @@ def test_a_plan_is_read_as_it_was_saved(plan):
 
 def test_the_plan_of_another_configuration_is_not_taken(plan):
     assert read_plan_for(run_config(seed=1)) is None
+
+
+def test_a_plan_is_saved_only_if_every_byte_of_its_files_is_there(plan):
+    samples = make_plan(run_config())[1]
+    table = Path(RUN, "plan/samples.tsv")
+    assert is_saved(plan, samples)
+    for path in (PLAN, table):
+        whole = path.read_bytes()
+        for content in (b"", whole[:-9], whole + b"x", whole.replace(b"2", b"3")):
+            path.write_bytes(content)
+            assert not is_saved(plan, samples)
+        path.unlink()
+        assert not is_saved(plan, samples)
+        save_plan(plan, samples)
+        assert is_saved(plan, samples) and path.read_bytes() == whole
+    save_plan(*make_plan(run_config(seed=1)))  # another run began in this folder
+    assert not is_saved(plan, samples)
+
+
+def test_a_folder_that_is_no_run_is_told_with_what_is_expected(plan):
+    for place in (PLAN, "data", "nothing"):
+        told = f"^{place}/plan/plan.json: no such file; expected the folder of a run"
+        with pytest.raises(ArchiveError, match=told):
+            read_plan(place)
+
+
+def test_a_plan_of_another_user_is_told(plan, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(plan_files, "read_bytes", refuse)  # root may read every file
+    with pytest.raises(ArchiveError, match=f"^{PLAN}: you may not read it; check the owner"):
+        read_plan(RUN)
 
 
 @pytest.mark.parametrize("place", [30, -30, len('{\n  "config"') + 40])

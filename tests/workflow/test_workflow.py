@@ -191,6 +191,25 @@ def test_a_lost_shard_is_repaired_by_the_same_command_and_looking_changes_nothin
     assert planned(folder) == ([], set())
 
 
+def test_a_finished_run_gets_its_lost_plan_back_and_looking_writes_nothing(folder):
+    plan = folder / "outputs/run/plan"
+    before = {name: (plan / name).read_bytes() for name in ("plan.json", "samples.tsv")}
+    (plan / "plan.json").write_bytes(before["plan.json"][:-100])
+    (plan / "samples.tsv").unlink()
+    type_snakemake(folder, "-n")  # a process of its own, because this is done as Python ends
+    assert not (plan / "samples.tsv").exists()
+    assert "Nothing to be done" in type_snakemake(folder)
+    assert {name: (plan / name).read_bytes() for name in before} == before
+
+
+def test_a_link_that_leads_nowhere_is_told_without_a_traceback(folder):
+    (folder / ".snakemake").rename(folder / "away")
+    (folder / ".snakemake").symlink_to("scratch")
+    told = snakemake(folder)
+    assert told.returncode == 1 and ".snakemake: a link to scratch, which is not" in told.stdout
+    assert "Traceback" not in told.stdout
+
+
 def test_an_edited_caption_reruns_exactly_its_chunk(folder):
     table = folder / "data/HUMANISE/contact_motion/anno.csv"
     table.write_text(table.read_text().replace("sit on chair 5", "lie on bed 5"))
