@@ -1,7 +1,7 @@
 """Sample one chunk of the dataset and write its store and record."""
 
 from cdm.jobs.log import job_log, leave
-from cdm.jobs.machine import set_thread_variables
+from cdm.jobs.machine import garbage_waits, set_thread_variables
 from cdm.jobs.progress import Clock, Heartbeat
 
 clock = Clock.of_process()
@@ -19,7 +19,7 @@ with job_log(snakemake.log[0], clock.summary) as log:
         plan = load_plan(load_config(snakemake.config))
         chunk = plan.find_chunk(snakemake.wildcards.chunk)
     with Heartbeat(plan.config.run_dir, chunk.name) as heartbeat:
-        with clock("import"):  # torch: slow, so after the first signs of life
+        with clock("import"), garbage_waits():  # torch: slow, so after the first signs of life
             from cdm.run.generate import generate_chunk
 
         turns = snakemake.resources.get("turns")

@@ -44,10 +44,37 @@ def imports(path: Path, name: str, top_level: bool = False) -> set[str]:
     return {each for each in found if each.split(".")[0] == "cdm"}
 
 
+def outside_imports(module: str, root: Path) -> dict[str, str]:
+    """Packages of others that are imported with a module of cdm, and by which of ours."""
+    found, seen, left = {}, set(), [module]
+    while left:
+        name = left.pop()
+        parts = name.split(".")
+        path = root.parent.joinpath(*parts).with_suffix(".py")
+        path = path if path.exists() else root.parent.joinpath(*parts, "__init__.py")
+        if name in seen or not path.exists():
+            continue
+        seen.add(name)
+        left += [".".join(parts[:end]) for end in range(1, len(parts))]  # its packages
+        left += imports(path, name, top_level=True)
+        for node in statements(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module]
+            else:
+                continue
+            found |= {other.split(".")[0]: name for other in names}
+    return {other: by for other, by in found.items() if other != "cdm"}
+
+
 def statements(node):
-    """Every node but those inside functions, which run later."""
+    """Every node but those inside functions, which run later, and those for type checkers."""
     for child in ast.iter_child_nodes(node):
-        if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        for_types = isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"
+        if not for_types and not isinstance(
+            child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+        ):
             yield child
             yield from statements(child)
 
@@ -102,6 +129,44 @@ def test_imports_point_down_the_list():
 
 def test_no_modules_import_each_other_in_a_circle():
     assert circles(CDM) == []
+
+
+# Each of these takes 0.2 to 4 seconds to import.
+SLOW = ("torch", "zarr", "numba", "transformers", "tokenizers", "matplotlib", "pandas", "snakemake")
+
+
+def test_a_chunk_job_begins_with_torch_and_nothing_else_that_is_slow():
+    found = outside_imports("cdm.run.generate", CDM)
+    assert "numpy" in found and "orjson" in found  # of modules below
+    assert {name: found[name] for name in SLOW[1:] if name in found} == {}
+
+
+def main_process_modules() -> list[str]:
+    """Modules of cdm that Snakemake's main process imports while it reads the Snakefile."""
+    lines = [
+        line
+        for path in sorted((REPO / "rules").glob("*.smk"))
+        for line in path.read_text().splitlines()
+        if line.startswith("from cdm.")
+    ]
+    return [line.split()[1] for line in lines]
+
+
+def test_reading_the_snakefile_imports_nothing_slow():
+    modules = main_process_modules()
+    assert "cdm.run.planning" in modules
+    for module in modules:
+        found = outside_imports(module, CDM)
+        assert {name: found[name] for name in SLOW if name in found} == {}, module
+
+
+def test_a_slow_import_is_found_wherever_it_stands(tmp_path):
+    root = write(
+        tmp_path,
+        run__a="from cdm.files import b\nif TYPE_CHECKING:\n    import torch",
+        files__b="try:\n    import zarr.codecs\nfinally:\n    pass\ndef later():\n    import numba",
+    )
+    assert outside_imports("cdm.run.a", root) == {"zarr": "cdm.files.b"}
 
 
 @pytest.mark.parametrize("name", WINGS)

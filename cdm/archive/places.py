@@ -9,9 +9,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
-
-import zarr
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cdm.archive.checks import file_problem, verify_file
 from cdm.archive.records import (
@@ -24,6 +22,9 @@ from cdm.archive.records import (
 )
 from cdm.errors import ArchiveError, ConfigError
 from cdm.files.urls import checked_url, is_url, redacted
+
+if TYPE_CHECKING:
+    import zarr  # slow to import, and asked for where an archive is opened
 
 EXTRA = "pip install 'contact-map-diffusion[remote]'"  # what reads addresses
 LOOK_AGAIN_S = 5.0  # how often an address is asked whether the archive was replaced
@@ -55,8 +56,10 @@ class Folder:
         """Whether a merge is at work here."""
         return self.path.with_name(f".{self.path.name}.lock").exists()
 
-    def open_group(self) -> zarr.Group:
+    def open_group(self) -> "zarr.Group":
         """The Zarr group."""
+        import zarr
+
         return zarr.open_group(self.path, mode="r")
 
     def problem(self, file: str, known: list | None, hashed: bool) -> str | None:
@@ -151,8 +154,9 @@ class Address:
         """Never: nobody merges to an address."""
         return False
 
-    def open_group(self) -> zarr.Group:
+    def open_group(self) -> "zarr.Group":
         """The Zarr group; its server must answer requests for parts of files."""
+        import zarr
         from zarr.storage import FsspecStore
 
         part = self._asked(lambda: self.fs.cat_file(f"{self.root}/zarr.json", start=0, end=2))

@@ -11,11 +11,13 @@ import stat
 import sys
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import google_crc32c  # what zarr computes its crc32c with
 import numpy as np
-import zarr
+
+if TYPE_CHECKING:
+    import zarr
 
 OPEN_SHARDS = 128  # files that an archive keeps open; a process may have 1024 by default
 MISSING = np.iinfo(np.uint64).max  # offset and size of a row that was never written
@@ -36,12 +38,12 @@ class DamagedRow(Exception):
     """A row that cannot be read; the text names the file, from the archive's folder on."""
 
 
-def read_row_naive(array: zarr.Array, row: int | slice) -> np.ndarray:
+def read_row_naive(array: "zarr.Array", row: int | slice) -> np.ndarray:
     """One row, or several, through zarr. A file or a row that is missing reads as NaN."""
     return np.asarray(array[row])
 
 
-def shard_key(array: zarr.Array, number: int) -> str:
+def shard_key(array: "zarr.Array", number: int) -> str:
     """Path of a shard in the folder of its array, `c.7.0.0.0`."""
     place = (number, *(0 for _ in array.shape[1:]))
     return array.metadata.chunk_key_encoding.encode_chunk_key(place)
@@ -67,7 +69,7 @@ def is_finite(values: np.ndarray) -> bool:
     return bool(bits[0].max() < positive and bits[1].max() < negative)
 
 
-def plain_form_problem(array: zarr.Array) -> str | None:
+def plain_form_problem(array: "zarr.Array") -> str | None:
     """Why `ShardRows` cannot read an array, or None.
 
     It reads arrays with one row in an inner chunk that is not compressed, which is the form in
@@ -123,7 +125,7 @@ class ShardRows:
     """
 
     def __init__(
-        self, folder: str, name: str, array: zarr.Array, check: Callable[[str], str | None]
+        self, folder: str, name: str, array: "zarr.Array", check: Callable[[str], str | None]
     ):
         self.folder, self.check = folder, check
         self.shape, self.dtype = array.shape[1:], array.dtype

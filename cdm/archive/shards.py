@@ -8,17 +8,20 @@ written, and the index says so. A test holds the bytes against zarr's.
 
 import hashlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import google_crc32c
 import numpy as np
-import zarr
 
 from cdm.files import checksum
+
+if TYPE_CHECKING:
+    import zarr  # takes half a second to import, and a job that samples does not need it yet
 
 NOT_WRITTEN = 2**64 - 1  # offset and length of such a row
 
 
-def naive_write_shard(array: zarr.Array, values: np.ndarray) -> None:
+def naive_write_shard(array: "zarr.Array", values: np.ndarray) -> None:
     """Have zarr write the only shard of a chunk's array; it takes 0.4 ms for each row."""
     array[:] = values
 

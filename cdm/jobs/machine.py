@@ -3,9 +3,12 @@
 What is written about a device is structured, so that no reader has to take a name apart.
 """
 
+import contextlib
 import ctypes
+import gc
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +60,25 @@ def process_age_s() -> float | None:
 def set_thread_variables(threads: int) -> None:
     """Tell numpy, torch and other libraries how many threads to use, before they are imported."""
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
+
+
+@contextlib.contextmanager
+def garbage_waits() -> Iterator[None]:
+    """Have Python look for no garbage inside the block, nor ever in what was made there.
+
+    Importing torch or transformers makes hundreds of thousands of objects that stay to the end.
+    While there are more and more of them, Python searches them for garbage again and again: this
+    took a tenth to a quarter of an import. What is no garbage after the block is not searched
+    later either, so that no search stops a thread in the middle of sampling.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if was_on:
+            gc.enable()
 
 
 def keep_freed_memory() -> bool:

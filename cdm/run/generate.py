@@ -139,9 +139,11 @@ def _get_ready(plan: Plan, chunk: Chunk, threads: int, log: Log) -> _Ready:
     reader.read_ahead(dataset.files(sample)[0] for sample in samples)
     ahead = READ_AHEAD * max(config.sampling.batch_size, threads)
     items = maps.read(dataset, reader, reader_threads(threads, config.gpu), ahead)
-    # The weights, and libraries for a GPU that do not touch it.
+    # The weights, what git says of this program (slow on a network disk, and kept for later), and
+    # libraries for a GPU that do not touch it.
     try:
         model, encoder = read_model(plan), read_text_encoder(plan)
+        workflow_version()
         if config.gpu is not None:
             nvrtc.import_ahead()
     except BaseException:

@@ -1,5 +1,6 @@
 """What is written about where a job ran, and what earlier versions wrote."""
 
+import gc
 import os
 import platform
 import subprocess
@@ -16,6 +17,7 @@ from cdm.jobs.machine import (
     announce_run,
     describe_device,
     device_text,
+    garbage_waits,
     keep_freed_memory,
     process_age_s,
     process_birth,
@@ -149,3 +151,28 @@ def test_memory_that_is_freed_is_kept_for_the_next_step():
 def test_where_the_c_library_has_no_such_setting_nothing_is_set(monkeypatch):
     monkeypatch.setattr("cdm.jobs.machine.ctypes.CDLL", lambda name: object())
     assert keep_freed_memory() is False
+
+
+def test_garbage_waits_until_the_block_ends():
+    try:
+        with garbage_waits():
+            assert not gc.isenabled()
+            kept = gc.get_freeze_count()
+        assert gc.isenabled()
+        assert gc.get_freeze_count() > kept  # what is there now is not searched again
+        with pytest.raises(ImportError), garbage_waits():
+            raise ImportError("no torch here")
+        assert gc.isenabled()
+    finally:
+        gc.unfreeze()
+
+
+def test_garbage_collection_that_was_off_stays_off():
+    gc.disable()
+    try:
+        with garbage_waits():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+        gc.unfreeze()
