@@ -17,6 +17,7 @@ from cdm.contact import contact_from_distance
 from cdm.datasets.experiment_log import trained_split
 from cdm.datasets.files import FileReader, exists, find_states, load_npy
 from cdm.datasets.reference_draws import REFERENCE, Captions, Entry, draw_entries
+from cdm.datasets.values import as_mask
 from cdm.errors import DataError, listed
 from cdm.files import FileState, RemoteState, place_of
 from cdm.noise import choice, stream_key, uniform
@@ -153,7 +154,8 @@ class Dataset(ABC):
         name = self.target_mask_file(sample)
         if name is None or not exists(self.data_dir / name):
             return None
-        return load_npy(reader, name, (self.config.num_points,)).astype(bool)
+        mask = load_npy(reader, name, (self.config.num_points,))
+        return as_mask(mask, str(reader.path(name)))
 
     def read_colors(self, sample: Sample, reader: FileReader) -> np.ndarray | None:
         """(num_points, 3) uint8 red, green and blue, for the eye; None where there are none.

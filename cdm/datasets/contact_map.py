@@ -14,7 +14,7 @@ from cdm.datasets.base import (
 from cdm.datasets.files import REBUILD, exists, load_npy, load_npz
 from cdm.datasets.reference_draws import Entry
 from cdm.datasets.tables import AnnoRow, read_row_numbers, read_table
-from cdm.datasets.values import check_colors, check_distances, check_points
+from cdm.datasets.values import as_mask, check_colors, check_distances, check_points
 from cdm.errors import BadItem, DataError, listed
 from cdm.files import RemotePath
 
@@ -113,7 +113,8 @@ class ContactMapDataset(Dataset):
 
         mask = None
         if self._has_target(sample):
-            mask = load_npy(reader, self.target_mask_file(sample), (num_points,)).astype(bool)
+            name = self.target_mask_file(sample)
+            mask = as_mask(load_npy(reader, name, (num_points,)), str(reader.path(name)))
         return Item(
             sample=sample,
             c_pc_xyz=points[:, :3],

@@ -232,6 +232,8 @@ def decode_npy(data: bytes, place: str, shape: tuple, finite: bool = True) -> np
     """
     if data.startswith(b"PK"):
         raise BadItem(f"{place}: is an .npz archive, expected one array; {REBUILD}")
+    if problem := odd_kind(data[:HEAD]):
+        raise BadItem(f"{place}: {problem}; {REBUILD}")
     array = _decode(lambda: io.BytesIO(data), f"{place}: the array", shape, "fiub")
     return _as_numbers(array, f"{place}: the array", finite)
 
@@ -259,26 +261,17 @@ def _problem(header: Header, shape: tuple, kinds: str) -> str:
     if header.dtype.kind not in kinds:
         wanted = "numbers" if "f" in kinds else "integers"
         return f"of type {header.dtype}, expected {wanted}"
-    fits = len(found) == len(shape) and all(
+    fits = [
         want is None or size in (want if isinstance(want, tuple) else (want,))
-        for size, want in zip(found, shape, strict=True)
-    )
-    if fits:
+        for size, want in zip(found, shape, strict=False)
+    ]
+    if len(found) == len(shape) and all(fits):
         return ""
-    return f"{found}, expected {_shape_text(shape)}{_points_advice(found, shape)}"
-
-
-def _points_advice(found: tuple[int, ...], shape: tuple) -> str:
-    """What to set if the array lacks nothing but the configured number of points."""
-    wanted = shape[0]
-    if (
-        len(found) != len(shape)
-        or not isinstance(wanted, int)
-        or wanted in (1, found[0])
-        or not found[0]
-    ):
-        return ""
-    return f" (if all items have {found[0]} points, set dataset.num_points: {found[0]})"
+    # An array of (points, columns) that lacks nothing but the configured number of points.
+    advice = ""
+    if len(found) == len(shape) == 2 and fits[1] and found[0] and shape[0] != 1:
+        advice = f" (if all items have {found[0]} points, set dataset.num_points: {found[0]})"
+    return f"{found}, expected {_shape_text(shape)}{advice}"
 
 
 def _damaged(error: Exception) -> str:

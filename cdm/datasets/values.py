@@ -7,7 +7,7 @@ that no real scene meets: items are crops of about 4 m.
 import numpy as np
 
 from cdm.datasets.files import REBUILD
-from cdm.errors import BadItem
+from cdm.errors import BadItem, listed
 
 FARTHEST_M = 100.0  # of a point from the origin, and of a joint from a point
 SMALLEST_M = 0.02  # longest side of a scene
@@ -47,6 +47,23 @@ def check_distances(distance: np.ndarray, place: str) -> None:
             f"{place}: 'dist' goes up to {high:.6g}, expected metres, at most {FARTHEST_M:g}; "
             f"{UNITS}, or {REBUILD}"
         )
+
+
+def as_mask(array: np.ndarray, place: str) -> np.ndarray:
+    """A target mask (num_points,) as bool, of 0 and one other number, such as 1 or 255.
+
+    Raises:
+        BadItem: negative numbers, or several others than 0: labels or probabilities, of which not
+            all can mean the target.
+    """
+    others = np.unique(array[array != 0])
+    if len(others) > 1 or (others < 0).any():
+        found = listed((f"{value:g}" for value in others), 4, ", ")
+        raise BadItem(
+            f"{place}: holds {found} beside 0, expected a mask of 0 and 1 (1: the points of the "
+            f"target object); {REBUILD}"
+        )
+    return array.astype(bool)
 
 
 def check_colors(rgb: np.ndarray, place: str, low: float, high: float) -> None:

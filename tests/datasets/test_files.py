@@ -97,6 +97,7 @@ NAN[4, 2] = np.nan
             "(15, 6), expected (16, 6) (if all items have 15 points, set dataset.num_points: 15)",
         ),
         ({"points": np.zeros((0, 6))}, "'points' is (0, 6), expected (16, 6);"),
+        ({"points": np.zeros((6, 16))}, "'points' is (6, 16), expected (16, 6);"),
         ({"points": np.zeros((17, 6))}, "'points' is (17, 6), expected (16, 6)"),
         ({"points": np.zeros((16, 3))}, "'points' is (16, 3), expected (16, 6)"),
         ({"dist": np.zeros((16, 6))}, "'dist' is (16, 6), expected (16, 22)"),
@@ -291,3 +292,12 @@ def test_compressed_archives_are_read(tmp_path):
     np.savez_compressed(tmp_path / "a.npz", points=np.asfortranarray(points))
     read = load_npz(FileReader(tmp_path), "a.npz", {"points": (16, (3, 6))})["points"]
     assert np.array_equal(read, points)
+
+
+def test_a_pointer_in_the_place_of_an_array_is_called_so(data_dir):
+    pointer = b"version https://git-lfs.github.com/spec/v1\n"
+    for read, name in ((load_npy, "a.npy"), (load_npz, "a.npz")):
+        (data_dir / name).write_bytes(pointer)
+        shape = (3,) if read is load_npy else {"points": (3,)}
+        with pytest.raises(BadItem, match=rf"{name}: is a git-LFS pointer .*rebuild the file"):
+            read(FileReader(data_dir), name, shape)

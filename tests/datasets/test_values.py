@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cdm.datasets.values import check_colors, check_distances, check_points
+from cdm.datasets.values import as_mask, check_colors, check_distances, check_points
 from cdm.errors import BadItem
 
 ROOM = np.random.default_rng(0).uniform(-2, 2, (64, 3)).astype(np.float32)
@@ -78,3 +78,18 @@ def test_colours_from_0_to_1_in_place_of_minus_1_to_1_are_refused():
 )
 def test_bright_rooms_and_plain_ones_pass(colours):
     check_colors(colours.astype(np.float32), "room", -1, 1)
+
+
+@pytest.mark.parametrize("other", [1, 255, 0.5])
+def test_a_mask_marks_points_by_any_one_number(other):
+    marked = np.array([False, True, True])
+    assert as_mask((marked * other).astype(np.float32), "mask").tolist() == marked.tolist()
+    assert not as_mask(np.zeros(3, np.float32), "mask").any()
+
+
+@pytest.mark.parametrize(
+    "values, found", [([0, 3, 17], "3, 17 beside 0"), ([-1, 1], "-1, 1"), ([0, -1], "-1 beside 0")]
+)
+def test_labels_and_probabilities_are_no_mask(values, found):
+    with pytest.raises(BadItem, match=f"room: holds {found}.*expected a mask"):
+        as_mask(np.array(values, np.float32), "room")
