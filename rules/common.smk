@@ -42,8 +42,8 @@ from cdm.evaluation.evaluate import evaluation_key
 from cdm.evaluation.study import study_key
 from cdm.jobs.machine import announce_run
 from cdm.jobs.standby import count_devices, share_out
-from cdm.run.exports import stale_clouds, stale_maps
-from cdm.run.folders import check_folder
+from cdm.run.exports import stale_clouds, stale_maps, stale_table
+from cdm.run.folders import check_notes
 from cdm.run.losses import find_losses
 from cdm.run.plan import describe_plan
 from cdm.run.plan_files import is_saved, save_plan
@@ -60,7 +60,7 @@ WHERE = f"module {workflow.modifier.namespace}: " if IS_MODULE else ""
 PLAN, SAMPLES = None, None
 STORAGE = workflow.storage_settings
 try:
-    check_folder(Path(".snakemake"))  # Snakemake makes it after it has read this
+    check_notes()  # Snakemake makes their folder after it has read this
     check_storage(
         STORAGE.default_storage_provider,
         STORAGE.default_storage_prefix,

@@ -1,6 +1,7 @@
 # Other shapes of the merged archive, on request: snakemake export_npz, export_pred_contact,
 # export_ply. Section `export` of the configuration says where they go; no chunk depends on it.
 
+TABLE = f"{RUN}/generated_contact_maps.npz"
 PRED_CONTACT = f"{RUN}/pred_contact.json"
 CLOUDS = f"{RUN}/ply.json"
 
@@ -9,8 +10,9 @@ rule export_npz:
     """Write generated_contact_maps.npz, as the old script did."""
     input:
         PLAN.archive_record,
+        lambda wildcards: run_again_if_stale(stale_table, TABLE),
     output:
-        f"{RUN}/generated_contact_maps.npz",
+        TABLE,
     log:
         f"{RUN}/logs/export_npz.log",
     conda:

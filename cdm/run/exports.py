@@ -5,6 +5,7 @@ or when a file of it is gone. No chunk depends on it.
 """
 
 import os
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -165,6 +166,16 @@ def asked_of_maps(config: Config) -> dict[str, Any]:
 def asked_of_clouds(config: Config) -> dict[str, Any]:
     """The keys that decide what `export_clouds` makes."""
     return {"items": config.as_dict()["export"]["items"]}
+
+
+def stale_table(config: Config, table: Path) -> str | None:
+    """Why the old script's .npz has to be made again although it is there, or None.
+
+    A .npz is a zip file, whose list of contents comes last. So one that was cut off has none.
+    """
+    if not os.path.lexists(table) or (table.is_file() and zipfile.is_zipfile(table)):
+        return None
+    return f"{table}: is cut off, or no .npz"
 
 
 def stale_maps(config: Config, record: Path) -> str | None:

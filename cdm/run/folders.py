@@ -20,6 +20,23 @@ def check_folders(run: str | Path) -> None:
         check_folder(run / name)
 
 
+def check_notes(folder: Path = Path(".snakemake")) -> None:
+    """Refuse a working folder in which Snakemake could not keep its notes, also for a dry run.
+
+    Args:
+        folder: of the notes; Snakemake makes it in the working folder.
+    Raises:
+        ArchiveError: as `check_folder`, or it may not be written to.
+    """
+    check_folder(folder)
+    if not os.access(folder if folder.exists() else folder.parent, os.W_OK | os.X_OK):
+        raise ArchiveError(
+            f"{folder.absolute()}: you may not write there, and Snakemake keeps its notes there, "
+            "also for -n. Run from a folder of your own (--directory FOLDER). Only to look at a "
+            "run of somebody else: cdm status RUN, cdm why RUN, cdm verify RUN"
+        )
+
+
 def check_folder(path: Path) -> None:
     """Refuse what stands in the way of a folder; a folder that is not there is no fault.
 

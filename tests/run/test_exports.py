@@ -13,7 +13,14 @@ import stage2
 from cdm.__main__ import main
 from cdm.archive import ContactMaps, data_folder
 from cdm.errors import ArchiveError, ConfigError, DataError
-from cdm.run.exports import export_clouds, export_maps, export_table, stale_clouds, stale_maps
+from cdm.run.exports import (
+    export_clouds,
+    export_maps,
+    export_table,
+    stale_clouds,
+    stale_maps,
+    stale_table,
+)
 
 RUN, DATA = Path("outputs/run"), Path("data")
 RECORD = RUN / "pred_contact.json"
@@ -264,6 +271,21 @@ def test_a_folder_that_is_no_data_folder_is_refused_before_anything_is_written(t
 
 
 # --- made again when it has to be -----------------------------------------------------------------
+
+
+def test_an_npz_that_was_cut_off_is_made_again():
+    table = RUN / "generated_contact_maps.npz"
+    table.parent.mkdir(parents=True, exist_ok=True)
+    assert stale_table(None, table) is None  # never exported: Snakemake knows
+    np.savez(table, sample_list=np.arange(100))
+    whole = table.read_bytes()
+    assert stale_table(None, table) is None
+    for content in (whole[:-1000], whole[:-30], b""):
+        table.write_bytes(content)
+        assert stale_table(None, table) == f"{table}: is cut off, or no .npz"
+    table.unlink()
+    table.symlink_to("nowhere")
+    assert stale_table(None, table) == f"{table}: is cut off, or no .npz"
 
 
 def test_an_export_is_stale_once_something_else_is_asked_for_or_a_file_is_gone():

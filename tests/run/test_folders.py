@@ -7,7 +7,7 @@ import pytest
 from helpers import plan_run, run_config
 
 from cdm.errors import ArchiveError
-from cdm.run.folders import check_folders
+from cdm.run.folders import check_folders, check_notes
 from cdm.run.planning import make_plan
 
 RUN = Path("outputs/run")
@@ -50,6 +50,19 @@ def test_a_folder_that_may_not_be_read_does_not_count_as_empty(folder, monkeypat
     monkeypatch.setattr(os, "access", lambda path, mode: path != folder)
     with pytest.raises(ArchiveError, match=f"^{folder}: you may not read this folder"):
         check_folders(RUN)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_working_folder_of_somebody_else_is_told(tmp_path, monkeypatch, there):
+    monkeypatch.chdir(tmp_path)
+    notes = Path(".snakemake")
+    if there:
+        notes.mkdir()
+    check_notes()
+    refused = notes if there else Path()
+    monkeypatch.setattr(os, "access", lambda path, mode: path != refused or not mode & os.W_OK)
+    with pytest.raises(ArchiveError, match=f"^{tmp_path}/.snakemake: you may not write there"):
+        check_notes()
 
 
 def test_a_plan_is_not_made_for_a_disk_that_is_away(tmp_path, monkeypatch):

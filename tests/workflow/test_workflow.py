@@ -312,6 +312,9 @@ def test_exports_follow_the_archive(folder):
     assert int(found["dataset_size"]) == NUM_ITEMS
     assert len(list((base / "HUMANISE/pred_contact").glob("*.npy"))) == NUM_ITEMS
     assert planned(folder, "export_npz", "export_pred_contact") == ([], set())
+    table = base / "generated_contact_maps.npz"
+    table.write_bytes(table.read_bytes()[:-100])
+    assert planned(folder, "export_npz", "export_pred_contact") == ([], {"export_npz"})
     configure(folder, seed=1)
     assert planned(folder, "export_npz")[1] == {"merge", "export_npz"}
 
