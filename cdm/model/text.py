@@ -168,6 +168,13 @@ def _bert_length(max_length: int | None, limit: int) -> int:
     return length
 
 
+def naive_clip_text(folder: Path):
+    """Tokenizer and network by transformers; `cdm.model.clip_text` does without its long import."""
+    from transformers import CLIPTextModelWithProjection
+
+    return load_clip_tokenizer(folder), _load_model(CLIPTextModelWithProjection, folder, "cpu")
+
+
 def load_clip_tokenizer(folder: Path):
     """CLIP's byte-pair encoding, without normalisation: `clean_caption` does that before it."""
     from tokenizers import normalizers
@@ -180,11 +187,18 @@ def load_clip_tokenizer(folder: Path):
 
 
 def _load_clip(folder: Path, max_length, device) -> Loaded:
-    import torch
-    from transformers import CLIPTextModelWithProjection
+    from cdm.model.clip_text import NotPlain, read_clip_text
 
-    tokenizer = load_clip_tokenizer(folder)
-    model = _load_model(CLIPTextModelWithProjection, folder, device)
+    try:
+        tokenizer, model = read_clip_text(folder)
+    except NotPlain:
+        tokenizer, model = naive_clip_text(folder)
+    return clip_parts(tokenizer, model.to(device), max_length)
+
+
+def clip_parts(tokenizer, model, max_length: int | None) -> Loaded:
+    """The encoder's parts, from either form of tokenizer and network."""
+    import torch
 
     def tokenize(caption):
         return clip_token_ids(tokenizer, caption, max_length)
@@ -193,13 +207,14 @@ def _load_clip(folder: Path, max_length, device) -> Loaded:
         # The vector at the first end token. It is found here and not by transformers, which relies
         # on `eos_token_id`: older configurations state that wrongly.
         position = (ids == tokenizer.eos_token_id).int().argmax(dim=1)
-        hidden = model(input_ids=ids).last_hidden_state
+        hidden = model(ids)
+        hidden = getattr(hidden, "last_hidden_state", hidden)  # transformers gives several things
         return model.text_projection(hidden[torch.arange(len(ids), device=ids.device), position])
 
     return Loaded(
         tokenize,
         embed,
-        width=model.text_projection.out_features,
+        width=model.config.projection_dim,
         num_tokens=lambda caption: len(_clip_ids(tokenizer, caption)),
         length=_clip_length(max_length),
         network=model,
