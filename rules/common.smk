@@ -149,7 +149,7 @@ def run_again_if_lost(name, record):
 
 def run_again_if_stale(why, record):
     """Have a finished export or page made again if something else is asked for than was."""
-    reason = why(CONFIG, Path(record)) if workflow.is_main_process else None
+    reason = why(PLAN, Path(record)) if workflow.is_main_process else None
     if reason:
         workflow.dag.forcefiles.add(record)
         print(f"{printable(reason)}; it is made again", file=sys.stderr)

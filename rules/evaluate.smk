@@ -27,7 +27,9 @@ rule report:
     input:
         evaluation=EVALUATION,
         study=study_to_show,
-        stale=lambda wildcards: run_again_if_stale(stale_page, PAGE),
+        stale=lambda wildcards: run_again_if_stale(
+            lambda plan, page: stale_page(plan, page, Path(EVALUATION)), PAGE
+        ),
     output:
         report(
             PAGE,

@@ -62,6 +62,7 @@ def export_npz(
         _write_object_array(file, "k_samples_list", len(several), items)
         _write_array(file, "total_batches", np.asarray(-(-len(rows) // batch_size)))
         _write_array(file, "dataset_size", np.asarray(len(rows)))
+        file.comment = str(maps.attributes["plan"]).encode()  # numpy does not look at it
     log(f"{len(rows)} samples -> {target} ({target.stat().st_size / 1e6:.1f} MB)")
     return len(rows)
 

@@ -4,7 +4,6 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from cdm.config import Config
 from cdm.run.plan import Plan
 
 MOST_EMBEDDED = 1_500_000  # bytes; in base64 they are 2 MB
@@ -60,16 +59,20 @@ def embedding_advice(page: Path, words: Sequence[str]) -> str:
     )
 
 
-def stale_page(config: Config, page: Path) -> str | None:
+def stale_page(plan: Plan, page: Path, evaluation: Path) -> str | None:
     """Why the page of `snakemake report` has to be written again although it is there, or None.
 
-    Its other settings are in the name of the evaluation that it is made from.
+    Its other settings are in the name of the evaluation that it is made from. The page tells that
+    name, because times of files are lost where a run is copied.
     """
     if not page.exists():
         return None
     with open(page, encoding="utf-8", errors="replace") as file:
-        told = re.search('<meta name="report-items" content="([0-9]+)">', file.read(1000))
-    before = int(told[1]) if told else None
-    if before == config.report.items:
+        head = file.read(1000)
+    told = re.search('<meta name="report-items" content="([0-9]+)">', head)
+    before, now = int(told[1]) if told else None, plan.config.report.items
+    if before != now:
+        return f"report.items is {now}, and was {before} when {page} was written"
+    if f'<meta name="report-evaluation" content="{evaluation.name}">' in head:
         return None
-    return f"report.items is {config.report.items}, and was {before} when {page} was written"
+    return f"{page}: is of another evaluation than {evaluation.name}"

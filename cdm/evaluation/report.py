@@ -85,6 +85,7 @@ def write_report(
         "report.html",
         title=plan.config.exp_name,
         asked_items=plan.config.report.items,
+        evaluation=record.name,
         sentences=words.what_was_run(plan, summary),
         left_out=summary["left_out"],
         confidence=f"{100 * summary['evaluation']['confidence']:g} %",

@@ -1,7 +1,8 @@
 """The exports of a run, as its configuration asks for them (no torch).
 
-An export is made again when its archive is newer, when section `export` asks for something else,
-or when a file of it is gone. No chunk depends on it.
+An export is made again when its archive is newer, when it is of another plan, when section `export`
+asks for something else, or when a file of it is gone. No chunk depends on it. Each export tells its
+plan itself, because times of files are lost where a run is copied.
 """
 
 import os
@@ -147,7 +148,8 @@ def export_clouds(plan: Plan, record: Path, log: Log) -> None:
     """Point clouds of chosen samples in the run's folder `ply/`."""
     items = plan.config.export.items
     folders = export_ply(Path(plan.archive), _clouds(plan.config), items, log)
-    write_json(record, {"export": asked_of_clouds(plan.config), "folders": folders})
+    asked = asked_of_clouds(plan.config)
+    write_json(record, {"plan": plan.fingerprint, "export": asked, "folders": folders})
 
 
 def _clouds(config: Config) -> Path:
@@ -168,40 +170,49 @@ def asked_of_clouds(config: Config) -> dict[str, Any]:
     return {"items": config.as_dict()["export"]["items"]}
 
 
-def stale_table(config: Config, table: Path) -> str | None:
+def stale_table(plan: Plan, table: Path) -> str | None:
     """Why the old script's .npz has to be made again although it is there, or None.
 
     A .npz is a zip file, whose list of contents comes last. So one that was cut off has none.
     """
-    if not os.path.lexists(table) or (table.is_file() and zipfile.is_zipfile(table)):
+    if not os.path.lexists(table):
         return None
-    return f"{table}: is cut off, or no .npz"
+    try:
+        with zipfile.ZipFile(table) as file:
+            found = file.comment
+    except (OSError, zipfile.BadZipFile):
+        return f"{table}: is cut off, or no .npz"
+    return None if found == plan.fingerprint.encode() else f"{table}: holds maps of another plan"
 
 
-def stale_maps(config: Config, record: Path) -> str | None:
+def stale_maps(plan: Plan, record: Path) -> str | None:
     """Why exported maps have to be made again although their record is there, or None."""
-    return _stale(record, asked_of_maps(config), lambda content: _lost_maps(config, content))
+    config = plan.config
+    return _stale(plan, record, asked_of_maps(config), lambda content: _lost_maps(config, content))
 
 
-def stale_clouds(config: Config, record: Path) -> str | None:
+def stale_clouds(plan: Plan, record: Path) -> str | None:
     """Why exported point clouds have to be made again although their record is there, or None."""
+    folder = _clouds(plan.config)
 
     def lost(content: dict[str, Any]) -> str | None:
-        there = list_names(_clouds(config))
+        there = list_names(folder)
         gone = [name for name in content["folders"] if name not in there]
-        return f"{_clouds(config)}/{gone[0]}: is missing" if gone else None
+        return f"{folder}/{gone[0]}: is missing" if gone else None
 
-    return _stale(record, asked_of_clouds(config), lost)
+    return _stale(plan, record, asked_of_clouds(plan.config), lost)
 
 
 def _stale(
-    record: Path, asked: dict[str, Any], lost: Callable[[dict[str, Any]], str | None]
+    plan: Plan, record: Path, asked: dict[str, Any], lost: Callable[[dict[str, Any]], str | None]
 ) -> str | None:
     """Why a record does not answer what is asked now; without one, Snakemake knows."""
     if not record.exists():
         return None
     try:
         content = read_json(record)
+        if content["plan"] != plan.fingerprint:
+            return f"{record}: is of maps of another plan"
         before = content["export"]
         changed = [key for key, value in asked.items() if before[key] != value]
         if changed:

@@ -57,10 +57,22 @@ def test_a_page_that_would_be_blank_in_one_html_file_is_told_with_the_way_out(tm
 
 def test_a_page_of_another_number_of_items_is_written_again(plan, tmp_path):
     page, items = tmp_path / "report.html", plan.config.report.items
-    assert stale_page(plan.config, page) is None  # Snakemake knows that it is not there
-    page.write_text(f'<!doctype html><meta name="report-items" content="{items}">')
-    assert stale_page(plan.config, page) is None
-    page.write_text('<!doctype html><meta name="report-items" content="7">')
-    assert stale_page(plan.config, page).startswith(f"report.items is {items}, and was 7 when")
+    evaluation = tmp_path / "evaluation-0123456789abcdef.json"
+    made_from = f'<meta name="report-evaluation" content="{evaluation.name}">'
+    assert stale_page(plan, page, evaluation) is None  # Snakemake knows that it is not there
+    page.write_text(f'<!doctype html><meta name="report-items" content="{items}">{made_from}')
+    assert stale_page(plan, page, evaluation) is None
+    page.write_text(f'<!doctype html><meta name="report-items" content="7">{made_from}')
+    told = stale_page(plan, page, evaluation)
+    assert told == f"report.items is {items}, and was 7 when {page} was written"
     page.write_text("<!doctype html>")
-    assert "was None" in stale_page(plan.config, page)
+    assert "was None" in stale_page(plan, page, evaluation)
+
+
+def test_a_page_of_another_evaluation_is_written_again_whatever_its_time_is(plan, tmp_path):
+    page = tmp_path / "report.html"
+    head = f'<!doctype html><meta name="report-items" content="{plan.config.report.items}">'
+    for before in ("", '<meta name="report-evaluation" content="evaluation-0.json">'):
+        page.write_text(head + before)
+        told = stale_page(plan, page, tmp_path / "evaluation-1.json")
+        assert told == f"{page}: is of another evaluation than evaluation-1.json"

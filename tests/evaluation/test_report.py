@@ -44,7 +44,7 @@ def test_the_report_is_one_page_with_everything_in_it(tmp_path, monkeypatch):
     plan = make_archive(tmp_path, skipped={0: "bad"})
     summary, record = run_evaluate(plan)
     page, gallery = parts(report(plan, record))
-    assert stale_page(plan.config, record.parent / "report.html") is None
+    assert stale_page(plan, record.parent / "report.html", record) is None
     assert gallery.count('"key":"HUMANISE/') == 6
     assert "http" not in page and "1 sample skipped" in page and page.count("<figcaption>") >= 4
     for name, measure in summary["groups"][0]["measures"].items():

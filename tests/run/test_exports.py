@@ -274,48 +274,66 @@ def test_a_folder_that_is_no_data_folder_is_refused_before_anything_is_written(t
 
 
 def test_an_npz_that_was_cut_off_is_made_again():
+    plan = stage2.make_archive(stage2.stage_1(DATA))
     table = RUN / "generated_contact_maps.npz"
-    table.parent.mkdir(parents=True, exist_ok=True)
-    assert stale_table(None, table) is None  # never exported: Snakemake knows
-    np.savez(table, sample_list=np.arange(100))
+    assert stale_table(plan, table) is None  # never exported: Snakemake knows
+    export_table(plan, table, print)
     whole = table.read_bytes()
-    assert stale_table(None, table) is None
+    assert stale_table(plan, table) is None
     for content in (whole[:-1000], whole[:-30], b""):
         table.write_bytes(content)
-        assert stale_table(None, table) == f"{table}: is cut off, or no .npz"
+        assert stale_table(plan, table) == f"{table}: is cut off, or no .npz"
     table.unlink()
     table.symlink_to("nowhere")
-    assert stale_table(None, table) == f"{table}: is cut off, or no .npz"
+    assert stale_table(plan, table) == f"{table}: is cut off, or no .npz"
+
+
+def test_exports_of_another_plan_are_made_again_whatever_the_times_of_files_are():
+    """A copied run has new times, and Snakemake's notes may not have come along."""
+    plan = stage2.make_archive(stage2.stage_1(DATA))
+    table, clouds = RUN / "generated_contact_maps.npz", RUN / "ply.json"
+    export(plan)
+    export_table(plan, table, print)
+    export_clouds(plan, clouds, print)
+    other = replace(plan, chunks=plan.chunks[:-1])
+    looks = {table: stale_table, RECORD: stale_maps, clouds: stale_clouds}
+    assert [look(plan, path) for path, look in looks.items()] == [None] * 3
+    told = [look(other, path) for path, look in looks.items()]
+    assert told == [
+        f"{table}: holds maps of another plan",
+        f"{RECORD}: is of maps of another plan",
+        f"{clouds}: is of maps of another plan",
+    ]
 
 
 def test_an_export_is_stale_once_something_else_is_asked_for_or_a_file_is_gone():
     plan = stage2.make_archive(stage2.stage_1(DATA))
-    assert stale_maps(plan.config, RECORD) is None  # never exported: Snakemake knows
+    assert stale_maps(plan, RECORD) is None  # never exported: Snakemake knows
     export(plan)
-    assert stale_maps(plan.config, RECORD) is None
+    assert stale_maps(plan, RECORD) is None
     into = asking(plan, to="data")
-    assert "export.to is data, and was None when" in stale_maps(into.config, RECORD)
+    assert "export.to is data, and was None when" in stale_maps(into, RECORD)
     export(plan, to="data")
-    assert stale_maps(into.config, RECORD) is None
-    assert stale_maps(asking(into, overwrite=True, items=3).config, RECORD) is None
+    assert stale_maps(into, RECORD) is None
+    assert stale_maps(asking(into, overwrite=True, items=3), RECORD) is None
     (DATA / "PROX/pred_contact/00003.npy").unlink()
-    assert "data/PROX/pred_contact/00003.npy: is missing" in stale_maps(into.config, RECORD)
+    assert "data/PROX/pred_contact/00003.npy: is missing" in stale_maps(into, RECORD)
     export(plan, to="data")
-    assert stale_maps(into.config, RECORD) is None
+    assert stale_maps(into, RECORD) is None
     earlier = '{"archive": "a", "sets": {}, "earlier_exports": []}'
     for content in ("{", "[]", earlier):
         RECORD.write_text(content)
-        assert "not the record of an export of this version" in stale_maps(into.config, RECORD)
+        assert "not the record of an export of this version" in stale_maps(into, RECORD)
 
 
 def test_clouds_are_stale_once_other_items_are_asked_for_or_a_folder_is_gone():
     plan = stage2.make_archive(stage2.stage_1(DATA))
     record = RUN / "ply.json"
     export_clouds(asking(plan, items=2), record, print)
-    assert stale_clouds(asking(plan, items=2).config, record) is None
-    assert "export.items is 3" in stale_clouds(asking(plan, items=3).config, record)
+    assert stale_clouds(asking(plan, items=2), record) is None
+    assert "export.items is 3" in stale_clouds(asking(plan, items=3), record)
     shutil.rmtree(next((RUN / "ply").iterdir()))
-    assert "is missing" in stale_clouds(asking(plan, items=2).config, record)
+    assert "is missing" in stale_clouds(asking(plan, items=2), record)
 
 
 # --- the old script's file ------------------------------------------------------------------------
