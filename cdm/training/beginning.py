@@ -92,9 +92,14 @@ def architecture_to_train(config: Config) -> Architecture:
 
     Raises:
         ConfigError: this version samples the backbone, but does not train it; or sizes contradict
-            each other.
+            each other, or are of no model.
     """
     model = config.model
+    if model.time_emb_dim is not None and model.time_emb_dim % 2:
+        raise ConfigError(
+            f"model.time_emb_dim is {model.time_emb_dim}, expected an even number: half of the "
+            f"columns are sines, half cosines; set {model.time_emb_dim + 1}, or null"
+        )
     arch = model.arch or "PointMamba"
     _check_trained_here(arch, config)
     sizes, last_dim = load_backbone(arch).sizes_to_train(model)
@@ -192,9 +197,8 @@ def _check_trained_here(arch: str, config: Config) -> None:
     if arch in backbones and backbones[arch].trained:
         return
     able = ", ".join(name for name, backbone in backbones.items() if backbone.trained)
-    raise ConfigError(
-        f"model.arch {arch} is sampled but not trained by this version, expected one of {able}"
-    )
+    what = "is sampled but not trained by this version" if arch in backbones else "is not known"
+    raise ConfigError(f"model.arch {arch} {what}, expected one of {able}")
 
 
 def _find_weights(init_from: str) -> tuple[Path, Path | None]:

@@ -163,3 +163,7 @@ def test_a_number_that_no_plan_can_hold_is_refused(section, key, number):
 def test_data_on_this_machine_may_have_a_file_url():
     config = load_config(raw_config(**REAL, dataset={"data_dir": "file:///data/my%20rooms"}))
     assert config.dataset.data_dir == "/data/my rooms"
+
+
+def test_a_learning_rate_that_no_float32_holds_is_refused():
+    assert "training.lr: found 1e+300, expected" in refused(training={"lr": 1e300})

@@ -57,6 +57,22 @@ def test_sizes_that_are_null_are_afford_motions(parity, arch, case, features):
     assert ours == theirs
 
 
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"time_emb_dim": 15}, "time_emb_dim is 15, expected an even number.*set 16"),
+        (
+            {"arch": "perceiver"},
+            "arch perceiver is not known, expected one of PointMamba, Perceiver",
+        ),
+        ({"arch": "HybridMamba"}, "arch HybridMamba is sampled but not trained"),
+    ],
+)
+def test_models_that_cannot_be_trained_are_refused(model, message):
+    with pytest.raises(ConfigError, match=message):
+        architecture_to_train(tiny({"model": model}))
+
+
 def test_widths_that_follow_from_others_follow_them():
     sizes = {"encoder_q_input_channels": 24, "decoder_q_input_channels": 16}
     found = architecture_to_train(tiny({"model": {"arch_perceiver": sizes}}, arch="Perceiver"))
