@@ -1,8 +1,11 @@
 """The bidirectional scan: the naive form against the formula, the CUDA kernels against it."""
 
+from functools import cache
+
 import pytest
 import torch
 import torch.nn.functional as F
+from emulator import Emulator
 from helpers import poison, relative_error
 
 from cdm.kernels.bidirectional_scan import bidirectional_scan, gate_dtype, gpu, naive
@@ -73,6 +76,55 @@ def test_backends_that_cannot_run_say_so():
         bidirectional_scan(*half, z.float(), backend="cuda")
     with pytest.raises(ValueError, match="d_state 8, 16, 32 or 64"):
         bidirectional_scan(*make_inputs((1, 4, 8, 5, 16)), backend="cuda")
+
+
+# ---- the kernels, run on the CPU ----
+
+
+@pytest.fixture(scope="module")
+def emulated(tmp_path_factory):
+    """Stands in for `gpu._tensor_core_kernels` and `gpu._float32_kernel`: compiled with g++."""
+    folder = tmp_path_factory.mktemp("kernels")
+
+    @cache
+    def tensor_cores(_, *sizes):
+        emulator = Emulator(gpu.SOURCE, folder, **gpu.kernel_macros(*sizes))
+        return [emulator.kernel(name) for name in ("segment_states", "bidirectional_scan")]
+
+    @cache
+    def float32(_, *sizes):
+        emulator = Emulator(gpu.FLOAT32_SOURCE, folder, **gpu.float32_macros(*sizes))
+        return emulator.kernel("bidirectional_scan")
+
+    return {"_tensor_core_kernels": tensor_cores, "_float32_kernel": float32}
+
+
+# Of tiles of 8 tokens: 3 and a part of one; one; 1 and a part. Segments of 2 tiles, and of one.
+@pytest.mark.parametrize(
+    ("shape", "dtype", "steps", "halves", "segments"),
+    [
+        ((2, 29, 40, 16, 16), torch.bfloat16, "usual", 2, 1),
+        ((1, 61, 24, 16, 16), torch.bfloat16, "usual", 1, 4),
+        ((1, 29, 72, 16, 16), torch.bfloat16, "large", 2, 2),
+        ((1, 5, 8, 8, 32), torch.float16, "large", 1, 1),
+        ((1, 19, 16, 32, 16), torch.float16, "tiny", 2, 3),
+        ((2, 37, 72, 16, 16), torch.float32, "large", 0, 0),
+    ],
+    ids=str,
+)
+def test_the_kernels_match_naive(emulated, shape, dtype, steps, halves, segments, monkeypatch):
+    inputs = make_inputs(shape, dtype, steps)
+    for name, kernels in emulated.items():
+        monkeypatch.setattr(gpu, name, kernels)
+    monkeypatch.setattr(gpu, "split", lambda *_: (halves, segments))
+    poison(monkeypatch)
+    out = gpu.bidirectional_scan(*inputs)
+    monkeypatch.undo()
+    assert out.dtype == dtype
+    assert relative_error(out, in_float64(inputs)) < TOLERANCE[dtype]
+
+
+# ---- on a GPU ----
 
 
 @pytest.mark.gpu

@@ -1,12 +1,16 @@
-// The part of CUDA that the project's kernels need, to run them on the CPU. Each thread of a block
-// is a thread here, the blocks run one after the other, and barriers are where the device has them.
+// The part of CUDA that the project's kernels need, to run them on the CPU. The blocks of a grid run
+// one after the other. The threads of a block take turns: each runs until it waits at a barrier, or
+// ends. The order of turns changes, so that a barrier that a kernel lacks changes the result.
+
+#include <setjmp.h>
+#include <ucontext.h>
 
 #include <array>
-#include <barrier>
 #include <cmath>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
-#include <memory>
-#include <thread>
+#include <functional>
 #include <vector>
 
 #define __global__
@@ -17,17 +21,17 @@
 #define __align__(bytes) __attribute__((aligned(bytes)))
 
 struct Index { unsigned x = 1, y = 1, z = 1; };
+struct alignas(8) float2 { float x, y; };
 struct alignas(16) float4 { float x, y, z, w; };
 struct alignas(8) uint2 { unsigned x, y; };
 struct alignas(16) uint4 { unsigned x, y, z, w; };
 
-static thread_local Index threadIdx, blockIdx;
-static Index blockDim, gridDim;
-static std::unique_ptr<std::barrier<>> block_barrier;
-static std::vector<std::unique_ptr<std::barrier<>>> warp_barriers;
-static std::vector<float> exchanged;
+static Index threadIdx, blockIdx, blockDim, gridDim;  // threadIdx: of the thread whose turn it is
 
 static float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+static uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
+
+static int min(int a, int b) { return a < b ? a : b; }
 
 static float __uint_as_float(unsigned bits) {
     float x;
@@ -40,6 +44,10 @@ static unsigned __float_as_uint(float x) {
     std::memcpy(&bits, &x, 4);
     return bits;
 }
+
+static float __int_as_float(int bits) { return __uint_as_float(bits); }
+
+static int __float_as_int(float x) { return __float_as_uint(x); }
 
 // As cvt.rn.bf16x2.f32: rounded to the nearest, ties to even; NaN becomes 0x7fff.
 static unsigned two_bf16(float high, float low) {
@@ -78,39 +86,158 @@ static float rsqrtf(float x) { return 1 / sqrtf(x); }
 
 static unsigned __umulhi(unsigned a, unsigned b) { return (unsigned long long)a * b >> 32; }
 
-static void __syncthreads() { block_barrier->arrive_and_wait(); }
+// --- Threads that take turns, and their barriers ---------------------------------------------------
+
+namespace cpu {
+
+enum Waits { NOT, FOR_WARP, FOR_BLOCK, ENDED };
+
+struct Copy {
+    void *to;
+    const void *from;  // null: zeros
+    size_t size;
+};
+
+struct Thread {
+    ucontext_t beginning;
+    jmp_buf place;  // where it goes on: a jump takes no system call, as a change of context does
+    bool begun = false;
+    Waits waits = NOT;
+    unsigned exchanges = 0;
+    std::vector<std::vector<Copy>> copies = {{}};  // committed groups, and the one being made
+};
+
+constexpr size_t STACK = 1 << 17;
+static std::vector<char> stacks;
+static std::vector<Thread> threads;
+static std::function<void()> kernel;
+static jmp_buf scheduler;
+// What the lanes of a warp hand to one another: each lane's words. Calls take turns with two places,
+// so that no lane overwrites what another has still to read.
+typedef std::array<unsigned, 6> Lane;
+static std::vector<Lane> words[2];
+
+static Thread &own() { return threads[threadIdx.x]; }
+
+static void wait_until(Waits what) {
+    own().waits = what;
+    if (!_setjmp(own().place)) _longjmp(scheduler, 1);
+}
+
+static void live() {
+    kernel();
+    wait_until(ENDED);
+}
+
+static void take_turn(unsigned thread) {
+    threadIdx = {thread, 0, 0};
+    if (_setjmp(scheduler)) return;
+    if (own().begun) _longjmp(own().place, 1);
+    own().begun = true;
+    setcontext(&own().beginning);
+}
+
+// Let threads first ... end - 1 go on if all of them that have not ended wait at this barrier.
+static bool release(unsigned first, unsigned end, Waits barrier) {
+    bool any = false;
+    for (unsigned i = first; i < end; ++i) {
+        if (threads[i].waits != barrier && threads[i].waits != ENDED) return false;
+        any |= threads[i].waits == barrier;
+    }
+    for (unsigned i = first; i < end; ++i)
+        if (threads[i].waits == barrier) threads[i].waits = NOT;
+    return any;
+}
+
+static void run_block() {
+    const unsigned size = blockDim.x;
+    threads = std::vector<Thread>(size);
+    for (unsigned i = 0; i < size; ++i) {
+        ucontext_t &context = threads[i].beginning;
+        getcontext(&context);
+        context.uc_stack.ss_sp = stacks.data() + i * STACK;
+        context.uc_stack.ss_size = STACK;
+        makecontext(&context, live, 0);
+    }
+    bool going = true;
+    for (unsigned round = 0; going; ++round) {
+        for (unsigned i = 0; i < size; ++i) {
+            const unsigned thread = round % 2 ? size - 1 - i : i;
+            if (threads[thread].waits == NOT) take_turn(thread);
+        }
+        going = release(0, size, FOR_BLOCK);
+        for (unsigned warp = 0; warp < size; warp += 32) going |= release(warp, warp + 32, FOR_WARP);
+    }
+    for (const Thread &thread : threads)
+        if (thread.waits != ENDED) {
+            std::fprintf(stderr, "a barrier that not all of its threads reach\n");
+            std::abort();
+        }
+}
+
+// Hand over some words; those of the 32 lanes of this warp.
+static const Lane *exchange(Lane given) {
+    std::vector<Lane> &place = words[own().exchanges++ % 2];
+    place[threadIdx.x] = given;
+    wait_until(FOR_WARP);
+    return &place[threadIdx.x / 32 * 32];
+}
+
+// cp.async: nothing is there before its group was waited for.
+static void copy_later(void *to, const void *from, size_t size) {
+    own().copies.back().push_back({to, from, size});
+}
+
+static void commit() { own().copies.emplace_back(); }
+
+static void wait_for_all_but(size_t left) {
+    auto &groups = own().copies;
+    for (; groups.size() > left + 1; groups.erase(groups.begin()))
+        for (const Copy &copy : groups.front()) {
+            if (copy.from) std::memcpy(copy.to, copy.from, copy.size);
+            else std::memset(copy.to, 0, copy.size);
+        }
+}
+
+template <typename Kernel>
+static void launch(unsigned x, unsigned y, unsigned z, unsigned block, Kernel body) {
+    gridDim = {x, y, z}, blockDim = {block}, kernel = body;
+    stacks.resize(block * STACK);
+    for (auto &place : words) place.assign(block, {});
+    for (unsigned i = 0; i < x * y * z; ++i) {
+        blockIdx = {i % x, i / x % y, i / x / y};
+        run_block();
+    }
+}
+
+}  // namespace cpu
+
+static void __syncthreads() { cpu::wait_until(cpu::FOR_BLOCK); }
+
+static void __syncwarp() { cpu::wait_until(cpu::FOR_WARP); }
 
 static float __shfl_xor_sync(unsigned, float x, int bit) {
-    auto &barrier = *warp_barriers[threadIdx.x / 32];
-    exchanged[threadIdx.x] = x;
-    barrier.arrive_and_wait();
-    const float theirs = exchanged[threadIdx.x ^ bit];
-    barrier.arrive_and_wait();
-    return theirs;
+    return __uint_as_float(cpu::exchange({__float_as_uint(x)})[threadIdx.x % 32 ^ bit][0]);
 }
 
-static void __syncwarp() { warp_barriers[threadIdx.x / 32]->arrive_and_wait(); }
+// --- Instructions of a whole warp, as the PTX ISA has them: lane (g, c) is lane 4 g + c -------------
 
-// What the lanes of a warp hand to one another: each lane's words, seen by all until the next call.
-static std::vector<std::array<unsigned, 6>> words;
+namespace cpu {
 
-static const std::array<unsigned, 6> *exchange(std::array<unsigned, 6> own) {
-    __syncwarp();
-    words[threadIdx.x] = own;
-    __syncwarp();
-    return &words[threadIdx.x / 32 * 32];
-}
-
-// mma.m16n8k16: lane (g, c) holds rows g and g + 8 of a, column g of b (PTX ISA). `low` and `high`
-// read the two elements of a word.
-template <typename Half>
-static void mma_on_cpu(float (&d)[4], uint4 a, unsigned b0, unsigned b1, Half low, Half high) {
-    const auto *lanes = exchange({a.x, a.y, a.z, a.w, b0, b1});
+// mma.m16n8kK, K 16 or 8: lane (g, c) holds rows g and g + 8 of a, and column g of b. `low` and
+// `high` read the two elements of a word.
+template <int K>
+static void mma(float (&d)[4], std::array<unsigned, K / 4> a, std::array<unsigned, K / 8> b,
+                float (*low)(unsigned), float (*high)(unsigned)) {
+    Lane given = {};
+    std::copy(a.begin(), a.end(), given.begin());
+    std::copy(b.begin(), b.end(), given.begin() + 4);
+    const Lane *lanes = exchange(given);
     const int lane = threadIdx.x % 32, g = lane / 4, c = lane % 4;
     for (int e = 0; e < 4; ++e) {
         const int row = g + e / 2 * 8, column = 2 * c + e % 2;
         double sum = d[e];
-        for (int k = 0; k < 16; ++k) {
+        for (int k = 0; k < K; ++k) {
             const unsigned left = lanes[row % 8 * 4 + k % 8 / 2][row / 8 + k / 8 * 2];
             const unsigned right = lanes[column * 4 + k % 8 / 2][4 + k / 8];
             sum += k % 2 ? double(high(left)) * high(right) : double(low(left)) * low(right);
@@ -120,30 +247,24 @@ static void mma_on_cpu(float (&d)[4], uint4 a, unsigned b0, unsigned b1, Half lo
 }
 
 // movmatrix: lane (g, c) hands over row g, columns 2c and 2c + 1.
-static unsigned transpose_on_cpu(unsigned pair) {
-    const auto *lanes = exchange({pair});
+static unsigned transposed(unsigned pair) {
+    const Lane *lanes = exchange({pair});
     const int lane = threadIdx.x % 32, g = lane / 4, c = lane % 4;
     auto element = [&](int row) { return lanes[row * 4 + g / 2][0] >> g % 2 * 16 & 0xffffu; };
     return element(2 * c) | element(2 * c + 1) << 16;
 }
 
-template <typename Kernel> static void launch(unsigned x, unsigned y, unsigned block, Kernel kernel) {
-    gridDim = {x, y}, blockDim = {block};
-    exchanged.assign(block, 0);
-    words.assign(block, {});
-    block_barrier = std::make_unique<std::barrier<>>(block);
-    warp_barriers.clear();
-    for (unsigned warp = 0; warp < block / 32; ++warp)
-        warp_barriers.push_back(std::make_unique<std::barrier<>>(32));
-    std::vector<std::thread> threads;
-    for (unsigned thread = 0; thread < block; ++thread)
-        threads.emplace_back([=] {
-            threadIdx = {thread, 0, 0};
-            for (unsigned i = 0; i < x * y; ++i) {
-                blockIdx = {i % x, i / x, 0};
-                kernel();
-                __syncthreads();
-            }
-        });
-    for (auto &thread : threads) thread.join();
+// ldmatrix.x1: lanes 0 to 7 name the rows of an 8x8 matrix.
+static unsigned load_matrix(const void *row, bool transpose) {
+    const auto address = (unsigned long long)row;
+    const Lane *lanes = exchange({(unsigned)address, (unsigned)(address >> 32)});
+    const int lane = threadIdx.x % 32, g = lane / 4, c = lane % 4;
+    auto element = [&](int row, int column) -> unsigned {
+        const auto place = lanes[row][0] | (unsigned long long)lanes[row][1] << 32;
+        return ((const unsigned short *)place)[column];
+    };
+    return transpose ? element(2 * c, g) | element(2 * c + 1, g) << 16
+                     : element(g, 2 * c) | element(g, 2 * c + 1) << 16;
 }
+
+}  // namespace cpu

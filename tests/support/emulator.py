@@ -27,9 +27,25 @@ ASSEMBLY = {
         r"\1 = two_halves(\2, \3)"
     ),
     r'asm\("cvt\.f32\.f16 %0, %1;" : "=f"\((\w+)\) : "h"\((\w+)\)\)': r"\1 = from_half_bits(\2)",
-    # of tensor_cores.cuh; these take several lines
-    r'(?s)asm\("mma\.sync.*?\);\n': "mma_on_cpu(d, a, b0, b1, low, high);\n",
-    r'(?s)asm\("movmatrix.*?\);\n': "result = transpose_on_cpu(pair);\n",
+    # those of a whole warp, and copies into shared memory; these take several lines
+    r'(?s)asm\("mma\.sync\.aligned\.m16n8k16.*?\);\n': (
+        "cpu::mma<16>(d, {a.x, a.y, a.z, a.w}, {b0, b1}, low, high);\n"
+    ),
+    r'(?s)asm\("mma\.sync\.aligned\.m16n8k8.*?\);\n': (
+        "cpu::mma<8>(d, {a[0], a[1]}, {b}, low, high);\n"
+    ),
+    r'(?s)asm\("movmatrix.*?\);\n': "result = cpu::transposed(pair);\n",
+    r'(?s)asm volatile\("ldmatrix\.sync\.aligned\.m8n8\.x1\.shared.*?\);\n': (
+        "pair = cpu::load_matrix(row, false);\n"
+    ),
+    r'(?s)asm volatile\("ldmatrix\.sync\.aligned\.m8n8\.x1\.trans.*?\);\n': (
+        "pair = cpu::load_matrix(row, true);\n"
+    ),
+    r'(?s)asm volatile\("cp\.async\.ca.*?\);\n': (
+        "cpu::copy_later(shared, there ? global : nullptr, sizeof(T));\n"
+    ),
+    r'(?s)asm volatile\("cp\.async\.commit_group.*?\);\n': "cpu::commit();\n",
+    r'(?s)asm volatile\("cp\.async\.wait_group.*?\);\n': "cpu::wait_for_all_but(LEFT);\n",
 }
 
 
@@ -60,15 +76,17 @@ class Emulator:
         defined = [f"#define {key} {int(value)}" for key, value in macros.items()]
         parts = [f'#include "{HEADER}"', *defined, code]
         for name, parameters in KERNEL.findall(code):
-            names = ", ".join(re.findall(r"(\w+)(?:,|$)", parameters))
+            listed = re.search(rf"#define {parameters} ((?:.*\\\n)*.*)", code)  # by a macro?
+            names = ", ".join(re.findall(r"(\w+)(?:,|$)", listed[1] if listed else parameters))
             parts.append(
-                f'extern "C" void on_cpu_{name}(int grid_x, int grid_y, int threads, {parameters}) '
-                f"{{ launch(grid_x, grid_y, threads, [=] {{ {name}({names}); }}); }}"
+                f'extern "C" void on_cpu_{name}(int grid_x, int grid_y, int grid_z, int threads, '
+                f"{parameters}) {{ cpu::launch(grid_x, grid_y, grid_z, threads, "
+                f"[=] {{ {name}({names}); }}); }}"
             )
         stem = "-".join([source.stem, *(f"{k}{int(v)}" for k, v in macros.items())])
         program, library = folder / f"{stem}.cpp", folder / f"{stem}.so"
         program.write_text("\n".join(parts))
-        flags = "-std=c++20 -O1 -w -pthread -shared -fPIC".split()
+        flags = "-std=c++20 -O1 -w -shared -fPIC".split()
         subprocess.run(["g++", *flags, program, "-o", library], check=True)
         self._library = ctypes.CDLL(library)
 
@@ -76,8 +94,7 @@ class Emulator:
         """Stands in for `cdm.kernels.nvrtc.Kernel`: called with grid, block and arguments."""
 
         def run(grid, block, *arguments):
-            grid_x, grid_y = (*grid, 1)[:2]
-            sizes = map(ctypes.c_int, (grid_x, grid_y, block))
+            sizes = map(ctypes.c_int, (*(*grid, 1, 1)[:3], block))
             self._library[f"on_cpu_{name}"](*sizes, *map(_c_value, arguments))
 
         return run
