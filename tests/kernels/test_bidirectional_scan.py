@@ -1,11 +1,9 @@
 """The bidirectional scan: the naive form against the formula, the CUDA kernels against it."""
 
-from functools import cache
-
 import pytest
 import torch
 import torch.nn.functional as F
-from emulator import Emulator
+from emulator import emulate
 from helpers import poison, relative_error
 
 from cdm.kernels.bidirectional_scan import bidirectional_scan, gate_dtype, gpu, naive
@@ -81,24 +79,6 @@ def test_backends_that_cannot_run_say_so():
 # ---- the kernels, run on the CPU ----
 
 
-@pytest.fixture(scope="module")
-def emulated(tmp_path_factory):
-    """Stands in for `gpu._tensor_core_kernels` and `gpu._float32_kernel`: compiled with g++."""
-    folder = tmp_path_factory.mktemp("kernels")
-
-    @cache
-    def tensor_cores(_, *sizes):
-        emulator = Emulator(gpu.SOURCE, folder, **gpu.kernel_macros(*sizes))
-        return [emulator.kernel(name) for name in ("segment_states", "bidirectional_scan")]
-
-    @cache
-    def float32(_, *sizes):
-        emulator = Emulator(gpu.FLOAT32_SOURCE, folder, **gpu.float32_macros(*sizes))
-        return emulator.kernel("bidirectional_scan")
-
-    return {"_tensor_core_kernels": tensor_cores, "_float32_kernel": float32}
-
-
 # Of tiles of 8 tokens: 3 and a part of one; one; 1 and a part. Segments of 2 tiles, and of one.
 @pytest.mark.parametrize(
     ("shape", "dtype", "steps", "halves", "segments"),
@@ -112,10 +92,9 @@ def emulated(tmp_path_factory):
     ],
     ids=str,
 )
-def test_the_kernels_match_naive(emulated, shape, dtype, steps, halves, segments, monkeypatch):
+def test_the_kernels_match_naive(shape, dtype, steps, halves, segments, monkeypatch):
     inputs = make_inputs(shape, dtype, steps)
-    for name, kernels in emulated.items():
-        monkeypatch.setattr(gpu, name, kernels)
+    emulate(gpu, monkeypatch)
     monkeypatch.setattr(gpu, "split", lambda *_: (halves, segments))
     poison(monkeypatch)
     out = gpu.bidirectional_scan(*inputs)

@@ -1,11 +1,9 @@
 """Convolution and x_proj in one kernel: on a GPU, and run on the CPU with g++, against float64."""
 
-from functools import cache
-
 import pytest
 import torch
 import torch.nn.functional as F
-from emulator import Emulator
+from emulator import emulate
 from helpers import poison, relative_error
 
 from cdm.kernels.causal_conv import bidirectional_conv_silu
@@ -80,19 +78,6 @@ def test_backends_that_cannot_run_say_so():
 # ---- the kernel, run on the CPU ----
 
 
-@pytest.fixture(scope="module")
-def emulated_kernel(tmp_path_factory):
-    """Stands in for `gpu._kernel`: compiled with g++."""
-    folder = tmp_path_factory.mktemp("kernels")
-
-    @cache
-    def kernel(_, *sizes):
-        emulator = Emulator(gpu.SOURCE, folder, **gpu.kernel_macros(*sizes))
-        return emulator.kernel("conv_projection")
-
-    return kernel
-
-
 @pytest.mark.parametrize(
     ("shape", "width", "dtype"),
     [
@@ -103,9 +88,9 @@ def emulated_kernel(tmp_path_factory):
     ],
     ids=str,
 )
-def test_the_kernel_matches_float64(emulated_kernel, shape, width, dtype, monkeypatch):
+def test_the_kernel_matches_float64(shape, width, dtype, monkeypatch):
     inputs = make_inputs(*shape, width=width, dtype=dtype)
-    monkeypatch.setattr(gpu, "_kernel", emulated_kernel)
+    emulate(gpu, monkeypatch)
     poison(monkeypatch)
     check(gpu.conv_projection(inputs[0], pack_weights(*inputs[1:])), inputs)
 

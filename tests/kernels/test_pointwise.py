@@ -1,13 +1,10 @@
 """The fused pointwise steps against their naive forms: on a GPU, and run on the CPU with g++."""
 
-from functools import cache
-
 import pytest
 import torch
-from emulator import Emulator
+from emulator import emulate
 from helpers import poison, relative_error
 
-from cdm.kernels.nvrtc import element_macros
 from cdm.kernels.pointwise import gpu, naive
 from cdm.kernels.pointwise.gpu import Pointwise
 
@@ -16,22 +13,7 @@ TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 3e-3, torch.float16: 4e-4}
 TERM = {dtype: dtype for dtype in TOLERANCE} | {torch.float16: torch.float32}
 
 
-@pytest.fixture(scope="module")
-def emulated_kernels(tmp_path_factory):
-    """Stands in for `gpu._kernels`: compiled with g++."""
-    folder = tmp_path_factory.mktemp("kernels")
-
-    @cache
-    def kernels(_, io_dtype, d_model, contact_dim):
-        macros = element_macros(io_dtype) | {"D_MODEL": d_model, "CONTACT_DIM": contact_dim}
-        emulator = Emulator(gpu.SOURCE, folder, **macros)
-        names = "embed", "embedding_norm", "residual_norm", "residual_head"
-        return {name: emulator.kernel(name) for name in names}
-
-    return kernels
-
-
-# On a GPU many shapes; on the CPU, where barriers between threads are slow, two small ones.
+# On a GPU many shapes; on the CPU, where each takes seconds to compile, two.
 SHAPES = [(1, 1, 64), (2, 33, 256), (3, 100, 20), (1, 7, 1024)]
 CASES = [("emulated", shape, 6) for shape in ((1, 1, 64), (1, 9, 20))] + [
     pytest.param("cuda", shape, contact_dim, marks=pytest.mark.gpu)
@@ -45,7 +27,7 @@ every_case = pytest.mark.parametrize(("device", "shape", "contact_dim"), CASES, 
 def device(request, monkeypatch):
     if request.param != "emulated":
         return request.param
-    monkeypatch.setattr(gpu, "_kernels", request.getfixturevalue("emulated_kernels"))
+    emulate(gpu, monkeypatch)
     return "cpu"
 
 

@@ -1,11 +1,9 @@
 """A sampling step's update: the naive form against the loop, and the kernel against both."""
 
-from functools import cache
-
 import numpy as np
 import pytest
 import torch
-from emulator import Emulator
+from emulator import emulate
 from helpers import poison
 
 from cdm.kernels import nvrtc, philox
@@ -22,22 +20,10 @@ def keys(device="cpu"):
     return philox.device_keys([stream_key(1, "noise", "s", name) for name in names], device)
 
 
-@pytest.fixture(scope="module")
-def emulated_kernel(tmp_path_factory):
-    """Stands in for `gpu._kernel`: compiled with g++ for a number of joints."""
-    folder = tmp_path_factory.mktemp("kernels")
-
-    @cache
-    def kernel(_, contact_dim):
-        return Emulator(gpu.SOURCE, folder, CONTACT_DIM=contact_dim).kernel("sampling_step")
-
-    return kernel
-
-
 @pytest.fixture(params=["emulated", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request, monkeypatch):
     if request.param == "emulated":
-        monkeypatch.setattr(gpu, "_kernel", request.getfixturevalue("emulated_kernel"))
+        emulate(gpu, monkeypatch)
         return "cpu"
     assert nvrtc.unavailable(0) is None
     return "cuda"

@@ -1,10 +1,8 @@
 """The kernels of training and their gradients, run on the CPU, against the naive forms."""
 
-from functools import cache
-
 import pytest
 import torch
-from emulator import Emulator
+from emulator import emulate
 from helpers import relative_error
 
 from cdm.kernels.causal_conv import gpu as conv
@@ -25,25 +23,10 @@ every_case = pytest.mark.parametrize(
 )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def emulated(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("kernels")
-
-    @cache
-    def emulator(source, **macros):
-        return Emulator(source, folder, **macros)
-
-    def scan_kernel(name, _, bf16):
-        return emulator(scan.SOURCE, BF16=bf16).kernel(name)
-
-    def conv_kernel(name, _, bf16, width):
-        source = conv.FOLDER / "gradient.cu"
-        return emulator(source, BF16=bf16, WIDTH=width, RUN=conv.RUN).kernel(name)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scan, "_kernel", scan_kernel)
-        patch.setattr(conv, "_gradient_kernel", conv_kernel)
-        yield
+@pytest.fixture(autouse=True)
+def emulated(monkeypatch):
+    for module in (scan, conv):
+        emulate(module, monkeypatch)
 
 
 def check(function, naive, inputs, weights, tolerance):

@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <memory>
 #include <vector>
 
 #define __global__
@@ -84,6 +85,11 @@ static unsigned two_halves(float high, float low) {
 static float __fdividef(float x, float y) { return x / y; }
 static float rsqrtf(float x) { return 1 / sqrtf(x); }
 
+static float __fadd_rn(float x, float y) { return x + y; }  // the compiler makes no fma of these
+static float __fsub_rn(float x, float y) { return x - y; }
+static float __fmul_rn(float x, float y) { return x * y; }
+static float __fsqrt_rn(float x) { return sqrtf(x); }
+
 static unsigned __umulhi(unsigned a, unsigned b) { return (unsigned long long)a * b >> 32; }
 
 // --- Threads that take turns, and their barriers ---------------------------------------------------
@@ -108,7 +114,7 @@ struct Thread {
 };
 
 constexpr size_t STACK = 1 << 17;
-static std::vector<char> stacks;
+static std::unique_ptr<char[]> stacks;
 static std::vector<Thread> threads;
 static std::function<void()> kernel;
 static jmp_buf scheduler;
@@ -155,7 +161,7 @@ static void run_block() {
     for (unsigned i = 0; i < size; ++i) {
         ucontext_t &context = threads[i].beginning;
         getcontext(&context);
-        context.uc_stack.ss_sp = stacks.data() + i * STACK;
+        context.uc_stack.ss_sp = stacks.get() + i * STACK;
         context.uc_stack.ss_size = STACK;
         makecontext(&context, live, 0);
     }
@@ -202,7 +208,7 @@ static void wait_for_all_but(size_t left) {
 template <typename Kernel>
 static void launch(unsigned x, unsigned y, unsigned z, unsigned block, Kernel body) {
     gridDim = {x, y, z}, blockDim = {block}, kernel = body;
-    stacks.resize(block * STACK);
+    stacks.reset(new char[block * STACK]);
     for (auto &place : words) place.assign(block, {});
     for (unsigned i = 0; i < x * y * z; ++i) {
         blockIdx = {i % x, i / x % y, i / x / y};
@@ -216,8 +222,13 @@ static void __syncthreads() { cpu::wait_until(cpu::FOR_BLOCK); }
 
 static void __syncwarp() { cpu::wait_until(cpu::FOR_WARP); }
 
-static float __shfl_xor_sync(unsigned, float x, int bit) {
-    return __uint_as_float(cpu::exchange({__float_as_uint(x)})[threadIdx.x % 32 ^ bit][0]);
+template <typename T>
+static T __shfl_xor_sync(unsigned, T x, int bit) {
+    cpu::Lane given = {};
+    std::memcpy(&given, &x, sizeof(T));
+    const cpu::Lane theirs = cpu::exchange(given)[threadIdx.x % 32 ^ bit];
+    std::memcpy(&x, &theirs, sizeof(T));
+    return x;
 }
 
 // --- Instructions of a whole warp, as the PTX ISA has them: lane (g, c) is lane 4 g + c -------------

@@ -4,7 +4,9 @@ import ctypes
 import re
 import shutil
 import subprocess
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -59,42 +61,46 @@ def _c_value(argument):
     return INTEGERS[type(argument)](argument)
 
 
-class Emulator:
-    """The kernels of a .cu file.
+class CpuKernel:
+    """Stands in for `cdm.kernels.nvrtc.Kernel`: compiled with g++, runs on the CPU at once."""
 
-    Args:
-        folder: where the compiled library goes.
-        macros: what the file says its caller defines.
-    """
+    def __init__(self, source: Path, name: str, index: int | None, **macros: int):
+        self._launch = _library(source, tuple(sorted(macros.items())))[f"on_cpu_{name}"]
 
-    def __init__(self, source: Path, folder: Path, **macros: int):
-        if shutil.which("g++") is None:
-            pytest.skip("needs g++, to run kernels on the CPU: apt-get install g++")
-        code = read_source(source)
-        for assembly, replacement in ASSEMBLY.items():
-            code = re.sub(assembly, replacement, code)
-        defined = [f"#define {key} {int(value)}" for key, value in macros.items()]
-        parts = [f'#include "{HEADER}"', *defined, code]
-        for name, parameters in KERNEL.findall(code):
-            listed = re.search(rf"#define {parameters} ((?:.*\\\n)*.*)", code)  # by a macro?
-            names = ", ".join(re.findall(r"(\w+)(?:,|$)", listed[1] if listed else parameters))
-            parts.append(
-                f'extern "C" void on_cpu_{name}(int grid_x, int grid_y, int grid_z, int threads, '
-                f"{parameters}) {{ cpu::launch(grid_x, grid_y, grid_z, threads, "
-                f"[=] {{ {name}({names}); }}); }}"
-            )
-        stem = "-".join([source.stem, *(f"{k}{int(v)}" for k, v in macros.items())])
-        program, library = folder / f"{stem}.cpp", folder / f"{stem}.so"
+    def __call__(self, grid: tuple[int, ...], block: int, *arguments) -> None:
+        sizes = map(ctypes.c_int, (*(*grid, 1, 1)[:3], block))
+        self._launch(*sizes, *map(_c_value, arguments))
+
+
+def emulate(gpu, monkeypatch) -> None:
+    """Have a module of kernels, such as cdm.kernels.pointwise.gpu, launch them on the CPU."""
+    monkeypatch.setattr(gpu, "Kernel", CpuKernel)
+    for name, function in vars(gpu).copy().items():
+        if hasattr(function, "cache_clear"):  # it may remember kernels of a GPU
+            monkeypatch.setattr(gpu, name, cache(function.__wrapped__))
+
+
+@cache
+def _library(source: Path, macros: tuple[tuple[str, int], ...]) -> ctypes.CDLL:
+    """The kernels of a .cu file, as functions on_cpu_NAME."""
+    if shutil.which("g++") is None:
+        pytest.skip("needs g++, to run kernels on the CPU: apt-get install g++")
+    code = read_source(source)
+    for assembly, replacement in ASSEMBLY.items():
+        code = re.sub(assembly, replacement, code)
+    defined = [f"#define {key} {int(value)}" for key, value in macros]
+    parts = [f'#include "{HEADER}"', *defined, code]
+    for name, parameters in KERNEL.findall(code):
+        listed = re.search(rf"#define {parameters} ((?:.*\\\n)*.*)", code)  # by a macro?
+        names = ", ".join(re.findall(r"(\w+)(?:,|$)", listed[1] if listed else parameters))
+        parts.append(
+            f'extern "C" void on_cpu_{name}(int grid_x, int grid_y, int grid_z, int threads, '
+            f"{parameters}) {{ cpu::launch(grid_x, grid_y, grid_z, threads, "
+            f"[=] {{ {name}({names}); }}); }}"
+        )
+    with TemporaryDirectory() as folder:
+        program, library = Path(folder, "kernels.cpp"), Path(folder, "kernels.so")
         program.write_text("\n".join(parts))
         flags = "-std=c++20 -O1 -w -shared -fPIC".split()
         subprocess.run(["g++", *flags, program, "-o", library], check=True)
-        self._library = ctypes.CDLL(library)
-
-    def kernel(self, name: str):
-        """Stands in for `cdm.kernels.nvrtc.Kernel`: called with grid, block and arguments."""
-
-        def run(grid, block, *arguments):
-            sizes = map(ctypes.c_int, (*(*grid, 1, 1)[:3], block))
-            self._library[f"on_cpu_{name}"](*sizes, *map(_c_value, arguments))
-
-        return run
+        return ctypes.CDLL(library)

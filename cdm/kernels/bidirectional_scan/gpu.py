@@ -8,8 +8,7 @@ import torch.nn.functional as F
 
 from cdm.kernels.nvrtc import Kernel, ints
 
-SOURCE = Path(__file__).with_name("tensor_cores.cu")
-FLOAT32_SOURCE = Path(__file__).with_name("float32.cu")
+HERE = Path(__file__).parent
 FLOAT32_CHANNELS = 64  # channels per block and direction, in float32
 TILE = 8  # tokens
 
@@ -79,15 +78,8 @@ def _warps(d_state: int) -> int:
 
 
 @cache
-def _tensor_core_kernels(device_index, *sizes):
-    macros = kernel_macros(*sizes)
-    names = "segment_states", "bidirectional_scan"
-    return [Kernel(SOURCE, name, device_index, **macros) for name in names]
-
-
-def kernel_macros(dtype, d_state: int, dt_rank: int, halves: int) -> dict:
-    """What tensor_cores.cu says that its caller defines."""
-    return {
+def _tensor_core_kernels(device_index, dtype, d_state, dt_rank, halves):
+    macros = {
         "FP16": dtype == torch.float16,
         "D_STATE": d_state,
         "DT_RANK": dt_rank,
@@ -96,6 +88,9 @@ def kernel_macros(dtype, d_state: int, dt_rank: int, halves: int) -> dict:
         "MIN_BLOCKS": 4 // halves if d_state <= 16 else 2 // halves,
         "POLY_MASK": POLYNOMIALS,
     }
+    source = HERE / "tensor_cores.cu"
+    names = "segment_states", "bidirectional_scan"
+    return [Kernel(source, name, device_index, **macros) for name in names]
 
 
 def _float32(u, x_dbl, dt_weight, dt_bias, A, D, z, y):
@@ -111,15 +106,10 @@ def _float32(u, x_dbl, dt_weight, dt_bias, A, D, z, y):
 
 @cache
 def _float32_kernel(device_index, d_state, dt_rank):
-    macros = float32_macros(d_state, dt_rank)
-    return Kernel(FLOAT32_SOURCE, "bidirectional_scan", device_index, **macros)
-
-
-def float32_macros(d_state: int, dt_rank: int) -> dict[str, int]:
-    """What float32.cu says that its caller defines."""
-    return {
+    macros = {
         "D_STATE": d_state,
         "B_COLUMN": dt_rank,
         "ROW": dt_rank + 2 * d_state,
         "CHANNELS": FLOAT32_CHANNELS,
     }
+    return Kernel(HERE / "float32.cu", "bidirectional_scan", device_index, **macros)
