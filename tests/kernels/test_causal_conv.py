@@ -3,10 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from emulator import emulate
 from golden import assert_close
 from helpers import poison, relative_error
 
-from cdm.kernels.causal_conv import bidirectional_conv_silu, causal_conv_silu
+from cdm.kernels.causal_conv import bidirectional_conv_silu, causal_conv_silu, gpu
 
 
 def make_inputs(batch=2, length=17, d_inner=24, width=4):
@@ -92,12 +93,24 @@ def test_both_directions_are_two_convolutions():
         bidirectional_conv_silu(x, weight, bias, backend="cuda")
 
 
+TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 3e-3, torch.float16: 4e-4}
+
+
+@pytest.mark.parametrize(("dtype", "width"), [*zip(TOLERANCE, (4, 3, 1), strict=True)], ids=str)
+def test_the_kernel_run_on_the_cpu_matches_naive_in_both_directions(dtype, width, monkeypatch):
+    emulate(gpu, monkeypatch)
+    wide, weight, bias = make_inputs(length=37, d_inner=80, width=width)
+    x, weight, bias = wide.to(dtype)[..., :40], weight[:40], bias[:40]
+    expected = bidirectional_conv_silu(*(a.double() for a in (x, weight, bias)), backend="naive")
+    poison(monkeypatch)
+    out = gpu.bidirectional_conv_silu(x, weight, bias)
+    assert out.dtype == dtype and relative_error(out, expected) < TOLERANCE[dtype]
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("shape", [(2, 37, 40), (1, 1, 8), (3, 16, 64), (2, 1000, 512)], ids=str)
 @pytest.mark.parametrize("width", [2, 4])
-@pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 3e-3), (torch.float16, 4e-4)]
-)
+@pytest.mark.parametrize(("dtype", "tolerance"), TOLERANCE.items())
 def test_cuda_matches_naive_in_both_directions(shape, width, dtype, tolerance, monkeypatch):
     batch, length, d_inner = shape
     torch.manual_seed(0)

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 from clouds import clouds, devices, duplicates, sizes
+from emulator import emulate
 from golden import assert_close, load_arrays
 from helpers import poison
 
 from cdm.kernels.farthest_points import farthest_points
-from cdm.kernels.nearest_neighbours import naive, nearest_neighbours
+from cdm.kernels.nearest_neighbours import gpu, naive, nearest_neighbours
 
 
 def check_nearest_neighbours(xyz, queries, k, device):
@@ -65,6 +66,17 @@ def test_indices_of_all_levels_are_those_of_afford_motion(parity, device):
         xyz.append(fine.gather(1, taken[..., None].expand(-1, -1, 3)))
         check(fine, xyz[-1], 16)
         check(xyz[-1], fine, 3)
+
+
+@duplicates
+@pytest.mark.parametrize(("num_points", "k"), [(2, 3), (300, 16)])
+def test_the_kernel_run_on_the_cpu_matches_naive(num_points, k, duplicates, monkeypatch):
+    emulate(gpu, monkeypatch)
+    xyz, queries = clouds(num_points, duplicates, batch=2), clouds(150, batch=2)
+    expected = naive.nearest_neighbours(xyz, queries, k)
+    poison(monkeypatch)
+    found = gpu.nearest_neighbours(xyz, queries, k)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 @pytest.mark.gpu

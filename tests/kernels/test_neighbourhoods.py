@@ -1,12 +1,14 @@
-"""Attention and groups: the naive forms against the formula, the GPU against the naive forms."""
+"""Attention and groups: the naive forms against the formula, the kernels against them."""
 
 import pytest
 import torch
+from emulator import emulate
 from golden import assert_close
 from helpers import poison, relative_error
 from torch import nn
 
-from cdm.kernels.neighbourhoods import Weights, cpu, grouped_max, naive, vector_attention
+from cdm.kernels import neighbourhoods
+from cdm.kernels.neighbourhoods import Weights, cpu, gpu, grouped_max, naive, vector_attention
 
 TOLERANCE = {torch.float32: 5e-6, torch.bfloat16: 1e-2, torch.float16: 1.25e-3}
 
@@ -65,41 +67,57 @@ def test_blocks_of_points_are_the_whole(num_points, channels, neighbours, monkey
     assert_close("max", expected, found, 1e-12, 1e-12)
 
 
-layouts = pytest.mark.parametrize(
-    ("num_points", "channels", "neighbours"),
-    [(1, 32, 8), (3, 64, 8), (37, 96, 5), (129, 128, 16), (512, 256, 16), (8, 512, 16)],
+@pytest.fixture
+def kernels(request, monkeypatch):
+    """The module whose functions launch the kernels, and the device of their arguments."""
+    if request.param == "cuda":
+        return neighbourhoods, "cuda"
+    emulate(gpu, monkeypatch)
+    return gpu, "cpu"
+
+
+LAYOUTS = [(1, 32, 8), (3, 64, 8), (37, 96, 5), (129, 128, 16), (512, 256, 16), (8, 512, 16)]
+every_case = pytest.mark.parametrize(
+    ("kernels", "num_points", "channels", "neighbours"),
+    [("emulated", 37, 96, 5)]
+    + [pytest.param("cuda", *layout, marks=pytest.mark.gpu) for layout in LAYOUTS],
+    indirect=["kernels"],
 )
 dtypes = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 
 
-@pytest.mark.gpu
-@layouts
+@every_case
 @dtypes
 @torch.no_grad()
-def test_groups_on_cuda_match_naive(num_points, channels, neighbours, dtype, monkeypatch):
+def test_the_kernel_of_groups_matches_naive(
+    kernels, num_points, channels, neighbours, dtype, monkeypatch
+):
+    module, device = kernels
     x, _, _, rows, offsets, weights = make_inputs(num_points, channels, neighbours)
     x, weight, offsets = x.to(dtype), weights.position[0].to(dtype), offsets.float()
     expected = naive.grouped_max(x.double(), rows, offsets, weight.double())
     poison(monkeypatch)
-    out = grouped_max(x.cuda(), rows.cuda(), offsets.cuda(), weight.cuda())
+    out = module.grouped_max(*(a.to(device) for a in (x, rows, offsets, weight)))
     assert out.dtype == dtype
     assert relative_error(out, expected) < TOLERANCE[dtype]
 
 
-@pytest.mark.gpu
-@layouts
+@every_case
 @dtypes
 @torch.no_grad()
-def test_cuda_matches_naive(num_points, channels, neighbours, dtype, monkeypatch):
+def test_the_kernels_of_attention_match_naive(
+    kernels, num_points, channels, neighbours, dtype, monkeypatch
+):
+    module, device = kernels
     q, k, v, rows, positions, weights = make_inputs(num_points, channels, neighbours)
     q, k, v = (x.to(dtype) for x in (q, k, v))
     products = [tuple(x.to(dtype) for x in pair) for pair in weights[2:]]
     exact = Weights(*weights[:2], *[tuple(x.double() for x in pair) for pair in products])
     expected = naive.vector_attention(q.double(), k.double(), v.double(), rows, positions, exact)
     poison(monkeypatch)
-    single = [tuple(x.float().cuda() for x in pair) for pair in weights[:2]]
-    there = Weights(*single, *[tuple(x.cuda() for x in pair) for pair in products])
-    inputs = (x.cuda() for x in (q, k, v, rows, positions.float()))
-    out = vector_attention(*inputs, there)
+    single = [tuple(x.float().to(device) for x in pair) for pair in weights[:2]]
+    there = Weights(*single, *[tuple(x.to(device) for x in pair) for pair in products])
+    inputs = (x.to(device) for x in (q, k, v, rows, positions.float()))
+    out = module.vector_attention(*inputs, there)
     assert out.dtype == dtype
     assert relative_error(out, expected) < TOLERANCE[dtype]
