@@ -24,6 +24,7 @@ PROFILE = (
     *("--set-threads", "generate_chunk=1", "merge=1"),
     *("--slurm-init-seconds-before-status-checks", "3", "--latency-wait", "5"),
 )
+OFTEN = {"CDM_HOOK_POLL_S": "3"}
 SETTINGS = {
     "num_points": 512,
     "diffusion": {"timestep_respacing": 75},
@@ -55,7 +56,7 @@ def disturbed(lab, tmp_path_factory):
     """The job on the cluster: one chunk cancelled, one requeued, then the node goes down."""
     run = Run(tmp_path_factory.mktemp("cluster") / "run", **SETTINGS)
     environment = run.folder / "environment.txt"
-    process = run.start(*PROFILE, CDM_HOOK_ENVIRONMENT=str(environment))
+    process = run.start(*PROFILE, **OFTEN, CDM_HOOK_ENVIRONMENT=str(environment))
     try:
         wait_until(lambda: len(sampling(run, lab)) == 2, "two chunks to be sampled")
         cancelled, requeued = sampling(run, lab)
@@ -124,6 +125,8 @@ def test_a_requeued_job_is_clean(disturbed):
 
 def test_job_arrays_give_the_same_archive(lab, local_run, tmp_path):
     run = Run(tmp_path / "run", **SETTINGS)
-    output = run.finish(*PROFILE, "--slurm-array-jobs", "generate_chunk")
+    process = run.start(*PROFILE, "--slurm-array-jobs", "generate_chunk", **OFTEN)
+    assert process.wait(240) == 0, (run.folder / "run.log").read_text()
+    output = (run.folder / "run.log").read_text()
     assert "Submitted array job" in output, output
     assert_same(arrays(run), local_run)

@@ -6,6 +6,7 @@ and only by what the environment asks for:
 CDM_HOOK_ENVIRONMENT=FILE   append one line: rule, scheduler's job id, CUDA_VISIBLE_DEVICES
 CDM_HOOK_GPUS=a,b           the machine has GPUs of these UUIDs; jobs lease them, compute on the
                             CPU, and append "time job event device" to $CDM_HOOK_LEASES
+CDM_HOOK_POLL_S=3           Snakemake asks a cluster about its jobs this often
 CDM_HOOK_SLOW_S=2           reading any item takes that long
 CDM_HOOK_UNLINK=SUFFIX      an item's file of this suffix disappears when it is first asked for
 CDM_HOOK_TRUNCATE=SUFFIX    it loses its second half
@@ -49,6 +50,17 @@ def fake_gpus(device):
     device.visible_devices = lambda: names
 
 
+def frequent_polls(remote):
+    """Slurm's plugin asks 10 s later each time that no job has ended: tests waited for minutes."""
+
+    import asyncio
+
+    async def sleep(self):
+        await asyncio.sleep(float(os.environ["CDM_HOOK_POLL_S"]))
+
+    remote.RemoteExecutor.sleep = sleep
+
+
 def faulty_reads(files):
     """Items that are slow, disappear or are cut off while the run is under way."""
     read = files.FileReader.read
@@ -89,6 +101,8 @@ class AfterImport(importlib.abc.MetaPathFinder):
 patches = {}
 if "CDM_HOOK_GPUS" in os.environ:
     patches["cdm.jobs.device"] = fake_gpus
+if "CDM_HOOK_POLL_S" in os.environ:
+    patches["snakemake_interface_executor_plugins.executors.remote"] = frequent_polls
 if rule:
     if "CDM_HOOK_ENVIRONMENT" in os.environ:
         job = os.environ.get("SLURM_JOB_ID")
