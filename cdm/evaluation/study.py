@@ -7,7 +7,7 @@ times, with independent noise. The full chain is DDPM with all steps of the trai
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -141,9 +141,13 @@ def rounds(config: Config, available: int) -> list[range]:
 
 def most_evaluations(config: Config, available: int) -> int:
     """Evaluations of the model for single maps that a study needs at most: no setting dropped."""
-    items = rounds(config, available)[-1].stop
-    each = sum(s.steps * num_draws(config, s) for s in study_settings(config))
-    return each * items * config.compare.k_samples
+    return evaluations(config, study_settings(config), rounds(config, available)[-1].stop)
+
+
+def evaluations(config: Config, settings: Iterable[Setting], samples: int) -> int:
+    """Evaluations of the model for single maps: all draws of settings, of so many samples."""
+    each = sum(s.steps * num_draws(config, s) for s in settings)
+    return each * samples * config.compare.k_samples
 
 
 def study_key(plan: Plan) -> str:

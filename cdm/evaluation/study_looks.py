@@ -10,6 +10,7 @@ from cdm.evaluation.measure_table import sort_names
 from cdm.evaluation.study import (
     Setting,
     SettingResult,
+    evaluations,
     full_chain,
     join_rounds,
     num_draws,
@@ -18,6 +19,7 @@ from cdm.evaluation.study import (
 )
 from cdm.evaluation.study_rule import DIVERSITY, FullChains, Judgement
 from cdm.evaluation.summary import by_item
+from cdm.jobs.progress import duration
 
 Draw = Callable[[Setting, int, range], SettingResult]
 
@@ -67,7 +69,8 @@ def run_looks(
         config: section `compare`.
         available: samples that can be drawn.
         draw: draw(setting, number, positions) draws and measures the samples at these positions.
-        log: gets a line after each round.
+        log: gets a line with what is drawn and how long it takes, before each round and after the
+            first draw, and a line with what was seen after each round.
     """
     full, *active = study_settings(config)
     parts, looks = rounds(config, available), []
@@ -76,9 +79,16 @@ def run_looks(
     }
     for number, positions in enumerate(parts, start=1):
         # Draw this round of the full chain and of every setting that is left.
+        left = parts[-1].stop - positions.start
+        log(
+            f"round {number} of at most {len(parts)}: {len(positions)} samples of "
+            f"{', '.join(setting.name for setting in [full, *active])}"
+        )
         for setting in [full, *active]:
             for i, results in enumerate(drawn[setting]):
                 results.append(draw(setting, i, positions))
+                if setting == full and i == 0:
+                    log(forecast(config, [full, *active], results[-1], len(positions), left))
 
         # Look: are there enough items, and what is told apart?
         joined = {setting: list(map(join_rounds, each)) for setting, each in drawn.items()}
@@ -100,6 +110,27 @@ def run_looks(
         if not active:
             break
     return Outcome(joined, looks, enough)
+
+
+def forecast(
+    config: Config, settings: Sequence[Setting], first: SettingResult, samples: int, left: int
+) -> str:
+    """How long a round takes, and the study if no sampler is dropped and no round left out.
+
+    Args:
+        config: section `compare`.
+        settings: that the round draws.
+        first: the round's first draw, which tells the seconds of an evaluation. It may have been
+            finished by an earlier study, so the line names its device.
+        samples: of this round.
+        left: samples of this round and of all that may follow.
+    """
+    each = first.seconds_per_map / first.setting.steps
+    this, most = (each * evaluations(config, settings, count) for count in (samples, left))
+    return (
+        f"sampling takes about {duration(this)} for this round and at most {duration(most)} from "
+        f"its start to the study's end ({1e3 * each:.3g} ms an evaluation on {first.device})"
+    )
 
 
 class Chains:

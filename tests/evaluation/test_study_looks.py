@@ -7,8 +7,9 @@ import pytest
 from evaluations import STUDIED, setting_result, study_outcome, tiny
 from helpers import run_config
 
-from cdm.evaluation.study import Setting, SettingResult, study_settings
+from cdm.evaluation.study import Setting, SettingResult, evaluations, study_settings
 from cdm.evaluation.study_looks import Chains, chains_of, item_values, run_looks
+from cdm.jobs.progress import duration
 
 IN_ROUNDS = replace(STUDIED, compare=replace(STUDIED.compare, first_items=10, detect=1e-3))
 
@@ -57,6 +58,30 @@ def test_the_number_of_rounds_depends_on_the_full_chains_alone():
     looks = study_outcome(IN_ROUNDS).looks
     other = study_outcome(IN_ROUNDS, ddpm_2={"spread": 0.5}, dpmpp_2m_3={"shift": 3.0}).looks
     assert [look.detectable for look in looks] == [look.detectable for look in other]
+
+
+def test_each_round_says_what_it_draws_and_how_long_it_and_the_rest_take():
+    settings, lines = study_settings(IN_ROUNDS), []
+
+    def draw(setting, number, positions):
+        result = setting_result(setting, number, spread=0.5 if setting.name == "ddpm 2" else 1.0)
+        part = result.take(positions)
+        maps = len(positions) * IN_ROUNDS.compare.k_samples
+        return replace(part, seconds=0.25 * setting.steps * maps, device="a card")
+
+    run_looks(IN_ROUNDS, 40, draw, lines.append)
+    names = [setting.name for setting in settings]
+    assert lines[0] == f"round 1 of at most 3: 10 samples of {', '.join(names)}"
+    first = 0.25 * evaluations(IN_ROUNDS, settings, 10)
+    assert lines[1] == (
+        f"sampling takes about {duration(first)} for this round and at most {duration(4 * first)} "
+        "from its start to the study's end (250 ms an evaluation on a card)"
+    )
+    # What was told apart is neither drawn nor counted again.
+    kept = [setting for setting in settings if setting.name != "ddpm 2"]
+    assert lines[3] == f"round 2 of at most 3: 10 samples of {', '.join(s.name for s in kept)}"
+    this, most = (0.25 * evaluations(IN_ROUNDS, kept, count) for count in (10, 30))
+    assert f"about {duration(this)} for" in lines[4] and f"at most {duration(most)} " in lines[4]
 
 
 def test_captions_of_an_item_count_as_one_item():
