@@ -190,7 +190,7 @@ PartitionName=gpu Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 
 
-def wait_until(condition, what: str, timeout_s: float = 60) -> None:
+def wait_until(condition, what: str, timeout_s: float = 180) -> None:
     """Poll until a condition holds; TimeoutError says which did not."""
     deadline = time.monotonic() + timeout_s
     while not condition():
