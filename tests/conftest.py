@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -79,6 +80,13 @@ def judge_skip(report):
         if not any(words in reason for words in MAY_BE_ABSENT):
             report.outcome, report.longrepr = "failed", f"CDM_NO_SKIPS is set; {reason}"
     return report
+
+
+@pytest.fixture(autouse=True)
+def the_same_random_numbers():
+    """What a test draws does not depend on the tests that ran before it in this process."""
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -39,7 +39,9 @@ def layout(arch, point_feat_dim=0, **sizes):
 
 def small_model(arch, point_feat_dim=0, dtype=torch.float32, **sizes):
     """A small CDM with random weights, none of them zero or one."""
-    cdm = CDM(layout(arch, point_feat_dim, **sizes))
+    with torch.random.fork_rng(devices=[]):  # the same model whatever was drawn before
+        torch.manual_seed(0)
+        cdm = CDM(layout(arch, point_feat_dim, **sizes))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for key, value in cdm.state_dict().items():
