@@ -40,7 +40,7 @@ def test_a_product_of_pairs_is_as_exact_as_float32():
 
 @torch.no_grad()
 def test_the_fused_form_in_half_precision_stays_near_a_thousandth(monkeypatch):
-    """Small models with random weights err by 6e-4 to 1.6e-3, and in bfloat16 by eight times that."""
+    """Eight small models with random weights erred by 6e-4 to 1.6e-3."""
     monkeypatch.setattr(point_mamba_cuda, "Pointwise", lambda *sizes: HalfPointwise)
     monkeypatch.setattr(point_mamba_cuda, "product", product_on_cpu)
     backbone = small_model("PointMamba", 5).contact_model
