@@ -79,7 +79,7 @@ def test_backends_that_cannot_run_say_so():
 # ---- the kernels, run on the CPU ----
 
 
-# Of tiles of 8 tokens: 3 and a part of one; one; 1 and a part. Segments of 2 tiles, and of one.
+# Lengths that fill no tile of 8 tokens, from one tile up to eight; segments of one or two tiles.
 @pytest.mark.parametrize(
     ("shape", "dtype", "steps", "halves", "segments"),
     [
