@@ -41,6 +41,8 @@ onstart:
         save_plan(PLAN, SAMPLES)
     if GIVEN.nodes and workflow.local_exec:
         print(TELL_CORES, file=sys.stderr)
+    if not ON_CLUSTER:
+        start_jobs_at_once()
     if makes_maps():
         print(
             describe_plan(PLAN) + describe_pace(PLAN) + describe_choice(PLAN),

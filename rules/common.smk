@@ -183,6 +183,19 @@ def merge_threads(wildcards):
     return CLUSTER_THREADS if ON_CLUSTER else min(8, workflow.cores)
 
 
+def start_jobs_at_once():
+    """Take Snakemake's default limit off, 100 jobs a second, which is meant for clusters.
+
+    To keep that limit, Snakemake counts down a second after each look for jobs. Every job that
+    ends adds one more such clock, so a run of many chunks kept a core busy with looking; and the
+    run ended only when the last clock had, up to a second after the last job.
+    A limit that was typed stays.
+    """
+    limit = workflow.scheduler.job_rate_limiter
+    if limit and (limit.max_jobs, limit.timespan) == (100, 1):
+        workflow.scheduler.job_rate_limiter = None
+
+
 def makes_maps():
     """Whether this run works through the plan; known once the targets are."""
     others = {named("train"), named("compare_samplers")}

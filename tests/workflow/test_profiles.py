@@ -1,6 +1,8 @@
 """Plain `snakemake`: the profile beside the Snakefile, and the command line, which wins over it."""
 
+import re
 import subprocess
+import sys
 
 import forked
 import pytest
@@ -37,22 +39,33 @@ def test_the_profile_gives_a_core_and_a_gpu_and_the_command_line_wins(options, c
     assert (args.cores, args.resources["gpu"].value) == (cores, gpus)
 
 
-def test_plain_snakemake_runs(unmerged, tmp_path):
-    folder = tmp_path / "copy"
+def run_unmerged(unmerged, folder, *options) -> str:
+    """The log of a run that has only to merge, with what its scheduler says of itself."""
     subprocess.run(["cp", "-a", unmerged, folder], check=True)
-    done = forked.snakemake(folder, "-s", REPO / "Snakefile", "--configfile", "mine.yaml")
+    files = ["-s", REPO / "Snakefile", "--configfile", "mine.yaml"]
+    done = forked.snakemake(folder, *files, "--verbose", *options)
     assert done.returncode == 0, done.stdout
-    assert "Provided cores: 1" in done.stdout
     assert (folder / "outputs/run/contact_maps.zarr").exists()
+    return done.stdout
+
+
+def jobs_that_may_start(log: str) -> set[int]:
+    """How many jobs Snakemake's limit on their rate allowed, each time that it looked for jobs."""
+    looked = re.findall("Resources after job selection:.*'_job_count': ([0-9]+)", log)
+    return set(map(int, looked))
+
+
+def test_plain_snakemake_runs_and_starts_its_jobs_at_once(unmerged, tmp_path):
+    log = run_unmerged(unmerged, tmp_path / "copy")
+    assert "Provided cores: 1" in log
+    assert jobs_that_may_start(log) == {sys.maxsize}
 
 
 @pytest.mark.long
-def test_jobs_typed_for_cores_are_told(unmerged, tmp_path):
-    folder = tmp_path / "copy"
-    subprocess.run(["cp", "-a", unmerged, folder], check=True)
-    done = forked.snakemake(folder, "-s", REPO / "Snakefile", "--configfile", "mine.yaml", "-j8")
-    assert done.returncode == 0, done.stdout
-    assert "--jobs 8 is for a cluster" in done.stdout
+def test_jobs_typed_for_cores_are_told_and_a_typed_rate_is_kept(unmerged, tmp_path):
+    log = run_unmerged(unmerged, tmp_path / "copy", "-j8", "--max-jobs-per-timespan", "50/1s")
+    assert "--jobs 8 is for a cluster" in log
+    assert max(jobs_that_may_start(log)) == 50
 
 
 @pytest.mark.parametrize(
