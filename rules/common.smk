@@ -1,6 +1,7 @@
 # Configuration and plan, shared by all rules. What they are made of is in cdm/.
 
 import atexit
+import gc
 import os
 import sys
 from pathlib import Path
@@ -245,6 +246,8 @@ def save_lost_plan():
             print(error, file=sys.stderr)
 
 
+# Else Python searches all of Snakemake for garbage once more when it ends, for a third of a second.
+atexit.register(gc.freeze)
 if PLAN and workflow.is_main_process:
     atexit.register(save_lost_plan)
     if not IS_MODULE:
