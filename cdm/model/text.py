@@ -10,6 +10,7 @@ import itertools
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -131,7 +132,12 @@ def clip_token_ids(tokenizer, caption: str, max_length: int | None) -> list[int]
     A caption that is too long is cut to max_length + 2 ids, and the last of these becomes the end
     token, as `clip.tokenize(truncate=True)` does. The padding is id 0, not the end token.
     """
-    ids = _clip_ids(tokenizer, caption)[: _clip_length(max_length)]
+    return _cut_and_padded(_clip_ids(tokenizer, caption), tokenizer, max_length)
+
+
+def _cut_and_padded(ids: list[int], tokenizer, max_length: int | None) -> list[int]:
+    """The ids that `clip_token_ids` gives of all ids of a caption."""
+    ids = ids[: _clip_length(max_length)]
     ids[-1] = tokenizer.eos_token_id
     return ids + [0] * (CONTEXT_LENGTH - len(ids))
 
@@ -200,8 +206,11 @@ def clip_parts(tokenizer, model, max_length: int | None) -> Loaded:
     """The encoder's parts, from either form of tokenizer and network."""
     import torch
 
+    # A job looks which captions are too long while it waits for a GPU, and encodes them there.
+    all_ids = cache(partial(_clip_ids, tokenizer))
+
     def tokenize(caption):
-        return clip_token_ids(tokenizer, caption, max_length)
+        return _cut_and_padded(all_ids(caption), tokenizer, max_length)
 
     def embed(ids):  # (batch, CONTEXT_LENGTH) int64 -> (batch, width)
         # The vector at the first end token. It is found here and not by transformers, which relies
@@ -215,7 +224,7 @@ def clip_parts(tokenizer, model, max_length: int | None) -> Loaded:
         tokenize,
         embed,
         width=model.config.projection_dim,
-        num_tokens=lambda caption: len(_clip_ids(tokenizer, caption)),
+        num_tokens=lambda caption: len(all_ids(caption)),
         length=_clip_length(max_length),
         network=model,
     )
@@ -299,12 +308,13 @@ def _hashing(captions: list[str], width: int):
     After Weinberger et al. 2009. The length makes entries about 1, as large as a model's other
     inputs. There are no weights and nothing is random. A caption without a word gives zeros.
     """
+    import numpy as np
     import torch
 
-    features = torch.zeros(len(captions), width, dtype=torch.float64)
-    for row, caption in zip(features, captions, strict=True):
+    counts = np.zeros((len(captions), width))  # torch takes ten times as long to add 1 to an entry
+    for row, caption in zip(counts, captions, strict=True):
         words = re.findall(r"\w+", caption.lower())
         for term in words + [f"{a} {b}" for a, b in itertools.pairwise(words)]:
             code = int.from_bytes(hashlib.blake2b(term.encode(), digest_size=8).digest(), "little")
             row[(code >> 1) % width] += 1 if code & 1 else -1
-    return (width**0.5 * torch.nn.functional.normalize(features, dim=1)).float()
+    return (width**0.5 * torch.nn.functional.normalize(torch.from_numpy(counts), dim=1)).float()

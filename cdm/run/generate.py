@@ -92,7 +92,7 @@ def generate_chunk(
                 heartbeat.report_turn(True)
         # 3. Captions become features there, and the model comes there.
         with clock("text"):
-            features = features_of(ready.encoder, maps.texts, device, on_cut=maps.note_cut)
+            features = features_of(ready.encoder, maps.texts, device)
             ready.encoder = None
         with clock("model"):
             model, ready.model = place_model(ready.model, plan, device), None
@@ -143,6 +143,7 @@ def _get_ready(plan: Plan, chunk: Chunk, threads: int, log: Log) -> _Ready:
     # libraries for a GPU that do not touch it.
     try:
         model, encoder = read_model(plan), read_text_encoder(plan)
+        maps.note_cut(encoder.cut(set(maps.texts)))
         workflow_version()
         if config.gpu is not None:
             nvrtc.import_ahead()

@@ -1,6 +1,5 @@
 """What a job loads before it samples: the statistics, the text features and the model."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -30,20 +29,12 @@ def planned_statistics(plan: Plan) -> Statistics:
     return statistics
 
 
-def encode_texts(
-    plan: Plan,
-    texts: list[str],
-    device: str,
-    on_cut: Callable[[frozenset[str]], None] | None = None,
-) -> dict[str, torch.Tensor]:
+def encode_texts(plan: Plan, texts: list[str], device: str) -> dict[str, torch.Tensor]:
     """The feature of each distinct caption, (text_feat_dim,) float32 on the device.
 
     The encoder is freed afterwards, because the sampling needs the memory.
-
-    Args:
-        on_cut: gets the captions whose ends the encoder does not read.
     """
-    return features_of(read_text_encoder(plan), texts, device, on_cut)
+    return features_of(read_text_encoder(plan), texts, device)
 
 
 def read_text_encoder(plan: Plan) -> TextEncoder:
@@ -57,16 +48,9 @@ def read_text_encoder(plan: Plan) -> TextEncoder:
     )
 
 
-def features_of(
-    encode: TextEncoder,
-    texts: list[str],
-    device: str,
-    on_cut: Callable[[frozenset[str]], None] | None = None,
-) -> dict[str, torch.Tensor]:
+def features_of(encode: TextEncoder, texts: list[str], device: str) -> dict[str, torch.Tensor]:
     """`encode_texts` with an encoder that was read before."""
     distinct = sorted(set(texts))
-    if on_cut is not None:
-        on_cut(encode.cut(distinct))
     with torch.inference_mode():
         features = encode.to(device)(distinct).to(device)
     return dict(zip(distinct, features, strict=True))

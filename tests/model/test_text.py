@@ -203,12 +203,14 @@ def test_bert_vectors_do_not_depend_on_the_batch(bert_folder):
     check_batch_independence(load_text_encoder("bert-base-uncased", 20, 20, bert_folder), CAPTIONS)
 
 
-def test_each_distinct_caption_is_encoded_once(clip_folder, monkeypatch):
+def test_each_distinct_caption_becomes_tokens_once(clip_folder, monkeypatch):
     from cdm.model import text
 
     seen = []
-    monkeypatch.setattr(text, "clip_token_ids", lambda t, c, m: seen.append(c) or [0] * 77)
-    load_text_encoder("ViT-B/32", 20, 24, clip_folder)(["sit", "stand", "sit", "sit"])
+    monkeypatch.setattr(text, "_clip_ids", lambda t, caption: seen.append(caption) or [0, 1])
+    encode = load_text_encoder("ViT-B/32", 20, 24, clip_folder)
+    assert encode.cut(["sit", "stand"]) == set()
+    encode(["sit", "stand", "sit", "sit"])
     assert [caption for caption in seen if caption] == ["sit", "stand"]
 
 

@@ -10,7 +10,6 @@ from helpers import plan_run
 
 from cdm.datasets.statistics import Statistics, save_statistics
 from cdm.errors import ArchiveError, CheckpointError
-from cdm.model.text import TextEncoder, load_text_encoder
 from cdm.run.load import encode_texts, load_model, planned_statistics
 from cdm.run.plan import PlannedStatistics
 
@@ -51,16 +50,6 @@ def test_equal_captions_are_encoded_once(plan):
     assert not torch.equal(features["sit"], features["walk"])
     again = encode_texts(plan, ["sit"], "cpu")  # a feature does not depend on its neighbours
     assert torch.equal(again["sit"], features["sit"])
-
-
-def test_captions_that_lose_words_are_told(plan, monkeypatch):
-    def words(*args):
-        return TextEncoder(load_text_encoder(*args), num_tokens=lambda c: len(c.split()), length=2)
-
-    monkeypatch.setattr("cdm.run.load.load_text_encoder", words)
-    told = []
-    encode_texts(plan, ["sit down", "sit down now", "", "sit down now"], "cpu", told.append)
-    assert told == [{"sit down now"}]
 
 
 def test_the_model_is_the_planned_checkpoint(plan):
