@@ -33,6 +33,7 @@ static float4 make_float4(float x, float y, float z, float w) { return {x, y, z,
 static uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 
 static int min(int a, int b) { return a < b ? a : b; }
+static unsigned int min(unsigned int a, unsigned int b) { return a < b ? a : b; }
 
 static float __uint_as_float(unsigned bits) {
     float x;

@@ -108,6 +108,12 @@ __device__ __forceinline__ u32 transposed_matrix(const uint4* row) {
     return pair;
 }
 
+// The same column of another row.
+template <typename T>
+__device__ __forceinline__ T* row_at(T* first, u32 row, u32 row_bytes) {
+    return (T*)((char*)first + (size_t)row * row_bytes);
+}
+
 struct Raw {  // one tile as it is in memory
     Words<R> u[32];                 // lane (g, c): token g, channels 2 R c ... 2 R (c + 1) - 1
     uint4 x_dbl[TILE][ROW_CHUNKS];  // rows of tokens
@@ -217,13 +223,15 @@ __device__ __forceinline__ void scan(const u32* __restrict__ u_, const u32* __re
     // end is read from the last one there is, and such a token has u = 0: it adds nothing to the
     // states and is not stored.
     const int slot = backward ? TILE - 1 - g : g;
-    const int stride = d_inner / (2 * R), column = min(channel / (2 * R) + c, stride - 1);
-    const Words<R>* u = (const Words<R>*)u_ + sequence * length * stride + column;
+    const int row_words = d_inner / (2 * R), column = min(channel / (2 * R) + c, row_words - 1);
+    const int z_row_words = z_stride / (2 * R);
+    const u32 row_bytes = row_words * sizeof(Words<R>), z_row_bytes = z_row_words * sizeof(Gate);
+    const Words<R>* u = (const Words<R>*)u_ + sequence * length * row_words + column;
     const uint4* x_dbl = (const uint4*)x_dbl_ + sequence * length * ROW_CHUNKS;
-    Words<R>* y = (Words<R>*)y_ + (size_t)b * length * stride + column;
-    z_stride /= 2 * R;
-    const Gate* z = (const Gate*)z_ + (size_t)b * length * z_stride + column;
-    const int second_visits = backward ? num_tiles / 2 : (num_tiles + 1) / 2;
+    Words<R>* y = (Words<R>*)y_ + (size_t)b * length * row_words + column;
+    const Gate* z = (const Gate*)z_ + (size_t)b * length * z_row_words + column;
+    const int half = backward ? num_tiles / 2 : (num_tiles + 1) / 2;
+    const int second_visits = STATES_ONLY ? num_tiles : half;  // the tile that they begin with
     float delta_log2_sum[R] = {};
 
     u32 b_mask[TILE], c_mask[TILE];  // keep those elements of an operand that belong to token t
@@ -234,33 +242,38 @@ __device__ __forceinline__ void scan(const u32* __restrict__ u_, const u32* __re
         asm("" : "+r"(b_mask[t]), "+r"(c_mask[t]));  // stop the compiler from recomputing them
     }
 
+    const int walk_start = (first_tile + (backward ? num_tiles - 1 : 0)) * TILE;
     auto first_token = [&](int k) {  // of the k-th tile of the walk
-        return (first_tile + (backward ? num_tiles - 1 - k : k)) * TILE;
+        return walk_start + k * (backward ? -TILE : TILE);
     };
-    // Start to copy the k-th tile into shared memory.
+    const u32 last_token = length - 1;
+    // Start to copy the k-th tile into shared memory. What lies beyond the walk is not used.
     auto copy = [&](int k) {
-        if (k < num_tiles) {
-            Raw& raw = raw_tiles[warp][k % STAGES];
-            const int start = first_token(k);
-            const int token = start + slot;
-            copy_async(raw.u + lane, u + min(token, length - 1) * stride, token < length);
+        Raw& raw = raw_tiles[warp][k & (STAGES - 1)];
+        const u32 start = first_token(k), token = start + slot;  // large before the first one, too
+        copy_async(raw.u + lane, row_at(u, min(token, last_token), row_bytes), token <= last_token);
 #pragma unroll
-            for (int n = 0; n < TILE * ROW_CHUNKS; n += 32) {
-                const int i = n + lane, row = i / ROW_CHUNKS, chunk = i % ROW_CHUNKS;
-                const int place = min(start + (backward ? TILE - 1 - row : row), length - 1);
-                if (n + 32 <= TILE * ROW_CHUNKS || i < TILE * ROW_CHUNKS)
-                    copy_async(&raw.x_dbl[row][chunk], x_dbl + place * ROW_CHUNKS + chunk);
-            }
+        for (int n = 0; n < TILE * ROW_CHUNKS; n += 32) {
+            const int i = n + lane, row = i / ROW_CHUNKS, chunk = i % ROW_CHUNKS;
+            const u32 place = min(start + (backward ? TILE - 1 - row : row), last_token);
+            if (n + 32 <= TILE * ROW_CHUNKS || i < TILE * ROW_CHUNKS)
+                copy_async(&raw.x_dbl[row][chunk],
+                           row_at(x_dbl + chunk, place, ROW_CHUNKS * sizeof(uint4)));
         }
         commit_copies();
     };
-    // Compute the step sizes of the k-th tile (into step_tiles) and its operands.
-    auto prepare = [&](int k) {
-        const Raw& raw = raw_tiles[warp][k % STAGES];
-        const uint4* row = raw.x_dbl[lane % TILE];
-        auto& step_tile = step_tiles[warp][k % 2];
-        Tile tile;
-        float delta_log2[HALVES][4] = {};  // rows are channels; columns are tokens 2c and 2c + 1
+
+    // The step sizes (in step_tiles) and the operands of the k-th tile are made in parts, between
+    // the steps of the tile before it: the product with dt_proj, softplus of a half of the channels,
+    // what is made of step sizes, and the rows of B and C.
+    Tile tile, next;
+    float delta_log2[HALVES][4];  // rows are channels; columns are tokens 2c and 2c + 1
+    auto project = [&](int k) {
+        const uint4* row = raw_tiles[warp][k & (STAGES - 1)].x_dbl[lane % TILE];
+#pragma unroll
+        for (int i = 0; i < HALVES; i++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) delta_log2[i][e] = 0;
 #pragma unroll
         for (int n = 0; n < K; n++) {
             const u32 dt_0 = matrix(row + 2 * n), dt_1 = matrix(row + 2 * n + 1);
@@ -270,12 +283,14 @@ __device__ __forceinline__ void scan(const u32* __restrict__ u_, const u32* __re
                 mma(delta_log2[i], make_uint4(w[0], w[1], w[2], w[3]), dt_0, dt_1);
             }
         }
+    };
+    auto activate = [&](int i) {
 #pragma unroll
-        for (int i = 0; i < HALVES; i++)
-#pragma unroll
-            for (int e = 0; e < 4; e++)
-                delta_log2[i][e] =
-                    fast_softplus2(fmaf(delta_log2[i][e], LOG2_E, bias[2 * i + e / 2]));
+        for (int e = 0; e < 4; e++)
+            delta_log2[i][e] = fast_softplus2(fmaf(delta_log2[i][e], LOG2_E, bias[2 * i + e / 2]));
+    };
+    auto store_steps = [&](int k) {
+        auto& step_tile = step_tiles[warp][k & 1];
 #pragma unroll
         for (int e = 0; e < 2; e++) {
             StepSizes of_rows;
@@ -284,74 +299,86 @@ __device__ __forceinline__ void scan(const u32* __restrict__ u_, const u32* __re
                 of_rows.delta_log2[r] = delta_log2[r / 2][r % 2 * 2 + e];
             step_tile[(2 * c + e) * 8 + g] = of_rows;
         }
-        Words<R> own = raw.u[lane];
+        Words<R> own = raw_tiles[warp][k & (STAGES - 1)].u[lane];
 #pragma unroll
         for (int r = 0; r < R; r++) {
-            tile.u[r] = transpose(own.at[r]);
+            next.u[r] = transpose(own.at[r]);
             const float first = delta_log2[r / 2][r % 2 * 2];
             const float second = delta_log2[r / 2][r % 2 * 2 + 1];
-            tile.delta_u[r / 2][r % 2] =
-                pack(first * (LN_2 * low(tile.u[r])), second * (LN_2 * high(tile.u[r])));
+            next.delta_u[r / 2][r % 2] =
+                pack(first * (LN_2 * low(next.u[r])), second * (LN_2 * high(next.u[r])));
             if (STATES_ONLY && k < num_tiles) delta_log2_sum[r] += first + second;
         }
+    };
+    auto load_rows = [&](int k) {
+        const uint4* row = raw_tiles[warp][k & (STAGES - 1)].x_dbl[lane % TILE];
 #pragma unroll
         for (int j = 0; j < J; j++) {
-            tile.B[j] = transposed_matrix(row + 2 * K + j);
-            if (!STATES_ONLY) tile.C[j] = matrix(row + 2 * K + J + j);
+            next.B[j] = transposed_matrix(row + 2 * K + j);
+            if (!STATES_ONLY) next.C[j] = matrix(row + 2 * K + J + j);
         }
-        return tile;
+        __syncwarp();  // the step sizes of all lanes are there
     };
 
-    // A tile is copied STAGES - 1 tiles ahead, and prepared one tile ahead. Only few warps fit on a
-    // processor, so each warp has to cover latencies with its own work.
+    float decays[HALVES][J][4];
+    auto decay = [&](int k, int t) {  // of the t-th step of the k-th tile
+        const StepSizes steps = step_tiles[warp][k & 1][t * 8 + g];
+#pragma unroll
+        for (int i = 0; i < HALVES; i++)
+#pragma unroll
+            for (int j = 0; j < J; j++)
+#pragma unroll
+                for (int e = 0; e < 4; e++) {
+                    const int r = 2 * i + e / 2;
+                    const bool polynomial = (POLY_MASK >> (((i * J + j) * 4 + e) & 15)) & 1;
+                    const float a = A[i][j][e], delta_log2 = steps.delta_log2[r];
+                    decays[i][j][e] =
+                        polynomial ? exp2_polynomial(fminf(delta_log2, longest[i][j][e]), a)
+                                   : fast_exp2(delta_log2 * a);
+                }
+    };
+
+    // y of a tile is stored during the next tile's first step; at the second visit with the gate and
+    // with what the other direction has stored.
+    float y_acc[HALVES][4] = {};
+    Gate gate = {};
+    Words<R> stored = {}, *out = y;
+    bool out_there = false;
+    auto finish = [&](bool second) {
+        Words<R> values;
+#pragma unroll
+        for (int r = 0; r < R; r++) {
+            const float* pair = y_acc[r / 2] + r % 2 * 2;
+            values.at[r] = transpose(pack(pair[0], pair[1]));
+        }
+        if (second) {
+#pragma unroll
+            for (int r = 0; r < R; r++) {
+                const u32 own = values.at[r], other = stored.at[r];
+                const auto z_r = gate.at[r];
+                values.at[r] = pack((low(own) + low(other)) * fast_silu(low(z_r)),
+                                    (high(own) + high(other)) * fast_silu(high(z_r)));
+            }
+        }
+        if (out_there) *out = values;
+    };
+
+    // A tile is copied STAGES - 1 tiles ahead, and its operands are made one tile ahead. Only few
+    // warps fit on a processor, so each warp has to cover latencies with its own work.
 #pragma unroll
     for (int k = 0; k < STAGES - 1; k++) copy(k);
     wait_for_copies<STAGES - 2>();
     __syncwarp();
-    Tile tile = prepare(0);
+    project(0);
+#pragma unroll
+    for (int i = 0; i < HALVES; i++) activate(i);
+    store_steps(0);
+    load_rows(0);
+    decay(0, 0);
 
-    for (int k = 0; k < num_tiles; k++) {
-        const int token = first_token(k) + slot, place = min(token, length - 1);
-        Words<R>* const out = y + place * stride;
-        // The gate, and the part of y that the other direction has stored.
-        Gate gate;
-        Words<R> stored;
-        if (!STATES_ONLY && k >= second_visits) {
-            if (k == second_visits) __syncthreads();
-            gate = z[place * z_stride];
-            stored = *out;
-        }
-        copy(k + STAGES - 1);
-        wait_for_copies<STAGES - 2>();
-        __syncwarp();
-        const auto& step_tile = step_tiles[warp][k % 2];
-        const Tile next = prepare(k + 1);
-
-        // The steps of the tile: decay the states, add delta u B^T, and add h C to y.
-        float y_acc[HALVES][4];
-#pragma unroll
-        for (int r = 0; r < R; r++) {
-            y_acc[r / 2][r % 2 * 2] = D[r] * low(tile.u[r]);
-            y_acc[r / 2][r % 2 * 2 + 1] = D[r] * high(tile.u[r]);
-        }
-        float decays[HALVES][J][4];
-        auto decay = [&](int t) {
-            const StepSizes steps = step_tile[t * 8 + g];
-#pragma unroll
-            for (int i = 0; i < HALVES; i++)
-#pragma unroll
-                for (int j = 0; j < J; j++)
-#pragma unroll
-                    for (int e = 0; e < 4; e++) {
-                        const int r = 2 * i + e / 2;
-                        const bool polynomial = (POLY_MASK >> (((i * J + j) * 4 + e) & 15)) & 1;
-                        const float a = A[i][j][e], delta_log2 = steps.delta_log2[r];
-                        decays[i][j][e] =
-                            polynomial ? exp2_polynomial(fminf(delta_log2, longest[i][j][e]), a)
-                                       : fast_exp2(delta_log2 * a);
-                    }
-        };
-        decay(0);
+    // The steps of the k-th tile: decay the states, add delta u B^T, and add h C to y.
+    auto walk = [&](int k, bool second) {
+        tile = next;
 #pragma unroll
         for (int t = 0; t < TILE; t++) {
 #pragma unroll
@@ -364,7 +391,22 @@ __device__ __forceinline__ void scan(const u32* __restrict__ u_, const u32* __re
                     mma_k8(h[i][j], tile.delta_u[i], b_t);
                 }
             }
-            if (t + 1 < TILE) decay(t + 1);
+            decay(k + (t + 1) / TILE, (t + 1) % TILE);
+            if (!STATES_ONLY && t == 0) {
+                finish(second);
+#pragma unroll
+                for (int r = 0; r < R; r++) {
+                    y_acc[r / 2][r % 2 * 2] = D[r] * low(tile.u[r]);
+                    y_acc[r / 2][r % 2 * 2 + 1] = D[r] * high(tile.u[r]);
+                }
+                const u32 token = first_token(k) + slot, place = min(token, last_token);
+                out = row_at(y, place, row_bytes);
+                out_there = token <= last_token && channels_in;
+                if (second) {
+                    gate = *row_at(z, place, z_row_bytes);
+                    stored = *out;
+                }
+            }
 #pragma unroll
             for (int j = 0; j < (STATES_ONLY ? 0 : J); j += 2) {
                 const bool both = j + 1 < J;
@@ -379,31 +421,29 @@ __device__ __forceinline__ void scan(const u32* __restrict__ u_, const u32* __re
                     mma(y_acc[i], states, c0, c1);
                 }
             }
-        }
-
-        // Store y as tokens of channels; at the second visit with the other direction and the gate.
-        if (!STATES_ONLY) {
-            Words<R> values;
-#pragma unroll
-            for (int r = 0; r < R; r++) {
-                const float* pair = y_acc[r / 2] + r % 2 * 2;
-                values.at[r] = transpose(pack(pair[0], pair[1]));
+            // The next tile. Which part follows which step was measured.
+            if (t == 3) {
+                copy(k + STAGES - 1);
+                wait_for_copies<STAGES - 2>();
+                __syncwarp();
+                project(k + 1);
             }
-            if (k >= second_visits) {
-#pragma unroll
-                for (int r = 0; r < R; r++) {
-                    const u32 own = values.at[r], other = stored.at[r];
-                    const auto z_r = gate.at[r];
-                    values.at[r] = pack((low(own) + low(other)) * fast_silu(low(z_r)),
-                                        (high(own) + high(other)) * fast_silu(high(z_r)));
-                }
+            if (t == 4) activate(0);
+            if (t == 5 && HALVES == 2) activate(1);
+            if (t == 6) {
+                store_steps(k + 1);
+                load_rows(k + 1);
             }
-            if (token < length && channels_in) *out = values;
         }
-        tile = next;
+    };
+    for (int k = 0; k < second_visits; k++) walk(k, false);
+    if (!STATES_ONLY) {
+        finish(false);
+        out_there = false;
+        __syncthreads();  // the other direction has stored its first half
+        for (int k = second_visits; k < num_tiles; k++) walk(k, true);
+        finish(true);
     }
-    // With a single tile the first warp did not reach the barrier above.
-    if (!STATES_ONLY && second_visits == num_tiles) __syncthreads();
 
     // The last state of the segment and the sum of its step sizes.
     if (STATES_ONLY) {
