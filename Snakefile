@@ -41,7 +41,7 @@ onstart:
         save_plan(PLAN, SAMPLES)
     if GIVEN.nodes and workflow.local_exec:
         print(TELL_CORES, file=sys.stderr)
-    if not ON_CLUSTER:
+    if workflow.local_exec:
         start_jobs_at_once()
     if makes_maps():
         print(

@@ -62,10 +62,16 @@ def test_plain_snakemake_runs_and_starts_its_jobs_at_once(unmerged, tmp_path):
 
 
 @pytest.mark.long
-def test_jobs_typed_for_cores_are_told_and_a_typed_rate_is_kept(unmerged, tmp_path):
-    log = run_unmerged(unmerged, tmp_path / "copy", "-j8", "--max-jobs-per-timespan", "50/1s")
-    assert "--jobs 8 is for a cluster" in log
+def test_a_typed_rate_of_jobs_is_kept(unmerged, tmp_path):
+    log = run_unmerged(unmerged, tmp_path / "copy", "--max-jobs-per-timespan", "50/1s")
     assert max(jobs_that_may_start(log)) == 50
+
+
+@pytest.mark.long
+def test_jobs_typed_for_cores_are_told(unmerged, tmp_path):
+    log = run_unmerged(unmerged, tmp_path / "copy", "-j8")
+    assert "--jobs 8 is for a cluster" in log
+    assert jobs_that_may_start(log) == {sys.maxsize}
 
 
 @pytest.mark.parametrize(
