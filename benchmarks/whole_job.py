@@ -29,6 +29,7 @@ from pathlib import Path
 from archive_digest import differences, digest_archive, digest_shards
 from denoising_step import architecture
 from gpu_watch import GpuWatch
+from job_start import BEFORE
 from made_data import dataset_section, write_dataset
 from run_timeline import read_timeline, summarise
 
@@ -207,8 +208,12 @@ class Run:
         last = max(entry["ended"] for entry in entries)
         found["after_last_batch_s"] = round(max(0.0, self.ended - last), 2)
         if kill_after_s is None:
-            first = min(entry["began"] for entry in entries)
-            found["before_first_batch_s"] = round(first - self.began, 2)
+            first = min(entries, key=lambda entry: entry["began"])
+            found["before_first_batch_s"] = round(first["began"] - self.began, 2)
+            # `began` is when the sampling began, before which the job told of these phases.
+            phases = {phase: first["seconds"].get(phase, 0.0) for phase in BEFORE}
+            started = found["before_first_batch_s"] - sum(phases.values())
+            found["first_job_s"] = {"Snakemake": round(started, 2)} | phases
         found["archive_bytes"] = sum(p.stat().st_size for p in archive.rglob("*") if p.is_file())
         found["shards"] = digest_shards(archive)
         if self.options.digest:
@@ -331,6 +336,7 @@ def print_figures(found: dict) -> None:
         f"  {found['chunks']} chunks, the largest of {found['largest_chunk']} maps; first batch "
         f"after {found['before_first_batch_s']} s, {found['after_last_batch_s']} s from the last "
         f"batch to the end\n"
+        f"  before the first batch: {found['first_job_s']}\n"
         f"  between two chunks of a device {found['lost_per_gap_s']} s, in all "
         f"{list(found['lost_between_s'].values())}; outside sampling "
         f"{found['outside_sampling_per_chunk_s']} s a chunk\n"
