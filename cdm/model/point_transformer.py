@@ -1,12 +1,13 @@
-"""The Point Transformer U-Net (Zhao et al. 2021), for inference.
+"""The Point Transformer U-Net (Zhao et al. 2021).
 
 Layers, and names of parameters, are those of the authors' network for semantic segmentation.
 `geometry` computes once per batch of clouds what does not depend on features: the points kept at
 each level, neighbours, relative positions, and interpolation weights. All clouds of a batch have
 the same size, and tensors are (batch, num_points, channels).
 
-Batch norms use their running statistics. So each is an affine map, which `folded` multiplies into
-the linear layer before it (docs/exact-short-rows.md, eq. 23).
+In training, batch norms use the statistics of the batch. Otherwise they use their running
+statistics. Each is then an affine map, which `folded` multiplies into the linear layer before it
+(docs/exact-short-rows.md, eq. 23).
 """
 
 import copy
@@ -44,12 +45,10 @@ class Level(NamedTuple):
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """Batch norm over the last axis. It always uses the running statistics."""
+    """Batch norm over the last axis: of the batch in training, else of the running statistics."""
 
     def forward(self, x):
-        statistics = self.running_mean, self.running_var
-        y = F.batch_norm(x.flatten(0, -2), *statistics, self.weight, self.bias, eps=self.eps)
-        return y.view_as(x)
+        return super().forward(x.flatten(0, -2)).view_as(x)
 
     def affine_map(self):
         """The scale and the shift that it applies, (channels,) each."""
@@ -172,6 +171,8 @@ class VectorAttention(nn.Module):
 
     def forward(self, x, neighbours, position):
         q, k, v = self.linear_q(x), self.linear_k(x), self.linear_v(x)
+        if self.training:  # no norm is an affine map of its own
+            return naive.attend(q, k, v, neighbours, self.linear_p[3](position), self.linear_w)
         return self.attend(q, k, v, neighbours, position, self.weights())
 
 

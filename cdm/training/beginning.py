@@ -116,7 +116,7 @@ def architecture_to_train(config: Config) -> Architecture:
 
 
 def dropout_to_train(config: Config, arch: str) -> float:
-    """Share of the attention weights that training drops; 0 for a backbone without dropout.
+    """Share that training drops where afford-motion does; 0 for a backbone without dropout.
 
     Raises:
         ConfigError: the configuration asks a backbone for it that has none.
@@ -124,8 +124,7 @@ def dropout_to_train(config: Config, arch: str) -> float:
     usual, asked = load_backbone(arch).dropout, config.training.dropout
     if usual is None and asked:
         raise ConfigError(
-            f"training.dropout is {asked}, but {arch} has no dropout of attention weights: set "
-            "training.dropout: null"
+            f"training.dropout is {asked}, but {arch} has no dropout: set training.dropout: null"
         )
     return (usual or 0.0) if asked is None else asked
 

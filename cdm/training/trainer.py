@@ -25,6 +25,7 @@ from cdm.training.initial_weights import initial_state_dict
 from cdm.training.items import TrainingBatch
 from cdm.training.record import training_settings
 
+RUNNING = "running_mean", "running_var"  # ends of the keys of a batch norm's statistics
 CURVE_POINTS = 1000  # of the loss curve, at most twice as many
 
 
@@ -36,7 +37,7 @@ class Trainer:
         architecture: of the model.
         device: torch device name.
         weights: that it begins with, a whole state dict; random ones by default.
-        dropout: share of the attention weights that is dropped; 0 for none.
+        dropout: as of `Backbone.set_dropout`; 0 for none.
         scene_model: the frozen scene model, on the device; None if the dataset gives what the
             backbone sees. It is no part of `model`, so no checkpoint holds its weights.
     Attributes:
@@ -76,7 +77,7 @@ class Trainer:
         # torch's AveragedModel would wait for the device at every step.
         self.average: list[torch.Tensor] | None = None
         if training.ema_decay is not None:
-            self.average = [p.detach().clone() for p in self.model.parameters()]
+            self.average = [x.clone() for x in self._trained().values()]
         diffusion = config.diffusion
         chain = create_diffusion(diffusion.steps, diffusion.noise_schedule)
         self.noising = noising_coefficients(chain, device)
@@ -110,7 +111,7 @@ class Trainer:
         if self._gradients is None:
             self._gradients = self._eager
             if self.device != "cpu":
-                self._gradients = _GradientGraph(self._eager, batch, t, noise)
+                self._gradients = _GradientGraph(self._eager, self.model, batch, t, noise)
         if self.dropout:
             # Its masks come from torch's default generator, other numbers than those above. A CUDA
             # graph reads the seed of that generator at each replay, so it is set after the capture.
@@ -122,7 +123,7 @@ class Trainer:
 
         # Averaged weights, and a point of the curve now and then.
         if self.average is not None and training.ema_decay is not None:
-            weights = [p.detach() for p in self.model.parameters()]
+            weights = list(self._trained().values())
             torch._foreach_lerp_(self.average, weights, 1 - training.ema_decay)
         self.step += 1
         self._losses.append(loss.detach())
@@ -161,9 +162,18 @@ class Trainer:
         """The weights to sample with; keys and types are those of afford-motion's checkpoints."""
         state = self.model.state_dict()
         if self.average is not None:
-            names = (name for name, _ in self.model.named_parameters())
-            state |= dict(zip(names, self.average, strict=True))
-        return {key: value.float().cpu() for key, value in state.items() if not is_frozen(key)}
+            state |= dict(zip(self._trained(), self.average, strict=True))
+        return {
+            key: (value.float() if value.is_floating_point() else value).cpu()
+            for key, value in state.items()
+            if not is_frozen(key)
+        }
+
+    def _trained(self) -> dict[str, torch.Tensor]:
+        """What training changes and averages: weights, and the statistics of batch norms."""
+        found = {name: weight.detach() for name, weight in self.model.named_parameters()}
+        buffers = self.model.named_buffers()
+        return found | {name: x for name, x in buffers if name.endswith(RUNNING)}
 
     def save(self, path: Path) -> None:
         """Write everything that is needed to go on."""
@@ -269,12 +279,16 @@ class _GradientGraph:
     Args:
         gradients: called as gradients(batch, t, noise); returns the loss and sets .grad of the
             weights anew.
+        model: its batch norms keep their statistics: those of the run before the capture go.
         inputs: of the first step; those of later steps have the same shapes.
     """
 
-    def __init__(self, gradients: Callable, *inputs):
+    def __init__(self, gradients: Callable, model: torch.nn.Module, *inputs):
         self._inputs = map_tensors(torch.clone, tuple(inputs))
+        kept = [buffer.clone() for buffer in model.buffers()]
         self._graph, self._loss = capture(lambda: gradients(*self._inputs).detach())
+        for buffer, before in zip(model.buffers(), kept, strict=True):
+            buffer.copy_(before)
 
     def __call__(self, *inputs) -> torch.Tensor:
         map_tensors(torch.Tensor.copy_, self._inputs, inputs)

@@ -14,6 +14,17 @@ TINY = {
         }
     },
     "MLP": {"arch_mlp": {"point_mlp_dims": [12, 10]}},
+    "HybridMamba": {
+        "arch_hybridmamba": {
+            "trans_dim": 16,
+            "depth": 1,
+            "last_dim": 8,
+            "num_latents": 4,
+            "num_heads": 4,
+        }
+    },
+    "PointTrans": {"arch_pointtrans": {"last_dim": 8}},
+    "PointTransV2": {"arch_pointtrans": {"last_dim": 8}},
 }
 
 # Changes that have a small frozen scene model make the point features, of rooms of few points.

@@ -43,7 +43,12 @@ DEMO_WEIGHTS = DEMO_EXP_DIR / "ckpt/model018500.pt"
 
 @pytest.mark.parametrize(
     ("arch", "case", "features"),
-    [("Perceiver", "04b_perceiver_default", 0), ("MLP", "05b_mlp_default", 32)],
+    [
+        ("Perceiver", "04b_perceiver_default", 0),
+        ("MLP", "05b_mlp_default", 32),
+        ("PointTrans", "06_pointtrans", 0),
+        ("PointTransV2", "06b_pointtransv2", 0),
+    ],
 )
 def test_sizes_that_are_null_are_afford_motions(parity, arch, case, features):
     recipe = json.loads((parity / case / "weights_recipe.json").read_text())
@@ -63,9 +68,9 @@ def test_sizes_that_are_null_are_afford_motions(parity, arch, case, features):
         ({"time_emb_dim": 15}, "time_emb_dim is 15, expected an even number.*set 16"),
         (
             {"arch": "perceiver"},
-            "arch perceiver is not known, expected one of PointMamba, Perceiver",
+            "arch perceiver is not known, expected one of PointMamba, HybridMamba, Perceiver, MLP, "
+            "PointTrans, PointTransV2",
         ),
-        ({"arch": "HybridMamba"}, "arch HybridMamba is sampled but not trained"),
     ],
 )
 def test_models_that_cannot_be_trained_are_refused(model, message):
@@ -78,6 +83,10 @@ def test_widths_that_follow_from_others_follow_them():
     found = architecture_to_train(tiny({"model": {"arch_perceiver": sizes}}, arch="Perceiver"))
     assert found.last_dim == 16 and found.sizes["decoder_kv_input_channels"] == 24
     assert architecture_to_train(tiny(arch="MLP")).last_dim == 10
+    assert architecture_to_train(tiny(arch="PointTrans")).sizes["planes"] == [8, 16, 32, 64]
+    hybrid = tiny({"model": {"arch_hybridmamba": {"use_perceiver": False}}}, arch="HybridMamba")
+    sizes = architecture_to_train(hybrid).sizes
+    assert (sizes["d_inner"], sizes["dt_rank"]) == (32, 1) and "num_heads" not in sizes
 
 
 @pytest.mark.parametrize(
@@ -88,24 +97,28 @@ def test_widths_that_follow_from_others_follow_them():
         ("Perceiver", {"encoder_num_heads": 5}, r"encoder_num_heads is 5, which does not divide"),
         ("MLP", {"last_dim": 9}, r"last_dim is 9 and point_mlp_dims is \[12, 10\]"),
         ("MLP", {"point_mlp_dims": []}, r"one stage or more"),
+        ("HybridMamba", {"num_heads": 5}, r"num_heads is 5, which does not divide trans_dim 16"),
+        ("PointTrans", {"last_dim": 12}, r"last_dim is 12, expected a multiple of 8"),
+        ("PointTransV2", {"blocks": [2, 2]}, r"blocks is \[2, 2\], expected 4 numbers"),
     ],
 )
 def test_sizes_of_which_no_model_can_be_made_are_refused(arch, sizes, problem):
-    config = tiny({"model": {f"arch_{arch.lower()}": sizes}}, arch=arch)
+    config = tiny({"model": {load_backbone(arch).section: sizes}}, arch=arch)
     with pytest.raises(ConfigError, match=problem):
         architecture_to_train(config)
 
 
-def test_backbones_that_are_not_trained_say_so():
+def test_a_backbone_that_is_not_trained_says_so(monkeypatch):
     assert {arch for arch in BACKBONES if load_backbone(arch).trained} == set(TINY)
-    config = tiny()
-    other = replace(config, model=replace(config.model, arch="PointTrans"))
-    with pytest.raises(ConfigError, match="expected one of PointMamba, Perceiver, MLP"):
-        architecture_to_train(other)
+    monkeypatch.setattr(load_backbone("HybridMamba"), "trained", False)
+    expected = "HybridMamba is sampled but not trained .* one of PointMamba, Perceiver, MLP, PointT"
+    with pytest.raises(ConfigError, match=expected):
+        architecture_to_train(tiny(arch="HybridMamba"))
 
 
 def test_dropout_is_afford_motions_unless_told_and_only_where_there_is_one():
     assert dropout_to_train(tiny(), "Perceiver") == 0.1
+    assert dropout_to_train(tiny(), "PointTransV2") == 0.1
     assert dropout_to_train(tiny(dropout=0.0), "Perceiver") == 0
     assert dropout_to_train(tiny(), "MLP") == dropout_to_train(tiny(dropout=0.0), "MLP") == 0
     with pytest.raises(ConfigError, match=r"training\.dropout is 0\.2, but PointMamba has no dro"):

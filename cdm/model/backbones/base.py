@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from cdm.model.architecture import CheckpointShapes, FeatureWidths
 from cdm.model.point_order import gather_points
@@ -42,7 +43,7 @@ class Backbone(nn.Module, ABC):
             of all weights, and runs inside a CUDA graph.
         defaults: last_dim and sizes of afford-motion's default model.
         dropout: share of the attention weights that afford-motion's training drops; None for a
-            backbone without such a dropout.
+            backbone without dropout.
         kernels: class of the fused form, None without one. Its `unavailable(backbone)` is None
             or says why the kernels cannot run. `kernels(backbone, dtype)` is called like
             `forward_head`.
@@ -95,7 +96,7 @@ class Backbone(nn.Module, ABC):
         return sizes, sizes.pop("last_dim")
 
     def set_dropout(self, share: float) -> None:
-        """Drop this share of the attention weights in training. A backbone with `dropout` has it.
+        """Drop this share where afford-motion does in training. A backbone with `dropout` has it.
 
         The masks must come from torch's default generator: a training seeds it at every step.
         """
@@ -222,6 +223,15 @@ def autocast(device_type, dtype):
 def float32(x):
     """A context without autocast on x's device."""
     return torch.autocast(x.device.type, enabled=False)
+
+
+def reproducible_attention():
+    """A context whose attention has gradients with the same bits at every call.
+
+    Torch's fused attention sums gradients in any order on a GPU. A training that was stopped must
+    end as an undisturbed one, so training takes attention as plain matrix products and softmax.
+    """
+    return sdpa_kernel(SDPBackend.MATH)
 
 
 def join_columns(*columns):

@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cdm.errors import CheckpointError
+from cdm.errors import CheckpointError, ConfigError
 from cdm.model.architecture import FeatureWidths
-from cdm.model.backbones.base import Backbone, join_columns
+from cdm.model.backbones.base import Backbone, join_columns, reproducible_attention
 from cdm.model.backbones.hybrid_mamba_cuda import CudaHybridMamba
-from cdm.model.backbones.point_mamba import read_mamba_sizes
+from cdm.model.backbones.point_mamba import mamba_sizes, read_mamba_sizes
 from cdm.model.mamba import BidirectionalBlock
 from cdm.model.point_order import gather_points, hilbert_order, z_order
 
@@ -48,7 +48,7 @@ class HybridMamba(Backbone):
     mamba_layers: Any  # nn.ModuleList of FilmBlock, where only one is
     signature = r"contact_model\.(mamba_encoder|mamba_layers)\."
     section = "arch_hybridmamba"
-    scans = True
+    scans = trained = True
     kernels = CudaHybridMamba
     # Only the number of heads is afford-motion's. Width and half the depth are PointMamba's.
     defaults: ClassVar = {
@@ -86,6 +86,19 @@ class HybridMamba(Backbone):
         where = "embedding.0.weight"
         point_feat = weights.dim(where, 1) - weights.contact_dim - 3
         return FeatureWidths(text, point_feat, text + point_feat, where)
+
+    @classmethod
+    def sizes_to_train(cls, model):
+        sizes, last_dim = super().sizes_to_train(model)
+        trans_dim, heads = sizes["trans_dim"], sizes["num_heads"]
+        if not sizes["use_perceiver"]:
+            del sizes["num_latents"], sizes["num_heads"]
+        elif trans_dim % heads:
+            raise ConfigError(
+                f"model.arch_hybridmamba.num_heads is {heads}, which does not divide trans_dim "
+                f"{trans_dim}: set num_heads to a divisor of it"
+            )
+        return sizes | mamba_sizes(trans_dim), last_dim
 
     def __init__(self, architecture, scan_backend="auto"):
         super().__init__()
@@ -150,6 +163,10 @@ class HybridMamba(Backbone):
         if self.perceiver is not None:
             points = self.perceiver.naive_forward(points)
         return self.out_proj(points)
+
+    def training_forward(self, x_t, time_emb, c_text, c_pc_xyz, c_pc_feat=None):
+        with reproducible_attention():
+            return self.one_step_forward(x_t, time_emb, c_text, c_pc_xyz, c_pc_feat)
 
     def prepare(self, c_text, c_pc_xyz, c_pc_feat=None):
         _, order, inverse = hilbert_order(c_pc_xyz)

@@ -59,8 +59,7 @@ class PointMamba(Backbone):
     @classmethod
     def sizes_to_train(cls, model):
         sizes, last_dim = super().sizes_to_train(model)
-        trans_dim = sizes["trans_dim"]
-        return sizes | {"d_inner": 2 * trans_dim, "dt_rank": -(-trans_dim // 16)}, last_dim
+        return sizes | mamba_sizes(sizes["trans_dim"]), last_dim
 
     def __init__(self, architecture, scan_backend="auto"):
         super().__init__()
@@ -120,6 +119,11 @@ class PointMamba(Backbone):
     @property
     def last_linear(self):
         return self.out_proj.weight, self.out_proj.bias
+
+
+def mamba_sizes(trans_dim):
+    """The sizes of Mamba that follow from the width of the model, as in state-spaces/mamba."""
+    return {"d_inner": 2 * trans_dim, "dt_rank": -(-trans_dim // 16)}
 
 
 def read_mamba_sizes(weights, prefix):

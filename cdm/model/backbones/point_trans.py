@@ -10,8 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from cdm.errors import ConfigError
+from cdm.kernels.neighbourhoods.naive import SHARE_PLANES
 from cdm.model.architecture import FeatureWidths
-from cdm.model.backbones.base import Backbone, join_columns
+from cdm.model.backbones.base import Backbone, join_columns, reproducible_attention
 from cdm.model.point_transformer import BatchNorm, Level, PointTransformerUNet, folded, read_unet
 
 
@@ -63,12 +65,17 @@ class Context(nn.Sequential):
 
 
 class PointTrans(Backbone, PointTransformerUNet):
-    """The columns of a point are [xyz, x, point_feat]."""
+    """The columns of a point are [xyz, x, point_feat].
+
+    A new model's levels are last_dim, 2 last_dim, 4 last_dim and 8 last_dim wide, as
+    afford-motion's are with its 64.
+    """
 
     enc1: Any  # levels of `PointTransformerUNet`, which gives them their names
     dec1: Any
     signature = r"contact_model\.ctx\."
     section = "arch_pointtrans"
+    trained = True
     defaults: ClassVar = {"last_dim": 64, "planes": [64, 128, 256, 512], "blocks": [2, 2, 2, 2]}
     context_names: tuple[str, ...] = (
         "ctx",
@@ -86,6 +93,22 @@ class PointTrans(Backbone, PointTransformerUNet):
         where = "enc1.0.linear.weight"
         point_feat = weights.dim(where, 1) - 3 - weights.contact_dim
         return FeatureWidths(text, point_feat, text + point_feat, f"{context} and {where}")
+
+    @classmethod
+    def sizes_to_train(cls, model):
+        sizes, last_dim = super().sizes_to_train(model)
+        levels = len(cls.defaults["planes"])
+        if last_dim % SHARE_PLANES:
+            raise ConfigError(
+                f"model.arch_pointtrans.last_dim is {last_dim}, expected a multiple of "
+                f"{SHARE_PLANES}: so many channels share an attention weight"
+            )
+        if len(sizes["blocks"]) != levels:
+            raise ConfigError(
+                f"model.arch_pointtrans.blocks is {sizes['blocks']}, expected {levels} numbers, "
+                "one for each level"
+            )
+        return sizes | {"planes": [last_dim * 2**i for i in range(levels)]}, last_dim
 
     def __init__(self, architecture, scan_backend="auto"):
         a, sizes = architecture, architecture.sizes
@@ -109,8 +132,9 @@ class PointTrans(Backbone, PointTransformerUNet):
             features[i] = context.naive_forward(features[i], c_text, time_emb)
         return self.decode(features, levels)
 
-    # The fast form has gradients.
-    training_forward = Backbone.one_step_forward
+    def training_forward(self, x_t, time_emb, c_text, c_pc_xyz, c_pc_feat=None):
+        with reproducible_attention():
+            return self.one_step_forward(x_t, time_emb, c_text, c_pc_xyz, c_pc_feat)
 
     def prepare(self, c_text, c_pc_xyz, c_pc_feat=None):
         static_proj = self.input_proj(c_pc_xyz)
@@ -142,4 +166,5 @@ class PointTrans(Backbone, PointTransformerUNet):
     def last_linear(self):
         """The identity: afford-motion has no such layer here."""
         weight = self.dec1[1].linear3.weight
-        return torch.eye(len(weight)).to(weight), weight.new_zeros(len(weight))
+        identity = torch.eye(len(weight), dtype=weight.dtype, device=weight.device)
+        return identity, weight.new_zeros(len(weight))

@@ -17,6 +17,7 @@ class PointTransV2(PointTrans):
         "attention_layers": 1,
         "attention_hidden_dim": 1024,
     }
+    dropout = 0.1
     ctx4: Any  # a Context
     context_names = ("ctx2", "ctx3", "ctx4")
 
@@ -32,10 +33,17 @@ class PointTransV2(PointTrans):
         super().__init__(architecture, scan_backend)
         sizes = architecture.sizes
         layer = nn.TransformerEncoderLayer(
-            sizes["planes"][-1], NUM_HEADS, sizes["attention_hidden_dim"], batch_first=True
+            sizes["planes"][-1], NUM_HEADS, sizes["attention_hidden_dim"], 0.0, batch_first=True
         )
         layers = sizes["attention_layers"]
         self.self_attn_layers = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+
+    def set_dropout(self, share):
+        """In the attention layer, where afford-motion drops: weights, hidden units, residuals."""
+        for layer in self.self_attn_layers.layers:
+            layer.self_attn.dropout = share
+            for part in (layer.dropout, layer.dropout1, layer.dropout2):
+                part.p = share
 
     def mix(self, x):
         return self.self_attn_layers(x.to(self.ctx4[0].weight.dtype))
