@@ -5,7 +5,7 @@
 
 fp32 is drawn three times and pooled: it stands where the full chain stands in a study. The other
 is drawn --draws times, with noise of its own, and the rule of the study says whether it is told
-apart.
+apart. The demo's rooms must lie on disk: `snakemake demo_data --configfile mine.yaml` writes them.
 """
 
 import argparse

@@ -218,6 +218,18 @@ def test_a_checkpoint_that_does_not_tell_its_chain_is_said_to(tmp_path, monkeypa
     assert torch.equal(initial_weights(beginning, config)["timestep_embedder.pe"], table)
 
 
+@pytest.mark.parametrize("arch", ["HybridMamba", "MLP", "PointTrans", "PointTransV2"])
+def test_the_other_backbones_of_the_study_of_precision_can_be_trained(tmp_path, monkeypatch, arch):
+    monkeypatch.chdir(tmp_path)
+    files = [REPO / f"benchmarks/few_steps/{name}.yaml" for name in ("backbones", arch.lower())]
+    config = read_config(files, ["training={steps: 7}"])
+    architecture = find_beginning(config).architecture
+    assert (architecture.arch, architecture.point_feat_dim) == (arch, 3)
+    assert config.exp_dir == config.run_dir and config.is_demo_data
+    assert (config.training.steps, config.diffusion.steps) == (7, 500)
+    assert config.training.batch_size >= 64  # the override keeps the rest
+
+
 @pytest.mark.parametrize("name", ["points_8192", "perceiver"])
 def test_the_configurations_of_the_few_steps_study_can_be_trained(tmp_path, monkeypatch, name):
     """And they are sampled from where their training writes."""

@@ -112,6 +112,26 @@ def test_a_step_waits_for_no_device(arch, sizes, monkeypatch):
 
 
 @every_layout
+def test_a_training_step_waits_for_no_device(arch, sizes, monkeypatch):
+    """Its gradients are one CUDA graph, too. Kernels that find neighbours have no meta form."""
+
+    def farthest(xyz, count):
+        return torch.zeros(len(xyz), count, dtype=torch.int64, device="meta")
+
+    def nearest(xyz, queries, k):
+        index = torch.zeros(*queries.shape[:2], k, dtype=torch.int64, device="meta")
+        return index, index.float()
+
+    monkeypatch.setattr(torch, "autocast", lambda *args, **options: nullcontext())
+    monkeypatch.setattr("cdm.model.point_transformer.farthest_points", farthest)
+    monkeypatch.setattr("cdm.model.point_transformer.nearest_neighbours", nearest)
+    cdm = small_model(arch, 5, **sizes).train().to("meta")
+    inputs = map_tensors(lambda t: t.to("meta"), tuple(make_inputs(2, 64, 5)))
+    cdm.training_forward(*inputs).square().mean().backward()
+    assert all(p.grad is not None and p.grad.is_meta for p in cdm.parameters())
+
+
+@every_layout
 @pytest.mark.parametrize("point_feat_dim", [0, 5])
 def test_an_architecture_is_read_off_its_own_weights(arch, sizes, point_feat_dim):
     architecture = layout(arch, point_feat_dim, **sizes)
