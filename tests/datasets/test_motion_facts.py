@@ -1,6 +1,8 @@
 """Motions are read once for a run, and again only where one changed."""
 
 import os
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -53,14 +55,27 @@ def test_facts_that_were_edited_are_read_again(data_dir, edit):
     assert module.seal_motions(dataset.motions) == whole
 
 
-def test_more_motions_than_a_thread_takes_at_a_time_keep_their_order(tmp_path):
+@pytest.mark.parametrize("slow", [False, True])
+def test_threads_read_motions_where_the_disk_lets_a_reader_wait(tmp_path, monkeypatch, slow):
     folder = tmp_path / "H3D/new_joint_vecs"
     folder.mkdir(parents=True)
-    frames = {f"{number:03}": 41 + number for number in range(2 * module.PART + 1)}
+    frames = {f"{number:03}": 41 + number for number in range(module.TRIAL + 2 * module.PART + 1)}
     for name, length in frames.items():
         np.save(folder / f"{name}.npy", np.full((length, 2), np.nan if length == 50 else 0.0, "f4"))
     (folder / "040.npy").write_bytes(b"damaged")
+    threads, read = set(), module._read_motion
+
+    def read_motion(path):
+        threads.add(threading.current_thread())
+        if slow:
+            time.sleep(2e-3)
+        return read(path)
+
+    monkeypatch.setattr(module, "_read_motion", read_motion)
+    if not slow:  # whatever else keeps the cores of this machine busy
+        monkeypatch.setattr(module.time, "perf_counter", time.thread_time)
     facts, known = module.motion_facts(tmp_path, [*frames, "missing", "../outside"])
+    assert (threads != {threading.main_thread()}) == slow
     assert list(facts) == [*frames, "missing", "../outside"]
     for name, length in frames.items():
         if name != "040":
