@@ -128,7 +128,8 @@ def write_clip(folder: Path) -> Path:
 
 def run_job(tree: Path, config: dict, threads: int) -> dict[str, float]:
     """Seconds of the phases of one job, which is planned before and makes its chunk anew."""
-    environment = os.environ | {"PYTHONPATH": str(tree)}
+    path = os.pathsep.join(filter(None, [str(tree), os.environ.get("PYTHONPATH")]))
+    environment = os.environ | {"PYTHONPATH": path}
     command = [sys.executable, "-c", PLAN, json.dumps(config)]
     done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
     config, chunk, record = json.loads(done.stdout)
