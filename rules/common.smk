@@ -192,7 +192,8 @@ def start_jobs_at_once():
     run ended only when the last clock had, up to a second after the last job.
     A limit that was typed stays.
     """
-    limit = getattr(workflow.scheduler, "job_rate_limiter", None)  # an internal of Snakemake's
+    # An internal of Snakemake's, which another version may not have.
+    limit = getattr(workflow.scheduler, "job_rate_limiter", None)
     if limit and (limit.max_jobs, limit.timespan) == (100, 1):
         workflow.scheduler.job_rate_limiter = None
 
