@@ -19,7 +19,7 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n"
         (POINTER, "is a git-LFS pointer"),
         (b"\n<!DOCTYPE html><title>Virus scan warning</title>", "is a web page"),
         (b"\xef\xbb\xbf<HTML>", "is a web page"),
-        (gzip.compress(b"x"), "is packed by gzip"),
+        (gzip.compress(b"x", mtime=0), "is packed by gzip"),
         (bytes(HEAD), "begins with zeros"),
     ],
 )
