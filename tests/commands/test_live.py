@@ -11,6 +11,7 @@ from fcntl import ioctl
 
 import pytest
 from helpers import plan_run, write_dummy_chunk
+from waiting import wait_until
 
 from cdm.commands import live
 from cdm.commands.live import BottomLine, LiveProgress, Meter, is_terminal, wants_plain
@@ -72,10 +73,7 @@ def test_a_run_on_a_terminal_shows_one_bar_for_the_whole_job(plan, terminal, mon
     progress.start()
     assert re.search(r"run  █*░+  0/7 maps", shown(master))
     write_dummy_chunk(plan, plan.chunks[0])
-    deadline, written = time.monotonic() + 5, ""
-    while "3/7 maps  42.8 %" not in written:
-        assert time.monotonic() < deadline, written
-        written = shown(master)
+    wait_until(lambda: "3/7 maps  42.8 %" in shown(master), "the chunk's maps in the bar")
     progress.stop()
     progress.stop()
     assert "\033[1;24r" in shown(master)

@@ -11,6 +11,7 @@ from functools import partial
 
 import pytest
 from helpers import plan_run, write_dummy_chunk
+from waiting import PATIENCE_S
 
 from cdm.__main__ import main
 from cdm.commands.view import describe_server, map_server, ssh_line
@@ -67,10 +68,10 @@ def test_a_process_serves_until_it_is_ended_and_leaves_no_traceback(run, ending)
         try:
             printed = "".join(iter(process.stdout.readline, "}\n")) + "}"
             url = json.loads(printed)["url"]
-            with urllib.request.urlopen(f"{url}index.json", timeout=20) as answer:
+            with urllib.request.urlopen(f"{url}index.json", timeout=PATIENCE_S) as answer:
                 assert len(json.load(answer)["items"]) == 3
             process.send_signal(ending)
-            _, errors = process.communicate(timeout=20)
+            _, errors = process.communicate(timeout=PATIENCE_S)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()

@@ -25,6 +25,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "support"), str(HERE.parents[1])]
 
 from runs import Run, arrays, assert_same, stand_ins  # noqa: E402
+from waiting import wait_until  # noqa: E402
 
 from cdm.jobs.device import give_back, lease  # noqa: E402
 
@@ -179,11 +180,7 @@ def _alive(group: int) -> bool:
 
 def _wait_for(groups: list[int]) -> None:
     """Until jobs that outlived their Snakemake have ended."""
-    deadline = time.monotonic() + 60
-    while any(map(_alive, groups)):
-        if time.monotonic() > deadline:
-            raise TimeoutError("jobs of an earlier run do not end")
-        time.sleep(0.1)
+    wait_until(lambda: not any(map(_alive, groups)), "jobs of an earlier run to end")
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ CONFIG = overlay(SMALL_RUN, {"diffusion": {"timestep_respacing": 4}})
 SLOW = {"diffusion": {"timestep_respacing": 25}, "num_points": 512}  # seconds a chunk
 # Stopping takes a second or two. Other work on the machine stretches that; a job that does not
 # stop at all would take minutes.
-SOON_S = 30
+SOON_S = 60
 LOCAL = ("--cores", "2", "--resources", "gpu=1")
 WORKFLOW = ("-s", f"{REPO}/Snakefile", "--configfile", "mine.yaml")
 

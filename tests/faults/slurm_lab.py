@@ -6,9 +6,10 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 from contextlib import suppress
 from pathlib import Path
+
+from waiting import wait_until
 
 CONF = Path("/etc/slurm")  # the plugin takes SLURM_* out of the environment, SLURM_CONF with it
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scancel")
@@ -188,12 +189,3 @@ NodeName={host} NodeAddr=127.0.0.1 CPUs={os.cpu_count()} RealMemory={memory} \
 Gres=gpu:{self.num_gpus} State=UNKNOWN
 PartitionName=gpu Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
-
-
-def wait_until(condition, what: str, timeout_s: float = 180) -> None:
-    """Poll until a condition holds; TimeoutError says which did not."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"waited {timeout_s:.0f} s for {what}")
-        time.sleep(0.1)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from helpers import REPO
 from runs import SLOW, Run, arrays, assert_same
-from slurm_lab import wait_until
+from waiting import wait_until
 
 pytest.importorskip(
     "snakemake_executor_plugin_cluster_generic", reason="pip install -e '.[cluster]'"

@@ -24,6 +24,7 @@ from helpers import REPO
 from kill_run import jobs_of, kill_run
 from killing import disk_calls, killed_at_call
 from runs import SOON_S
+from waiting import PATIENCE_S
 
 from cdm.archive import ContactMaps
 from cdm.archive.store import verify_chunk, write_chunk
@@ -183,7 +184,7 @@ def stop_job(folder, wait, number):
     time.sleep(0.2)
     started = time.monotonic()
     process.send_signal(number)
-    errors = process.communicate(timeout=60)[1]
+    errors = process.communicate(timeout=PATIENCE_S)[1]
     return process.returncode, time.monotonic() - started, errors
 
 

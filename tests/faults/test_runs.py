@@ -9,7 +9,7 @@ import time
 import pytest
 from kill_run import jobs_of
 from runs import LOCAL, SLOW, SOON_S, Run, arrays, assert_same
-from slurm_lab import wait_until
+from waiting import wait_until
 
 
 @pytest.fixture

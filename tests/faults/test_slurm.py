@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from helpers import REPO
 from runs import Run, arrays, assert_same
-from slurm_lab import SlurmLab, unusable, wait_until
+from slurm_lab import SlurmLab, unusable
+from waiting import wait_until
 
 from cdm.archive.records import read_record
 

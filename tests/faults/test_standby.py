@@ -10,7 +10,7 @@ import time
 import pytest
 from kill_run import jobs_of, kill_run
 from runs import SLOW, SOON_S, Run, arrays, assert_same, stand_ins
-from slurm_lab import wait_until
+from waiting import wait_until
 
 from cdm.archive.records import read_record
 

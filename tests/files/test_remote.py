@@ -4,6 +4,7 @@ import multiprocessing
 import pickle
 
 import pytest
+from waiting import PATIENCE_S
 from web_server import serve
 
 from cdm.errors import Unreachable
@@ -202,5 +203,5 @@ def test_a_place_goes_to_another_process_and_a_forked_one_opens_its_own_connecti
     answers = context.Queue()
     worker = context.Process(target=read_length, args=(place, answers))
     worker.start()
-    assert answers.get(timeout=20) == 300
-    worker.join(20)
+    assert answers.get(timeout=PATIENCE_S) == 300
+    worker.join(PATIENCE_S)

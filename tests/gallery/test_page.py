@@ -209,13 +209,12 @@ def test_captions_and_names_of_any_kind_are_shown_and_obeyed_by_nothing(browser,
 
 
 @pytest.mark.long
-def test_48_items_of_8192_points_load_in_five_seconds_and_take_12_mb(browser, tmp_path):
+def test_48_items_of_8192_points_take_little_of_a_core_and_12_mb(browser, tmp_path):
     items = [make_item(i, 8192, k=4) for i in range(48)]
     page = write_page(tmp_path / "page.html", items)
     assert page.stat().st_size <= 12e6
-    browser.open(write_page(tmp_path / "small.html", [make_item(0)]))  # what is made once
-    seconds = browser.open(page)
-    assert 0.1 < seconds < 5
+    browser.open(page)
+    assert 0.1 < browser.page_seconds() < 2  # 0.5 alone; people wait 2 to 3 s on two cores
     assert browser.log() == [] and drawn_share(browser.pixels(0, 1)) > 0.1
     # Only what is near the window has pictures.
     pictures = "return document.querySelectorAll('#gallery .card canvas').length"

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from evaluations import make_archive, run_evaluate
 from helpers import NUM_POINTS, plan_run, write_dummy_chunk
+from waiting import PATIENCE_S
 
 from cdm.gallery.maps import RunMaps
 from cdm.gallery.server import HOST, MapServer
@@ -37,7 +38,7 @@ def serving(folder):
 
 def ask(server, path, method="GET", **headers):
     """(status, body, headers) of a request; the path is sent as it is."""
-    connection = http.client.HTTPConnection(HOST, server.server_port, timeout=20)
+    connection = http.client.HTTPConnection(HOST, server.server_port, timeout=PATIENCE_S)
     try:
         connection.putrequest(method, path, skip_host="Host" in headers)
         for name, value in headers.items():

@@ -11,6 +11,7 @@ import uuid
 
 import pytest
 from helpers import REPO
+from waiting import PATIENCE_S
 
 from cdm.errors import ConfigError
 from cdm.jobs import device
@@ -293,7 +294,7 @@ def test_two_jobs_on_a_machine_with_one_gpu_take_turns():
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": only}
     pipes = {"stdout": subprocess.PIPE, "text": True, "env": environment, "cwd": REPO}
     jobs = [subprocess.Popen([sys.executable, "-c", code], **pipes) for _ in range(2)]
-    outputs = [job.communicate(timeout=120)[0] for job in jobs]
+    outputs = [job.communicate(timeout=PATIENCE_S)[0] for job in jobs]
     assert sum("all 1 GPU(s) are taken" in output for output in outputs) == 1, outputs
     spans = sorted(
         tuple(map(float, line.split()[2:]))

@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+from waiting import PATIENCE_S
 
 from cdm.errors import BadItem, RunEnded
 from cdm.jobs.log import FAILED, FINISHED, STOPPED, Ending, job_log, read_ending, signals_wait
@@ -46,7 +47,7 @@ def test_leaving_ends_the_process_at_once_with_all_it_wrote():
         "; sys.stdout.write('all'); leave()"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, timeout=60
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, timeout=PATIENCE_S
     )
     assert (done.returncode, done.stdout) == (0, "all")
 

@@ -5,6 +5,7 @@ import time
 
 import pytest
 import torch
+from waiting import wait_until
 
 from cdm.sampling.batches import Batch, ReadAhead, batches, prefetch
 
@@ -19,10 +20,7 @@ def test_items_come_in_order_and_are_made_prefetch():
 
     work = prefetch(items(), depth=2)
     assert next(work) == 0
-    deadline = time.monotonic() + 10
-    while len(made) < 3 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert len(made) >= 3  # one taken, two waiting
+    wait_until(lambda: len(made) >= 3, "one that is taken and two that wait")
     assert list(work) == [1, 2, 3, 4]
 
 
@@ -41,10 +39,7 @@ def test_a_caller_that_stops_stops_the_thread():
     work = prefetch(iter(range(1000)))
     next(work)
     work.close()
-    deadline = time.monotonic() + 10
-    while any(t.name == "prefetch" for t in threading.enumerate()) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not [t for t in threading.enumerate() if t.name == "prefetch"]
+    wait_until(lambda: "prefetch" not in {t.name for t in threading.enumerate()}, "its end")
 
 
 def test_threads_read_ahead_before_anything_is_asked_for_and_no_further():
@@ -56,9 +51,7 @@ def test_threads_read_ahead_before_anything_is_asked_for_and_no_further():
         return number * 10
 
     items = ReadAhead(slow, range(9), threads=3, ahead=4)
-    deadline = time.monotonic() + 10
-    while len(read) < 4 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_until(lambda: len(read) >= 4, "four to be read")
     assert sorted(read) == [0, 1, 2, 3]
     assert list(items) == [number * 10 for number in range(9)]
     assert sorted(read) == list(range(9))
