@@ -8,6 +8,7 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 from snakemake.path_modifier import PathModifier
+from snakemake.settings.types import RerunTrigger
 
 # In a checkout the package lies beside the Snakefile, so that no environment needs to have it
 # installed. A wheel carries this file inside the package, which is installed then.
@@ -145,6 +146,21 @@ def run_again_if_lost(name, record):
     if name in LOSSES and not SCORES & set(workflow.dag_settings.targets):
         workflow.dag.forcefiles.add(record)
         print(f"{printable(LOSSES[name])}; {name} runs again", file=sys.stderr)
+    return []
+
+
+def keep_chunks_of_other_code():
+    """Drop Snakemake's default reasons to make a finished chunk again, such as edited code.
+
+    A fingerprint in a chunk's name tells all that decides its numbers. profiles/default names the
+    reasons that are left; a profile of one's own, which takes its place, may not. An input function
+    calls this, because Snakemake sets the reasons after it has read this file. Reasons that
+    somebody chose stay, and so do those of a workflow that has this one as a module.
+    """
+    reasons = workflow.dag_settings.rerun_triggers
+    if not IS_MODULE and set(reasons) == set(RerunTrigger.all()):
+        ours = {RerunTrigger.MTIME, RerunTrigger.INPUT}
+        workflow.dag_settings.rerun_triggers = frozenset(ours)
     return []
 
 

@@ -7,6 +7,7 @@ rule generate_chunk:
     """Sample one chunk on one GPU."""
     input:
         ancient(dataset_files() + statistics_file()),
+        lambda wildcards: keep_chunks_of_other_code(),
         lambda wildcards: run_again_if_lost(
             wildcards.chunk, f"{RUN}/chunks/{wildcards.chunk}.json"
         ),

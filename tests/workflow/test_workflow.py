@@ -304,6 +304,14 @@ def test_an_edited_comment_in_a_script_reruns_nothing(folder, tmp_path):
         path.write_text(path.read_text() + "\n# a remark\n")
     assert parse_plan(type_snakemake(folder, "-n", snakefile=snakefile)) == ([], set())
 
+    # A profile of one's own that says nothing of it; and somebody who asks for it.
+    (folder / "profile").mkdir()
+    (folder / "profile/config.yaml").write_text("keep-going: true\n")
+    own = ("-n", "--workflow-profile", "profile")
+    assert parse_plan(type_snakemake(folder, *own, snakefile=snakefile)) == ([], set())
+    typed = (*own, "--rerun-triggers", "code")
+    assert "merge" in parse_plan(type_snakemake(folder, *typed, snakefile=snakefile))[1]
+
 
 def test_exports_follow_the_archive(folder):
     run(folder, "export_npz", "export_pred_contact")
