@@ -17,7 +17,7 @@ from cdm.contact import contact_from_distance
 from cdm.datasets.experiment_log import trained_split
 from cdm.datasets.files import FileReader, exists, find_states, load_npy
 from cdm.datasets.reference_draws import REFERENCE, Captions, Entry, draw_entries
-from cdm.datasets.values import as_mask
+from cdm.datasets.values import as_mask, checked_captions
 from cdm.errors import DataError, listed
 from cdm.files import FileState, RemoteState, place_of
 from cdm.noise import choice, stream_key, uniform
@@ -106,14 +106,14 @@ class Dataset(ABC):
         Raises:
             DataError: an index file is missing or wrong, or no item can be used.
         """
-        drawn = self.config.captions == REFERENCE
-        entries = self.drawn_entries() if drawn else self.entries()
+        entries = self.drawn_entries() if self.config.captions == REFERENCE else self.entries()
         self.num_items = len(entries)
-        return [
+        samples = [
             Sample(entry.set, entry.index, caption_idx, text, entry.scene_id, entry.scene_trans)
             for entry in entries[: self.config.max_items]
             for caption_idx, text in self.pick(entry.set, entry.index, entry.captions)
         ]
+        return checked_captions(samples, str(self.data_dir))
 
     @abstractmethod
     def entries(self) -> list[Entry]:
@@ -140,7 +140,7 @@ class Dataset(ABC):
         """
 
     def read_distance(self, sample: Sample, reader: FileReader) -> np.ndarray:
-        """The item's (num_points, contact_dim) distances alone."""
+        """(num_points, contact_dim) distances alone."""
         distance = self.read_item(sample, reader).distance
         assert distance is not None, f"{type(self).__name__} has no ground truth"
         return distance

@@ -4,13 +4,19 @@ Wrong units pass every check of shape and type, and the maps look plausible. The
 that no real scene meets: items are crops of about 4 m.
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from cdm.datasets.files import REBUILD
-from cdm.errors import BadItem, listed
+from cdm.errors import BadItem, DataError, listed
+
+if TYPE_CHECKING:
+    from cdm.datasets.base import Sample
 
 FARTHEST_M = 100.0  # of a point from the origin, and of a joint from a point
 SMALLEST_M = 0.02  # longest side of a scene
+LONGEST_CAPTION = 100_000  # characters; Python's csv, which reads our tables, stops at 131,072
 UNITS = "divide millimetres by 1000 and centimetres by 100"
 
 
@@ -93,3 +99,19 @@ def _are_bytes_from_0_to_1(rgb: np.ndarray, darkest: float) -> bool:
     if darkest < 0 or np.abs(rgb * np.float32(255) - steps).max() > 0.01:
         return False
     return bool((steps % 2 == 0).any() and steps.min() < steps.max())
+
+
+def checked_captions(samples: "list[Sample]", place: str) -> "list[Sample]":
+    """The samples, if no caption is longer than a table can hold.
+
+    Raises:
+        DataError: names the first one that is.
+    """
+    for sample in samples:
+        if len(sample.text) > LONGEST_CAPTION:
+            raise DataError(
+                f"{place}: {sample} has {len(sample.text):,} characters ({sample.text[:40]!r}...), "
+                f"expected at most {LONGEST_CAPTION:,}; shorten it in its file, or look there for "
+                "many captions that became one"
+            )
+    return samples

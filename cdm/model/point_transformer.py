@@ -252,7 +252,7 @@ class PointTransformerUNet(nn.Module):
         for encoder, decoder, k in zip(self.encoders(), self.decoders(), NEIGHBOURS, strict=False):
             group = group_offset = up = up_weights = None
             if levels:
-                finer, n = xyz, max(1, xyz.shape[1] // STRIDE)
+                finer, n = xyz, points_of_level(xyz.shape[1], 1)
                 xyz = gather_points(finer, farthest_points(finer, n))
                 group, group_offset = _neighbours(finer, xyz, k)
                 index, distance = nearest_neighbours(xyz, finer, NUM_NEIGHBOURS)
@@ -301,6 +301,11 @@ class PointTransformerUNet(nn.Module):
             x = decoder[1](x, level.neighbours, level.positions[-1])
             coarser = level
         return x
+
+
+def points_of_level(num_points, steps):
+    """Points that are left of so many, so many levels further down: one at least."""
+    return max(1, num_points // STRIDE**steps)
 
 
 def read_unet(shapes, prefix=""):

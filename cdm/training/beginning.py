@@ -115,6 +115,19 @@ def architecture_to_train(config: Config) -> Architecture:
     )
 
 
+def check_batches(config: Config, architecture: Architecture) -> None:
+    """Refuse batches that are too small to train a backbone.
+
+    Raises:
+        ConfigError: says what to set.
+    """
+    num_points, batch_size = config.dataset.num_points, config.training.batch_size
+    backbone = load_backbone(architecture.arch)
+    problem = backbone.training_problem(architecture, num_points, batch_size)
+    if problem:
+        raise ConfigError(problem)
+
+
 def dropout_to_train(config: Config, arch: str) -> float:
     """Share that training drops where afford-motion does; 0 for a backbone without dropout.
 

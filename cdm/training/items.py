@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from cdm.datasets import Dataset, FileReader, Sample
 from cdm.datasets.statistics import Moments, Statistics, checked_statistics
 from cdm.errors import BadItem, DataError, Unreachable
+from cdm.files import digest
 from cdm.model.point_features import training_problem
 
 READ_AT_ONCE = 16  # items that a worker hands over together
@@ -40,10 +41,12 @@ class TrainingItems:
         feat: (num_items, num_points, columns) float32 as the dataset gives them, or None.
         contact: (num_items, num_points, contact_dim) float32; `normalise` normalises it in place.
         captions: the captions of each item.
+        content: their number, and a digest of their names, captions and files.
     """
 
-    def __init__(self, xyz, feat, contact, captions: list[list[str]]):
+    def __init__(self, xyz, feat, contact, captions: list[list[str]], content: str = ""):
         self.xyz, self.feat, self.contact, self.captions = xyz, feat, contact, captions
+        self.content = content
         self.gravity_dim: int | None = None  # items are turned about this axis
         self._caption_ids: list[np.ndarray] = []
         self._text: torch.Tensor | None = None
@@ -173,6 +176,7 @@ def read_training_items(dataset: Dataset, columns: int, threads: int, log) -> Tr
     )  # fmt: skip
     read = (entry for group in loader for entry in group)
     kept: list[list[str]] = []
+    contents: list[list] = []
     for key, (arrays, problem) in zip(captions, read, strict=True):
         if isinstance(problem, Unreachable):
             raise problem
@@ -182,22 +186,25 @@ def read_training_items(dataset: Dataset, columns: int, threads: int, log) -> Tr
             log(f"left out: {problem}")
             continue
         row = len(kept)
+        *arrays, files = arrays
         for array, values in zip((xyz, feat, contact), arrays, strict=True):
             if array is not None:
                 array[row] = torch.from_numpy(values)
         kept.append(captions[key])
+        contents.append([*key, captions[key], files])
     if not kept:
         raise DataError(f"{dataset.data_dir}: no usable item in phase {config.phase}")
     n = len(kept)
-    return TrainingItems(xyz[:n], None if feat is None else feat[:n], contact[:n], kept)
+    content = f"{n} of content {digest(contents)}"
+    return TrainingItems(xyz[:n], None if feat is None else feat[:n], contact[:n], kept, content)
 
 
 class _Reading(torch.utils.data.Dataset):
     """Reads one item at a time in the workers of a DataLoader.
 
-    Each entry is (arrays, ""), or (None, what is wrong with the item): an exception that is raised
-    would lose its type on the way out of a worker. `Unreachable` is never wrong with the item, so
-    it comes as it is.
+    Each entry is (arrays and the sha256 of its files, ""), or (None, what is wrong with the item):
+    an exception that is raised would lose its type on the way out of a worker. `Unreachable` is
+    never wrong with the item, so it comes as it is.
     """
 
     def __init__(self, dataset: Dataset, samples: list[Sample], columns: int):
@@ -207,16 +214,17 @@ class _Reading(torch.utils.data.Dataset):
         return len(self.samples)
 
     def __getitem__(self, number: int):
-        sample = self.samples[number]
+        sample, reader = self.samples[number], FileReader(self.dataset.data_dir)
         try:
-            item = self.dataset.read_item(sample, FileReader(self.dataset.data_dir))
+            item = self.dataset.read_item(sample, reader)
             if item.distance is None:
                 raise BadItem(f"{sample.set}/{sample.index}: has no ground truth")
             problem = training_problem(item.c_pc_feat.shape[1], self.columns)
             if problem:
                 raise BadItem(f"{sample.set}/{sample.index}: {problem}")
             arrays = item.c_pc_xyz, item.c_pc_feat, self.dataset.contact(item.distance)
-            return tuple(map(np.ascontiguousarray, arrays)), ""
+            files = sorted((name, each.sha256) for name, each in reader.contents.items())
+            return (*map(np.ascontiguousarray, arrays), files), ""
         except BadItem as problem:
             return None, str(problem)
         except Unreachable as problem:

@@ -18,7 +18,12 @@ from typing import Any
 import torch
 
 from cdm.config import Config
-from cdm.datasets.statistics import find_statistics, load_statistics, save_statistics
+from cdm.datasets.statistics import (
+    Statistics,
+    find_statistics,
+    load_statistics,
+    save_statistics,
+)
 from cdm.errors import CDMError, CheckpointError, ConfigError, DataError
 from cdm.files import replacing, write_bytes
 from cdm.jobs.device import choose_device, device_name
@@ -32,6 +37,7 @@ from cdm.model.text import load_text_encoder
 from cdm.run.dataset import open_dataset
 from cdm.training.beginning import (
     Beginning,
+    check_batches,
     describe_beginning,
     dropout_to_train,
     find_beginning,
@@ -78,19 +84,23 @@ def train(config: Config, log: Log, threads: int = 1) -> Path:
     check_may_go_on(config)
     beginning = find_beginning(config)
     architecture = beginning.architecture
+    check_batches(config, architecture)
     scene_weights = inspect_scene_model(config, architecture.point_feat_dim)
     check_same_scene_model(config, scene_weights)
     dropout = dropout_to_train(config, architecture.arch)
     finished = finished_path(config)
 
     # Items and their captions. The device comes after the workers that read, which are forked.
-    items = _load_items(config, architecture, threads, log)
+    items, statistics, written = _load_items(config, architecture, threads, log)
     device = choose_device(config.gpu, log)
     _encode(items, config, architecture, device)
     _place(items, device, log)
 
     # The model, as it is after the last step that was saved.
-    trainer, resumed = _make_trainer(beginning, scene_weights, dropout, config, device, log)
+    told = beginning, scene_weights, dropout, items.content
+    trainer, resumed = _make_trainer(*told, config, device, log)
+    if not (resumed and written.exists()):
+        save_statistics(written, statistics)
     for change in record_settings(config, trainer.step, beginning.record(), scene_weights):
         log(f"from step {trainer.step} on: {change}")
     log(
@@ -115,6 +125,9 @@ def _run(trainer: Trainer, items, config: Config, log: Log, let_signals_through)
     training, path = config.training, None
     first, began = trainer.step, time.perf_counter()
     next_line, next_save = Every(LOG_EVERY_S), Every(SAVE_EVERY_S)
+    due = first > 0 and first % training.checkpoint_every == 0
+    if due and not _model_path(config, first).exists():
+        path = _save(trainer, config, log)  # it was killed between the state and the model
     while trainer.step < training.steps:
         # One step of the optimiser.
         try:
@@ -159,6 +172,7 @@ def _make_trainer(
     beginning: Beginning,
     scene_weights: dict[str, Any] | None,
     dropout: float,
+    content: str,
     config: Config,
     device: str,
     log: Log,
@@ -167,6 +181,7 @@ def _make_trainer(
 
     Args:
         scene_weights: as from `inspect_scene_model`.
+        content: of the items (`TrainingItems`).
     Returns:
         The trainer, and whether it goes on.
     Raises:
@@ -184,7 +199,9 @@ def _make_trainer(
         log(f"point features by the frozen scene model {scene_path}, in fp32")
 
     # The trainer, and where it was stopped.
-    trainer = Trainer(config, beginning.architecture, device, weights, dropout, scene_model)
+    trainer = Trainer(
+        config, beginning.architecture, device, weights, dropout, scene_model, content
+    )
     resumed = trainer.resume(path)
     if trainer.step > config.training.steps:
         raise CheckpointError(
@@ -195,8 +212,10 @@ def _make_trainer(
     return trainer, resumed
 
 
-def _load_items(config: Config, architecture: Architecture, threads: int, log: Log):
-    """Read the items and normalise their contact; the statistics are written beside ckpt/."""
+def _load_items(
+    config: Config, architecture: Architecture, threads: int, log: Log
+) -> tuple[TrainingItems, Statistics, Path]:
+    """Read the items, and normalise their contact by statistics that belong beside ckpt/."""
     dataset = open_dataset(config, architecture.point_feat_dim)
     columns = columns_to_read(config, architecture.point_feat_dim)
     log(f"reading the items of phase train with {threads} process(es)")
@@ -206,22 +225,24 @@ def _load_items(config: Config, architecture: Architecture, threads: int, log: L
         f"read {len(items)} items in {time.perf_counter() - began:.0f} s, "
         f"{items.num_bytes / 2**30:.2f} GB"
     )
+    # The statistics of a training that took no step are of no model: its data may have changed.
     name = dataset.statistics_name()
     written = Path(config.run_dir, name)
-    statistics = find_statistics(dataset, config.run_dir)
+    begun = _state_path(config).exists()
+    statistics = find_statistics(dataset, config.run_dir if begun else None)
     if statistics is None:
         statistics = items.statistics(f"{name} computed from {len(items)} items")
-    if not written.exists():
-        save_statistics(written, statistics)
-    elif load_statistics(written, config.dataset.contact_dim).numbers() != statistics.numbers():
-        raise DataError(
-            f"{written}: a training here began with these statistics, and {statistics.source} "
-            "holds other ones; set dataset.statistics: null, or give a new exp_name"
-        )
+    if begun and written.exists():
+        there = load_statistics(written, config.dataset.contact_dim)
+        if there.numbers() != statistics.numbers():
+            raise DataError(
+                f"{written}: a training here began with these statistics, and {statistics.source} "
+                "holds other ones; set dataset.statistics: null, or give a new exp_name"
+            )
     items.normalise(statistics)
     if dataset.rotates:
         items.gravity_dim = dataset.gravity_dim
-    return items
+    return items, statistics, written
 
 
 def _encode(items: TrainingItems, config: Config, architecture: Architecture, device: str) -> None:

@@ -40,6 +40,7 @@ class Trainer:
         dropout: as of `Backbone.set_dropout`; 0 for none.
         scene_model: the frozen scene model, on the device; None if the dataset gives what the
             backbone sees. It is no part of `model`, so no checkpoint holds its weights.
+        items: what is trained on, `TrainingItems.content`; None to compare it with nothing.
     Attributes:
         step: steps of the optimiser that are done.
         curve: the loss curve, rows of (step, mean loss since the row before).
@@ -54,7 +55,9 @@ class Trainer:
         weights: dict[str, torch.Tensor] | None = None,
         dropout: float = 0.0,
         scene_model: PointTransformerSeg | None = None,
+        items: str | None = None,
     ):
+        self.items = items
         self.config, self.architecture, self.device = config, architecture, device
         training = config.training
         precision = resolve_precision(training.precision, device)
@@ -210,8 +213,8 @@ class Trainer:
         if differing:
             listed = "".join(f"\n  {line}" for line in differing)
             raise CheckpointError(
-                f"{path}: is of another training:{listed}\nGive a new exp_name, restore the "
-                f"settings, or {anew}"
+                f"{path}: is of another training:{listed}\nRestore what differs, give a new "
+                f"exp_name (training.init_from begins there with a model of this one), or {anew}"
             )
         try:
             self.model.load_state_dict(state["model"])
@@ -229,7 +232,8 @@ class Trainer:
     def _settings(self) -> dict[str, Any]:
         """What must not change while a training goes on; anything else may."""
         kept = sampling_settings(self.config) | training_settings(self.config)
-        return {"architecture": asdict(self.architecture)} | kept
+        told = {"architecture": asdict(self.architecture)} | kept
+        return told if self.items is None else told | {"items of phase train": self.items}
 
 
 def noising_coefficients(diffusion: GaussianDiffusion, device: str) -> torch.Tensor:

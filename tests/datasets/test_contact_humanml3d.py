@@ -57,6 +57,12 @@ def test_clips_of_another_length_are_left_out_and_told_even_where_nothing_fails(
     }
 
 
+def test_a_caption_longer_than_a_table_can_hold_is_refused(data_dir):
+    (data_dir / "H3D/texts/a.txt").write_text("x" * 131_073 + "#x/NOUN#0.0#0.0\n")
+    with pytest.raises(DataError, match=r"H3D/a caption 0 has 131,073 characters.*shorten it"):
+        make_h3d(data_dir, captions="all").samples()
+
+
 @pytest.mark.parametrize(
     ("options", "kept"),
     [({}, range(195, 200)), ({"max_horizon": 196}, [195]), ({"max_horizon": 202}, range(195, 202))],

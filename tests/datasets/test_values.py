@@ -1,10 +1,21 @@
 """Numbers in wrong units are refused; those of real scenes never are."""
 
+import io
+
 import numpy as np
 import pytest
 
-from cdm.datasets.values import as_mask, check_colors, check_distances, check_points
-from cdm.errors import BadItem
+from cdm.datasets import Sample
+from cdm.datasets.values import (
+    LONGEST_CAPTION,
+    as_mask,
+    check_colors,
+    check_distances,
+    check_points,
+    checked_captions,
+)
+from cdm.errors import BadItem, DataError
+from cdm.run.table import read_rows, table_rows
 
 ROOM = np.random.default_rng(0).uniform(-2, 2, (64, 3)).astype(np.float32)
 
@@ -93,3 +104,19 @@ def test_a_mask_marks_points_by_any_one_number(other):
 def test_labels_and_probabilities_are_no_mask(values, found):
     with pytest.raises(BadItem, match=f"room: holds {found}.*expected a mask"):
         as_mask(np.array(values, np.float32), "room")
+
+
+def test_a_caption_that_no_table_can_hold_is_refused_by_its_name():
+    usual = [Sample("H3D", "000012", 0, "sits"), Sample("H3D", "000013", 1, "x" * LONGEST_CAPTION)]
+    assert checked_captions(usual, "data") is usual
+    too_long = Sample("H3D", "000014", 2, "x" * 200_000)
+    with pytest.raises(DataError) as error:
+        checked_captions([*usual, too_long], "data")
+    assert "data: H3D/000014 caption 2 has 200,000 characters" in str(error.value)
+    assert "at most 100,000; shorten it" in str(error.value)
+
+
+def test_what_passes_is_read_back_from_every_table():
+    longest = Sample("H3D", "1", 0, '"' * LONGEST_CAPTION)
+    table = io.BytesIO(table_rows(0, [longest]))
+    assert read_rows(table, 2) == [longest]

@@ -25,6 +25,7 @@ from cdm.model.training_record import (
 from cdm.sampling.diffusion import create_diffusion
 from cdm.training.beginning import (
     architecture_to_train,
+    check_batches,
     describe_beginning,
     dropout_to_train,
     find_beginning,
@@ -114,6 +115,26 @@ def test_a_backbone_that_is_not_trained_says_so(monkeypatch):
     expected = "HybridMamba is sampled but not trained .* one of PointMamba, Perceiver, MLP, PointT"
     with pytest.raises(ConfigError, match=expected):
         architecture_to_train(tiny(arch="HybridMamba"))
+
+
+@pytest.mark.parametrize("arch", ["PointTrans", "PointTransV2"])
+def test_a_batch_that_leaves_one_value_to_a_batch_norm_says_what_to_set(arch):
+    def check(num_points, batch_size):
+        config = tiny({"dataset": {"num_points": num_points}}, arch=arch, batch_size=batch_size)
+        check_batches(config, architecture_to_train(config))
+
+    check(128, 1)
+    check(1, 2)
+    with pytest.raises(ConfigError) as error:
+        check(127, 1)
+    assert "127 points leave 1 point at the coarsest level" in str(error.value)
+    assert "set training.batch_size: 2 or more, or dataset.num_points: 128" in str(error.value)
+
+
+def test_other_backbones_are_trained_on_one_item_of_one_point():
+    for arch in {*TINY} - {"PointTrans", "PointTransV2"}:
+        config = tiny({"dataset": {"num_points": 1}}, arch=arch, batch_size=1)
+        check_batches(config, architecture_to_train(config))
 
 
 def test_dropout_is_afford_motions_unless_told_and_only_where_there_is_one():

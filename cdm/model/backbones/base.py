@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from cdm.model.architecture import CheckpointShapes, FeatureWidths
+from cdm.model.architecture import Architecture, CheckpointShapes, FeatureWidths
 from cdm.model.point_order import gather_points
 
 
@@ -94,6 +94,13 @@ class Backbone(nn.Module, ABC):
         told = {key: list(x) if isinstance(x, tuple) else x for key, x in told.items()}
         sizes = cls.defaults | {key: value for key, value in told.items() if value is not None}
         return sizes, sizes.pop("last_dim")
+
+    @classmethod
+    def training_problem(
+        cls, architecture: Architecture, num_points: int, batch_size: int
+    ) -> str | None:
+        """Why batches of this size train no such model, and what to set; None if they do."""
+        return None
 
     def set_dropout(self, share: float) -> None:
         """Drop this share where afford-motion does in training. A backbone with `dropout` has it.

@@ -14,7 +14,15 @@ from cdm.errors import ConfigError
 from cdm.kernels.neighbourhoods.naive import SHARE_PLANES
 from cdm.model.architecture import FeatureWidths
 from cdm.model.backbones.base import Backbone, join_columns, reproducible_attention
-from cdm.model.point_transformer import BatchNorm, Level, PointTransformerUNet, folded, read_unet
+from cdm.model.point_transformer import (
+    STRIDE,
+    BatchNorm,
+    Level,
+    PointTransformerUNet,
+    folded,
+    points_of_level,
+    read_unet,
+)
 
 
 class PointTransState(NamedTuple):
@@ -109,6 +117,18 @@ class PointTrans(Backbone, PointTransformerUNet):
                 "one for each level"
             )
         return sizes | {"planes": [last_dim * 2**i for i in range(levels)]}, last_dim
+
+    @classmethod
+    def training_problem(cls, architecture, num_points, batch_size):
+        coarsest = points_of_level(num_points, len(architecture.sizes["planes"]) - 1)
+        if batch_size * coarsest > 1:
+            return None
+        enough = 2 * STRIDE ** (len(architecture.sizes["planes"]) - 1)
+        return (
+            f"training.batch_size is 1, and {num_points} points leave 1 point at the coarsest "
+            f"level of {architecture.arch}, but a batch norm needs 2 values at least; set "
+            f"training.batch_size: 2 or more, or dataset.num_points: {enough} or more"
+        )
 
     def __init__(self, architecture, scan_backend="auto"):
         a, sizes = architecture, architecture.sizes
