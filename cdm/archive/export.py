@@ -27,7 +27,7 @@ def export_npz(
     archive: Path,
     target: Path,
     log: Callable[[str], None],
-    read_item: Callable[[Sample], Item | None] = lambda sample: None,
+    read_item: Callable[[Sample, np.ndarray], Item | None] = lambda sample, xyz: None,
 ) -> int:
     """Write `generated_contact_maps.npz`, samples streaming from archive to file.
 
@@ -43,9 +43,9 @@ def export_npz(
         archive: `contact_maps.zarr`.
         target: path of the .npz.
         log: gets one line of text at a time.
-        read_item: gives the item of a sample, for the fields that no archive has (`x`,
-            `c_pc_feat`, `info_scene_mesh`, `info_obj_mask`); None where it cannot be read, and the
-            fields are left out.
+        read_item: gives the item of a sample, whose points are given too, for the fields that no
+            archive has (`x`, `c_pc_feat`, `info_scene_mesh`, `info_obj_mask`); None where it cannot
+            be read or has other points, and the fields are left out.
     Returns:
         Samples written; skipped ones are left out.
     Raises:
@@ -68,7 +68,10 @@ def export_npz(
 
 
 def _items(
-    maps: ContactMaps, rows: list[int], name: str, read_item: Callable[[Sample], Item | None]
+    maps: ContactMaps,
+    rows: list[int],
+    name: str,
+    read_item: Callable[[Sample, np.ndarray], Item | None],
 ) -> Iterator[dict[str, Any]]:
     """One dict per sample, with afford-motion's field names.
 
@@ -91,7 +94,8 @@ def _items(
             "info_scene_trans": maps.read("scene_trans", row),
             "info_aug_trans": maps.read("aug_trans", row),
         }
-        item = read_item(Sample(set, index, caption_idx, str(text[row]), str(scene_id[row])))
+        read = Sample(set, index, caption_idx, str(text[row]), str(scene_id[row]))
+        item = read_item(read, fields["c_pc_xyz"])
         yield fields | (_fields_of(item) if item is not None else {})
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 FARTHEST_M = 100.0  # of a point from the origin, and of a joint from a point
 SMALLEST_M = 0.02  # longest side of a scene
+SAME_M = 0.001  # by which rounding may move a coordinate near the origin
 LONGEST_CAPTION = 100_000  # characters; Python's csv, which reads our tables, stops at 131,072
 UNITS = "divide millimetres by 1000 and centimetres by 100"
 
@@ -36,6 +37,24 @@ def check_points(xyz: np.ndarray, place: str) -> None:
         raise BadItem(
             f"{place}: all 'points' lie within {longest:.3g}, expected a scene in metres of at "
             f"least {SMALLEST_M:g}; multiply kilometres by 1000, or {REBUILD}"
+        )
+
+
+def check_same_points(xyz: np.ndarray, sampled: np.ndarray, place: str) -> None:
+    """Refuse an item whose points, (num_points, 3), are not those that its map was made for.
+
+    Args:
+        xyz: as the item has them now.
+        sampled: as the archive has them, in the same frame; float16 and turns round them.
+    Raises:
+        BadItem: the item was edited or replaced since, or is of another data folder.
+    """
+    moved = np.abs(xyz - sampled) > SAME_M + 2.0**-10 * np.abs(sampled)
+    if moved.any():
+        raise BadItem(
+            f"{place}: {np.count_nonzero(moved.any(axis=1))} of its {len(xyz)} points are not "
+            "those that its map was made for, so its files were edited or replaced since, or are "
+            "of another data folder"
         )
 
 

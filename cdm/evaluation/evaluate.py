@@ -19,7 +19,8 @@ from cdm.archive.records import read_record
 from cdm.datasets import FileReader, Sample
 from cdm.datasets.actions import action_of
 from cdm.datasets.statistics import checked_statistics
-from cdm.errors import ArchiveError, DataError
+from cdm.datasets.values import check_same_points
+from cdm.errors import ArchiveError, BadItem, DataError
 from cdm.evaluation.measure import MEASURES_VERSION, GroundTruth, MapMeasures, read_truth
 from cdm.evaluation.measure_table import BEST, headlines, sort_names
 from cdm.evaluation.records import drop_records, inputs_read, record_key, write_record
@@ -127,8 +128,10 @@ def measure_archive(plan: Plan, log: Log, threads: int = 1) -> Measured:
     measured, began = Measured(), time.perf_counter()
     read: set[str] = set()
 
-    def work(row: int, sample: Sample) -> tuple[GroundTruth, dict[str, float]]:
+    def work(row: int, sample: Sample, covered: bool) -> tuple[GroundTruth, dict[str, float]]:
         truth = read_truth(dataset, sample, reader)
+        if not covered:
+            _check_points(maps, row, truth, sample, plan)
         x = maps.read("sample", row).astype(np.float32)
         return truth, measures(x, truth)
 
@@ -138,14 +141,17 @@ def measure_archive(plan: Plan, log: Log, threads: int = 1) -> Measured:
             samples = read_samples(plan, chunk, dataset)
             rows = [r for r in range(chunk.start, chunk.stop) if maps.statuses[r] == OK]
             chosen = [samples[row - chunk.start] for row in rows]
-            for sample, (truth, values) in zip(chosen, pool.map(work, rows, chosen), strict=True):
+            covered = Path(plan.chunk_record(chunk)).exists()
+            done = pool.map(work, rows, chosen, [covered] * len(rows))
+            for sample, (truth, values) in zip(chosen, done, strict=True):
                 measured.add(sample, truth, values, measures.pelvis is not None)
             measured.skipped.update(s.set for s in samples)
             measured.skipped.subtract(s.set for s in chosen)
             found = map(dataset.target_mask_file, chosen)
             masks = {name for name in found if name is not None}
             files = {name for sample in chosen for name in dataset.files(sample)}
-            covered = _check_unedited(plan, chunk, files, reader)
+            if covered:
+                _check_unedited(plan, chunk, files, reader)
             read |= masks - files if covered else masks | files
             log(f"{chunk.stop}/{plan.num_samples} samples, {time.perf_counter() - began:.0f} s")
 
@@ -171,19 +177,35 @@ def archived_statistics(maps: ContactMaps, plan: Plan) -> dict[str, list]:
     return checked_statistics(mean, std, source, plan.config.dataset.contact_dim).numbers()
 
 
-def _check_unedited(plan: Plan, chunk: Chunk, files: set[str], reader: FileReader) -> bool:
+def _check_points(
+    maps: ContactMaps, row: int, truth: GroundTruth, sample: Sample, plan: Plan
+) -> None:
+    """Compare an item with its points in the archive.
+
+    Chunks may be removed after the merge. Without their records, no plan sees that an item was
+    edited, and its true distances would be compared with maps of other points.
+
+    Raises:
+        DataError: it has other points.
+    """
+    turn = maps.read("aug_trans", row)[:3, :3].astype(np.float32)
+    sampled = maps.read("points", row).astype(np.float32) @ turn
+    try:
+        check_same_points(truth.xyz, sampled, str(sample))
+    except BadItem as problem:
+        raise DataError(
+            f"{problem}. Restore them; or have all maps sampled anew: rm {plan.archive_record}, "
+            "then run the same command again"
+        ) from None
+
+
+def _check_unedited(plan: Plan, chunk: Chunk, files: set[str], reader: FileReader) -> None:
     """Compare the files of a chunk's samples with what its record says they held.
 
-    Returns:
-        Whether there is a record. Without one (chunks may be removed after the merge), the plan
-        cannot see edits of these files.
     Raises:
         DataError: a file was edited after the maps were sampled, so both do not belong together.
     """
-    path = Path(plan.chunk_record(chunk))
-    if not path.exists():
-        return False
-    recorded = read_record(path).contents[ITEMS]
+    recorded = read_record(Path(plan.chunk_record(chunk))).contents[ITEMS]
     for name in sorted(files):
         now, then = reader.contents.get(name), recorded.get(name)
         if now and then and now.sha256 != then["sha256"]:
@@ -191,7 +213,6 @@ def _check_unedited(plan: Plan, chunk: Chunk, files: set[str], reader: FileReade
                 f"{reader.path(name)}: was edited after the maps of chunk {chunk.name} were "
                 "sampled. Run the same command again: it samples this chunk anew and then measures"
             )
-    return True
 
 
 def summarise(measured: Measured, plan: Plan) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from cdm.contact import to_distance
 from cdm.datasets import Dataset, FileReader, Sample
 from cdm.datasets.actions import action_of
 from cdm.datasets.base import evenly_spread, joint_names
+from cdm.datasets.values import check_same_points
 from cdm.gallery.items import GalleryItem, Measured
 from cdm.run.dataset import open_dataset
 from cdm.run.plan import Plan
@@ -109,11 +110,12 @@ class ItemReader:
             arrays: one row of the archive: name -> values of each of ARRAYS.
             statistics: mean and std, (1, contact_dim), that the maps are normalised by.
         Raises:
-            BadItem: a file of the item is missing or damaged.
+            BadItem: a file of the item is missing, damaged or of other points.
         """
         item = self.maps_alone(sample, arrays, statistics)
         reader = FileReader(self.config.data_dir)
         true = self.dataset.read_item(sample, reader)
+        check_same_points(true.c_pc_xyz, item.xyz, str(sample))
         mask = true.info_obj_mask
         if mask is None:
             mask = self.dataset.read_target_mask(sample, reader)

@@ -24,8 +24,9 @@ from cdm.archive.stage2 import PRED_CONTACT, SetMaps, asked_items, check_maps
 from cdm.config import Config
 from cdm.datasets import Dataset, FileReader, Item, Sample, make_dataset
 from cdm.datasets.statistics import Statistics
+from cdm.datasets.values import check_same_points
 from cdm.errors import BadItem, listed
-from cdm.files import list_names, read_json, write_json
+from cdm.files import read_json, write_json
 from cdm.run.dataset import open_dataset
 from cdm.run.plan import Plan
 
@@ -125,13 +126,15 @@ def export_table(plan: Plan, target: Path, log: Log) -> None:
     reader = FileReader(plan.config.data_dir)
     numbers = ContactMaps(plan.archive).attributes["statistics"]
     mean, std = (np.asarray(numbers[key], np.float32) for key in ("mean", "std"))
-    statistics, lost = Statistics(mean, std, plan.archive), []
+    statistics = Statistics(mean, std, plan.archive)
+    lost: dict[Sample, str] = {}
 
-    def read_item(sample: Sample) -> Item | None:
+    def read_item(sample: Sample, xyz: np.ndarray) -> Item | None:
         try:
             item = dataset.load(sample, reader, statistics)
+            check_same_points(item.c_pc_xyz, xyz, str(sample))
         except BadItem as error:
-            lost.append(str(error))
+            lost[sample] = str(error)  # of several maps, an item is read twice
             return None
         mesh = item.info_scene_mesh and os.path.join(plan.config.data_dir, item.info_scene_mesh)
         return replace(item, info_scene_mesh=mesh)
@@ -139,8 +142,8 @@ def export_table(plan: Plan, target: Path, log: Log) -> None:
     export_npz(Path(plan.archive), target, log, read_item)
     if lost:
         log(
-            f"{len(lost)} item(s) could not be read again, so x, c_pc_feat, info_scene_mesh and "
-            f"info_obj_mask are left out there: {lost[0]}"
+            f"{len(lost)} sample(s) could not be read again, so x, c_pc_feat, info_scene_mesh and "
+            f"info_obj_mask are left out there: {next(iter(lost.values()))}"
         )
 
 
@@ -149,7 +152,8 @@ def export_clouds(plan: Plan, record: Path, log: Log) -> None:
     items = plan.config.export.items
     folders = export_ply(Path(plan.archive), _clouds(plan.config), items, log)
     asked = asked_of_clouds(plan.config)
-    write_json(record, {"plan": plan.fingerprint, "export": asked, "folders": folders})
+    files = {name: _sizes(_clouds(plan.config) / name) for name in folders}
+    write_json(record, {"plan": plan.fingerprint, "export": asked, "files": files})
 
 
 def _clouds(config: Config) -> Path:
@@ -196,9 +200,7 @@ def stale_clouds(plan: Plan, record: Path) -> str | None:
     folder = _clouds(plan.config)
 
     def lost(content: dict[str, Any]) -> str | None:
-        there = list_names(folder)
-        gone = [name for name in content["folders"] if name not in there]
-        return f"{folder}/{gone[0]}: is missing" if gone else None
+        return _lost_files(folder, content["files"])
 
     return _stale(plan, record, asked_of_clouds(plan.config), lost)
 
@@ -226,15 +228,25 @@ def _stale(
 def _lost_maps(config: Config, content: dict[str, Any]) -> str | None:
     """The first exported file that is missing or has another size than it was written with."""
     parents = [Path(config.run_dir), *filter(None, [_data_folder(config)])]
-    for set, sizes in content["files"].items():
-        for parent in parents:
-            folder = parent / set / PRED_CONTACT
-            try:
-                with os.scandir(folder) as entries:
-                    there = {entry.name: entry.stat().st_size for entry in entries}
-            except OSError as error:
-                return f"{folder}: {error.strerror}"
-            lost = [name for name, size in sizes.items() if there.get(name) != size]
-            if lost:
-                return f"{folder}/{lost[0]}: is missing, or has another size than was written"
+    files = {f"{set}/{PRED_CONTACT}": sizes for set, sizes in content["files"].items()}
+    return next(filter(None, (_lost_files(parent, files) for parent in parents)), None)
+
+
+def _lost_files(parent: Path, files: dict[str, dict[str, int]]) -> str | None:
+    """The first of these files, folder -> name -> size in bytes, that is not there as it was."""
+    for name, sizes in files.items():
+        folder = parent / name
+        try:
+            there = _sizes(folder)
+        except OSError as error:
+            return f"{folder}: {error.strerror}"
+        lost = [name for name, size in sizes.items() if there.get(name) != size]
+        if lost:
+            return f"{folder}/{lost[0]}: is missing, or has another size than was written"
     return None
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Size in bytes of each file in a folder, by name."""
+    with os.scandir(folder) as entries:
+        return {entry.name: entry.stat().st_size for entry in entries}

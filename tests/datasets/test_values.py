@@ -12,6 +12,7 @@ from cdm.datasets.values import (
     check_colors,
     check_distances,
     check_points,
+    check_same_points,
     checked_captions,
 )
 from cdm.errors import BadItem, DataError
@@ -104,6 +105,15 @@ def test_a_mask_marks_points_by_any_one_number(other):
 def test_labels_and_probabilities_are_no_mask(values, found):
     with pytest.raises(BadItem, match=f"room: holds {found}.*expected a mask"):
         as_mask(np.array(values, np.float32), "room")
+
+
+def test_an_item_has_the_points_that_its_map_was_made_for():
+    for scale in (1, 10):
+        check_same_points(ROOM * scale, (ROOM * scale).astype(np.float16).astype(np.float32), "a")
+    other = ROOM.copy()
+    other[5] += 0.05
+    with pytest.raises(BadItem, match="a: 1 of its 64 points are not those that its map was made"):
+        check_same_points(other, ROOM, "a")
 
 
 def test_a_caption_that_no_table_can_hold_is_refused_by_its_name():

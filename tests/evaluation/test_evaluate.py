@@ -170,6 +170,10 @@ def test_items_are_watched_where_their_chunks_were_removed_after_the_merge(tmp_p
     assert evaluation_record(plan) == record
     write_contacts(tmp_path / "data/HUMANISE/contact_motion/contacts/00004.npz", NUM_POINTS, 99)
     assert not evaluation_record(plan).exists()
+    with pytest.raises(DataError) as error:
+        run_evaluate(plan)
+    assert "HUMANISE/4 caption" in str(error.value) and "are not those" in str(error.value)
+    assert f"rm {plan.archive_record}, then run the same command again" in str(error.value)
 
 
 def test_a_lost_shard_ends_the_evaluation_and_is_named(tmp_path, monkeypatch):

@@ -1,11 +1,13 @@
 """Which items are shown, and what is put together for each."""
 
 import numpy as np
+import pytest
 from evaluations import MASKS, make_archive, run_evaluate
-from helpers import NUM_POINTS
+from helpers import NUM_POINTS, write_contacts
 
 from cdm.archive import ContactMaps
 from cdm.datasets import Sample
+from cdm.errors import BadItem
 from cdm.evaluation.measure import MapMeasures
 from cdm.gallery import Measured, gather_items
 from cdm.gallery.gather import ItemReader, choose_rows
@@ -64,8 +66,7 @@ def test_an_item_has_the_truth_of_the_dataset_and_the_maps_of_the_archive(tmp_pa
 def test_points_lie_as_on_disk_even_if_the_model_saw_them_rotated(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     plan = make_archive(tmp_path, dataset={"transforms": ["RandomRotation"]})
-    rng = np.random.default_rng(0)
-    xyz = rng.normal(size=(NUM_POINTS, 3))
+    xyz = np.load("data/HUMANISE/contact_motion/contacts/00000.npz")["points"][:, :3]
     turn = np.eye(4)
     turn[:2, :2] = [[0.6, -0.8], [0.8, 0.6]]
 
@@ -76,7 +77,17 @@ def test_points_lie_as_on_disk_even_if_the_model_saw_them_rotated(tmp_path, monk
 
     monkeypatch.setattr(ContactMaps, "read", read)
     [item, *_] = gather_items(plan, 1)
-    np.testing.assert_allclose(item.xyz, xyz, atol=1e-6)
+    np.testing.assert_allclose(item.xyz, xyz, atol=1e-5)
+
+
+def test_truth_of_other_points_is_not_drawn_over_a_map(tmp_path, monkeypatch):
+    """The item was edited, or the data folder of that name is another one."""
+    monkeypatch.chdir(tmp_path)
+    plan = make_archive(tmp_path)
+    path = tmp_path / "data/HUMANISE/contact_motion/contacts/00002.npz"
+    write_contacts(path, NUM_POINTS, 99)
+    with pytest.raises(BadItem, match=r"HUMANISE/2 caption .: 32 of its 32 points are not those"):
+        gather_items(plan, 48)
 
 
 def test_the_closest_point_is_that_of_the_measures(tmp_path, monkeypatch):

@@ -332,8 +332,16 @@ def test_clouds_are_stale_once_other_items_are_asked_for_or_a_folder_is_gone():
     export_clouds(asking(plan, items=2), record, print)
     assert stale_clouds(asking(plan, items=2), record) is None
     assert "export.items is 3" in stale_clouds(asking(plan, items=3), record)
-    shutil.rmtree(next((RUN / "ply").iterdir()))
-    assert "is missing" in stale_clouds(asking(plan, items=2), record)
+    cloud = next((RUN / "ply").glob("*/contact_joint_01.ply"))
+    content = cloud.read_bytes()
+    for change in (cloud.unlink, lambda: cloud.write_bytes(content[:-1])):
+        change()
+        found = stale_clouds(asking(plan, items=2), record)
+        assert found == f"{cloud}: is missing, or has another size than was written"
+    cloud.write_bytes(content)
+    assert stale_clouds(asking(plan, items=2), record) is None
+    shutil.rmtree(cloud.parent)
+    assert stale_clouds(asking(plan, items=2), record) == f"{cloud.parent}: {os.strerror(2)}"
 
 
 # --- the old script's file ------------------------------------------------------------------------
@@ -368,6 +376,20 @@ def test_an_item_that_can_no_longer_be_read_lacks_those_fields_and_the_log_says_
     (DATA / "custom/points/0001.npz").unlink()
     export_table(plan, RUN / "maps.npz", lines.append)
     first, second = np.load(RUN / "maps.npz", allow_pickle=True)["sample_list"]
-    assert "1 item(s) could not be read again" in lines[-1] and "0001.npz" in lines[-1]
+    assert "1 sample(s) could not be read again" in lines[-1] and "0001.npz" in lines[-1]
     assert "c_pc_feat" in first and "x" not in first  # scans have no ground truth
     assert set(first) - set(second) == {"c_pc_feat", "info_scene_mesh"}
+
+
+def test_an_item_of_other_points_lends_the_npz_nothing():
+    """It was edited, and the chunk whose record would tell was removed."""
+    config = stage2.stage_1(DATA, sampling={"k_samples": 2}, **CUSTOM)
+    plan, lines = stage2.make_archive(config), []
+    points = np.load(DATA / "custom/points/0001.npz")["points"]
+    points[:, 0] += 1
+    np.savez(DATA / "custom/points/0001.npz", points=points)
+    export_table(plan, RUN / "maps.npz", lines.append)
+    first, second = np.load(RUN / "maps.npz", allow_pickle=True)["sample_list"]
+    assert "c_pc_feat" in first and "c_pc_feat" not in second
+    assert "1 sample(s) could not be read again" in lines[-1]
+    assert "custom/1 caption 0" in lines[-1] and "not those that its map was made for" in lines[-1]

@@ -217,6 +217,10 @@ def write_dummy_chunk(
     numbers = plan.statistics.values
     mean, std = (np.float32(numbers[key]) for key in ("mean", "std"))
     arrays["distance"] = to_distance(arrays["sample"], mean, std, plan.config.dataset.sigma)
+    for row, sample in enumerate(samples):  # evaluations compare the points with the item's
+        if row not in skipped:
+            item = dataset.load(sample, reader)
+            arrays["points"][row], arrays["aug_trans"][row] = item.c_pc_xyz, item.info_aug_trans
     for row in skipped:
         for values in arrays.values():
             values[row] = np.nan

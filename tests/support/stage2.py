@@ -15,7 +15,7 @@ from cdm.archive.records import ChunkRecord
 from cdm.archive.store import write_chunk
 from cdm.config import Config, load_config
 from cdm.contact import to_distance
-from cdm.datasets import make_dataset
+from cdm.datasets import FileReader, make_dataset
 from cdm.files import digest
 from cdm.run.merge import merge
 from cdm.run.plan import Chunk, Plan
@@ -143,7 +143,8 @@ def make_archive(config: Config, skipped: tuple[str, ...] = ()) -> Plan:
     Args:
         skipped: samples without a map, set/index.
     """
-    samples = make_dataset(config.dataset, 0, config.seed, config.data_dir).samples()
+    dataset = make_dataset(config.dataset, 0, config.seed, config.data_dir)
+    samples, reader = dataset.samples(), FileReader(config.data_dir)
     k, dim, points = (
         config.sampling.k_samples,
         config.dataset.contact_dim,
@@ -164,6 +165,8 @@ def make_archive(config: Config, skipped: tuple[str, ...] = ()) -> Plan:
         if bad:
             for values in arrays.values():
                 values[number] = np.nan
+        else:  # exports compare the points with the item's
+            arrays["points"][number] = dataset.load(each, reader).c_pc_xyz
 
     name = digest([config.seed, k, rows])
     chunk = Chunk(0, 0, len(samples), name, name, 0)
