@@ -155,7 +155,8 @@ def keep_chunks_of_other_code():
     A fingerprint in a chunk's name tells all that decides its numbers. profiles/default names the
     reasons that are left; a profile of one's own, which takes its place, may not. An input function
     calls this, because Snakemake sets the reasons after it has read this file. Reasons that
-    somebody chose stay, and so do those of a workflow that has this one as a module.
+    somebody chose stay (all five of them look like none chosen), and so do those of a workflow
+    that has this one as a module.
     """
     reasons = workflow.dag_settings.rerun_triggers
     if not IS_MODULE and set(reasons) == set(RerunTrigger.all()):
