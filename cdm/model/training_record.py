@@ -43,6 +43,8 @@ class TrainingRecord:
             (`training.init_from`); None if it began with random weights.
         scene_model: path and sha256 of the frozen scene model's weights; None if the model was
             trained without it.
+        text_probe: what the text encoder makes of a caption (`cdm.model.text_probe`); None if the
+            encoder has no weights, or the training is of an earlier version.
     """
 
     sampling: dict[str, Any]
@@ -50,6 +52,7 @@ class TrainingRecord:
     history: list[dict[str, Any]]
     started_from: dict[str, Any] | None = None
     scene_model: dict[str, Any] | None = None
+    text_probe: list[float] | None = None
 
     @property
     def recipe(self) -> dict[str, Any]:

@@ -92,7 +92,7 @@ def generate_chunk(
                 heartbeat.report_turn(True)
         # 3. Captions become features there, and the model comes there.
         with clock("text"):
-            features = features_of(ready.encoder, maps.texts, device)
+            features = features_of(plan, ready.encoder, maps.texts, device)
             ready.encoder = None
         with clock("model"):
             model, ready.model = place_model(ready.model, plan, device), None

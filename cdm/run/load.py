@@ -11,6 +11,7 @@ from cdm.model.cdm import CDM, resolve_precision
 from cdm.model.scene_model import load_scene_model
 from cdm.model.state_dict import load_state_dict
 from cdm.model.text import TextEncoder, load_text_encoder
+from cdm.model.text_probe import PROBE, check_encoder_as_trained, probe_of, recorded_probe
 from cdm.run.plan import Plan
 
 
@@ -34,7 +35,7 @@ def encode_texts(plan: Plan, texts: list[str], device: str) -> dict[str, torch.T
 
     The encoder is freed afterwards, because the sampling needs the memory.
     """
-    return features_of(read_text_encoder(plan), texts, device)
+    return features_of(plan, read_text_encoder(plan), texts, device)
 
 
 def read_text_encoder(plan: Plan) -> TextEncoder:
@@ -48,12 +49,21 @@ def read_text_encoder(plan: Plan) -> TextEncoder:
     )
 
 
-def features_of(encode: TextEncoder, texts: list[str], device: str) -> dict[str, torch.Tensor]:
-    """`encode_texts` with an encoder that was read before."""
-    distinct = sorted(set(texts))
+def features_of(
+    plan: Plan, encode: TextEncoder, texts: list[str], device: str
+) -> dict[str, torch.Tensor]:
+    """`encode_texts` with an encoder that was read before.
+
+    Raises:
+        CheckpointError: it is not the encoder that the model was trained with, as far as known.
+    """
+    distinct, folder = sorted(set(texts)), Path(plan.checkpoint.path).parents[1]
+    then = recorded_probe(plan.config, folder)
     with torch.inference_mode():
-        features = encode.to(device)(distinct).to(device)
-    return dict(zip(distinct, features, strict=True))
+        features = encode.to(device)(distinct + [PROBE] * (then is not None)).to(device)
+    if then is not None:
+        check_encoder_as_trained(plan.config, folder, then, probe_of(features[-1].cpu()))
+    return dict(zip(distinct, features[: len(distinct)], strict=True))
 
 
 def load_model(plan: Plan, device: str) -> CDM:

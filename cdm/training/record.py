@@ -13,6 +13,7 @@ from cdm.config import Config
 from cdm.errors import CheckpointError
 from cdm.files import digest, read_bytes, seal, unseal, write_bytes
 from cdm.model.point_features import SCENE_MODEL, PointFeatures
+from cdm.model.text_probe import probe_difference
 from cdm.model.training_record import (
     PRETRAINED_WEIGHT,
     SETTINGS,
@@ -174,6 +175,27 @@ def check_same_scene_model(config: Config, found: dict[str, Any] | None) -> None
         )
 
 
+def check_same_encoder(config: Config, now: list[float] | None) -> None:
+    """Compare the text encoder with that of the training that lies in the run's folder.
+
+    Args:
+        now: as from `cdm.model.text_probe.probe_of`.
+    Raises:
+        CheckpointError: it is another one.
+    """
+    folder = Path(config.run_dir)
+    record = read_training_record(folder)
+    if record is None or not (folder / "ckpt" / "training.pt").exists():
+        return
+    problem = probe_difference(record.text_probe, now)
+    if problem:
+        raise CheckpointError(
+            f"{folder / SETTINGS}: {folder}/ckpt is of a training with another text encoder: "
+            f"{problem}. Name the folder of that encoder in model.text_model.path to go on. "
+            f"{_anew(folder)}"
+        )
+
+
 def _anew(folder: Path) -> str:
     return (
         "Give a new exp_name to train another model; or, to train from the start here: rm -rf "
@@ -186,17 +208,18 @@ def record_settings(
     step: int,
     started_from: dict[str, Any] | None = None,
     scene_model: dict[str, Any] | None = None,
+    text_probe: list[float] | None = None,
 ) -> list[str]:
     """Write down the settings with which a training begins or goes on, at a step.
 
     Args:
-        started_from, scene_model: as in `TrainingRecord`.
+        started_from, scene_model, text_probe: as in `TrainingRecord`.
     Returns:
         Lines that tell which part of the recipe is new since then.
     """
     folder, now = Path(config.run_dir), recipe(config)
     settings = sampling_settings(config), training_settings(config)
-    record = TrainingRecord(*settings, [], started_from, scene_model)
+    record = TrainingRecord(*settings, [], started_from, scene_model, text_probe)
     before = read_training_record(folder) if step else None
     history = before.history if before else []
     changes = changes_since(history[-1]["recipe"], now) if history else []

@@ -34,6 +34,7 @@ from cdm.model.checkpoint import inspect_scene_model
 from cdm.model.point_features import columns_to_read
 from cdm.model.scene_model import load_scene_model
 from cdm.model.text import load_text_encoder
+from cdm.model.text_probe import PROBE, probe_of
 from cdm.run.dataset import open_dataset
 from cdm.training.beginning import (
     Beginning,
@@ -46,6 +47,7 @@ from cdm.training.beginning import (
 from cdm.training.items import TrainingItems, read_training_items
 from cdm.training.record import (
     check_may_go_on,
+    check_same_encoder,
     check_same_scene_model,
     finished_path,
     record_settings,
@@ -93,7 +95,7 @@ def train(config: Config, log: Log, threads: int = 1) -> Path:
     # Items and their captions. The device comes after the workers that read, which are forked.
     items, statistics, written = _load_items(config, architecture, threads, log)
     device = choose_device(config.gpu, log)
-    _encode(items, config, architecture, device)
+    probe = _encode(items, config, architecture, device)
     _place(items, device, log)
 
     # The model, as it is after the last step that was saved.
@@ -101,14 +103,9 @@ def train(config: Config, log: Log, threads: int = 1) -> Path:
     trainer, resumed = _make_trainer(*told, config, device, log)
     if not (resumed and written.exists()):
         save_statistics(written, statistics)
-    for change in record_settings(config, trainer.step, beginning.record(), scene_weights):
-        log(f"from step {trainer.step} on: {change}")
-    log(
-        f"training {architecture.arch} ({trainer.num_parameters:,} parameters) on "
-        f"{device_name(device)} in {trainer.model.precision}: {len(items)} items, steps "
-        f"{trainer.step} to {config.training.steps}{' (resumed)' if resumed else ''}, batches of "
-        f"{config.training.batch_size}{f', dropout {dropout}' if dropout else ''}"
-    )
+    changes = record_settings(config, trainer.step, beginning.record(), scene_weights, probe)
+    for line in _headlines(trainer, len(items), resumed, dropout, changes):
+        log(line)
 
     # The steps that are left.
     path = _model_path(config, trainer.step)
@@ -118,6 +115,18 @@ def train(config: Config, log: Log, threads: int = 1) -> Path:
         path = _save(trainer, config, log)
     write_finished(finished, config, path)
     return path
+
+
+def _headlines(trainer: Trainer, num_items: int, resumed: bool, dropout: float, changes: list[str]):
+    """Lines for the log: what is new in the recipe, and what is trained."""
+    training = trainer.config.training
+    yield from (f"from step {trainer.step} on: {change}" for change in changes)
+    yield (
+        f"training {trainer.architecture.arch} ({trainer.num_parameters:,} parameters) on "
+        f"{device_name(trainer.device)} in {trainer.model.precision}: {num_items} items, steps "
+        f"{trainer.step} to {training.steps}{' (resumed)' if resumed else ''}, batches of "
+        f"{training.batch_size}{f', dropout {dropout}' if dropout else ''}"
+    )
 
 
 def _run(trainer: Trainer, items, config: Config, log: Log, let_signals_through) -> Path | None:
@@ -245,10 +254,23 @@ def _load_items(
     return items, statistics, written
 
 
-def _encode(items: TrainingItems, config: Config, architecture: Architecture, device: str) -> None:
+def _encode(
+    items: TrainingItems, config: Config, architecture: Architecture, device: str
+) -> list[float] | None:
+    """Encode the captions; returns what the record tells of the encoder, if it has weights.
+
+    Raises:
+        CheckpointError: a training that is there had another encoder.
+    """
     text = config.model.text_model
     width = architecture.text_feat_dim
-    items.encode(load_text_encoder(text.version, text.max_length, width, text.path, device), device)
+    encoder = load_text_encoder(text.version, text.max_length, width, text.path, device)
+    probe = None
+    if text.version != "hashing":
+        probe = probe_of(encoder([PROBE])[0].cpu())
+    check_same_encoder(config, probe)
+    items.encode(encoder, device)
+    return probe
 
 
 def _place(items: TrainingItems, device: str, log: Log) -> None:
