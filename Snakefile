@@ -38,7 +38,7 @@ rule all:
 
 onstart:
     if PLAN:
-        save_plan(PLAN, SAMPLES)
+        save_plan_or_stop()
     if GIVEN.nodes and workflow.local_exec:
         print(TELL_CORES, file=sys.stderr)
     if workflow.local_exec:
@@ -54,8 +54,13 @@ onstart:
 onsuccess:
     if makes_maps():
         LIVE.stop()
-        print(farewell(PLAN), file=sys.stderr)
+        print(
+            printable(farewell(PLAN, workflow.dag_settings.targets)),
+            file=sys.stderr,
+        )
         atexit.register(tell_page, written=True)
+    if "train" in workflow.dag_settings.targets:
+        print(printable(trained(CONFIG)), file=sys.stderr)
 
 
 onerror:

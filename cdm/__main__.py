@@ -223,6 +223,7 @@ def run_run(args: argparse.Namespace) -> int:
 
     end = args.words.index("--") if "--" in args.words else len(args.words)
     job = read_words(args.words[:end], snakemake_line.known_rules())
+    job.configfiles = snakemake_line.found_configfiles(job.configfiles)
     words = snakemake_line.snakemake_words(job, args.words[end + 1 :])
     if job.left_out:
         tell(f"left out, because it changes nothing here: {', '.join(job.left_out)}")

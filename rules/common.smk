@@ -34,6 +34,7 @@ from cdm.commands.hints import (
     farewell,
     page_written,
     stale_page,
+    trained,
 )
 from cdm.commands.live import LiveProgress
 from cdm.commands.pace import describe_choice, describe_pace
@@ -251,6 +252,14 @@ def at_rest():
     return bool(dag is not None and dag.targetjobs and len(dag) == 0)
 
 
+def save_plan_or_stop():
+    """Write the plan's files, which all jobs read. An error is a message here too."""
+    try:
+        save_plan(PLAN, SAMPLES)
+    except CDMError as error:
+        raise WorkflowError(str(error)) from None
+
+
 def save_lost_plan():
     """Write the plan's files where they were lost, damaged or of other settings, and no job runs.
 
@@ -294,4 +303,4 @@ def at_start(act):
 
 
 if IS_MODULE and PLAN and workflow.is_main_process:
-    at_start(lambda: save_plan(PLAN, SAMPLES))
+    at_start(save_plan_or_stop)

@@ -194,14 +194,18 @@ def _features_are_read(raw: Mapping[str, Any], training: Training) -> bool:
 
 
 def _not_there(key: str, looked: list[str], places: Mapping[str, str]) -> str:
-    *sections, last = key.split(".")
-    typed = "".join(f"{section}: {{" for section in sections[1:]) + f"{last}: /path/to/it"
     listed = "".join(f"\n  {path}" for path in looked)
     return (
         f"{key}: {places[key]} names {looked[0]}, relative to the folder that the training ran in. "
-        f"Nothing is at\n  {listed.strip()}\nName it: --config "
-        f"{sections[0]}='{{{typed}{'}' * len(sections)}'"
+        f"Nothing is at\n  {listed.strip()}\nName it: --config {typed(key, '/path/to/it')}"
     )
+
+
+def typed(key: str, value: str) -> str:
+    """A key of a section with its value, as it is typed behind --config."""
+    section, *between, last = key.split(".")
+    opened = "".join(f"{name}: {{" for name in between)
+    return f"{section}='{{{opened}{last}: {value}{'}' * (len(between) + 1)}'"
 
 
 def _path(raw: Mapping[str, Any], key: str) -> str | None:

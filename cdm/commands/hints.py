@@ -1,23 +1,48 @@
 """What a run says at its end, and of its page (no torch)."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from cdm.config import Config
+from cdm.errors import listed
 from cdm.run.plan import Plan
 
+# What a target leaves in the run's folder for people to open.
+WRITTEN_BY = {
+    "export_npz": "generated_contact_maps.npz",
+    "export_pred_contact": "*/pred_contact",
+    "export_ply": "ply",
+    "evaluate": "report/metrics.txt",
+}
 MOST_EMBEDDED = 1_500_000  # bytes; in base64 they are 2 MB
 
 
-def farewell(plan: Plan) -> str:
-    """How to look at the maps; empty while the archive of this plan is not there."""
+def farewell(plan: Plan, targets: Collection[str] = ()) -> str:
+    """How to look at the maps; empty while the archive of this plan is not there.
+
+    Args:
+        targets: that were asked for; where exports lie is told first.
+    """
     if not Path(plan.archive_record).exists():
         return ""
+    run = Path(plan.config.run_dir)
+    patterns = [pattern for name, pattern in WRITTEN_BY.items() if name in targets]
+    found = sorted(str(path) for pattern in patterns for path in run.glob(pattern))
+    asked = f"\nWhat you asked for is in {listed(found, 4, ', ')}." if found else ""
     return (
-        f"\nThe maps are in {plan.archive}. To look into them:\n\n"
+        f"{asked}\nThe maps are in {plan.archive}. To look into them:\n\n"
         "  from cdm.archive import ContactMaps\n"
         f'  maps = ContactMaps("{plan.archive}")\n'
         "  print(maps.keys[0], maps.distance(*maps.keys[0]).shape)\n"
+    )
+
+
+def trained(config: Config) -> str:
+    """How to sample the model that a training has finished."""
+    return (
+        f"\nThe model is in {config.run_dir}/ckpt. To sample it, leave exp_dir at null, and type "
+        "the same command without the word train."
     )
 
 
@@ -25,8 +50,8 @@ def advice(plan: Plan) -> str:
     """How to go on after a failure, and where to read what failed."""
     done = sum(Path(record).exists() for record in plan.chunk_records())
     return (
-        f"\n{done} of {len(plan.chunks)} chunks are finished and stay finished. Remove the cause "
-        "above, then type the same command again to go on.\n"
+        f"\n{done} of {len(plan.chunks)} chunks are finished and stay finished. To go on, type the "
+        "same command again; if an error stands above, remove its cause first.\n"
         f"To see how far the run is and what failed: cdm status {plan.config.run_dir}"
     )
 

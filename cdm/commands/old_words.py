@@ -113,7 +113,7 @@ def read_words(words: Iterable[str], rules: Iterable[str]) -> Job:
             raise ConfigError(f"{word}: options of Snakemake stand behind --, as in: -- {word}")
         elif override is None:
             raise ConfigError(
-                f"{word}: expected key=value, a .yaml file, or a rule such as {_rules(rules)}"
+                f"{word}: expected key=value, a .yaml file, or a rule{_near(word, rules)}"
             )
         else:
             _sort_in(word, override, job, theirs)
@@ -218,8 +218,9 @@ def _unknown(word: str, key: str) -> str:
     return f"{word}: unknown key '{key}'; did you mean '{(by_end or close)[0]}'?"
 
 
-def _rules(rules: Iterable[str]) -> str:
-    return ", ".join(sorted(rules)[:3])
+def _near(word: str, rules: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, rules, n=1)
+    return f"; did you mean '{close[0]}'?" if close else f" ({', '.join(sorted(rules))})"
 
 
 def _translate(theirs: dict[str, Override], job: Job) -> None:

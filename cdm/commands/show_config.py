@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from cdm.commands.config_files import Configured, complete, flow
+from cdm.commands.config_files import Configured, complete, flow, typed
 from cdm.config import load_config
 from cdm.config.layers import UserValues, read_user, value_at
 from cdm.config.schema import all_keys
@@ -42,7 +42,10 @@ def told_wrong(found: Configured) -> list[str]:
     config = load_config(found.raw, found.provenance)
     wrong = [*found.refused]
     wrong += [line for training in found.trainings for line in contradictions(config, training)]
-    return wrong + [f"{key}: nothing is at {text}" for key, text in found.missing.items()]
+    return wrong + [
+        f"{key}: nothing is at {text}; name it: --config {typed(key, '/path/to/it')}"
+        for key, text in found.missing.items()
+    ]
 
 
 def describe_config(found: Configured) -> str:

@@ -13,7 +13,8 @@ from cdm import SNAKEFILE, WORKFLOW
 from cdm.commands.config_files import config_arguments, flow
 from cdm.commands.old_words import Job, config_words
 from cdm.config import Config
-from cdm.errors import ConfigError
+from cdm.config.layers import config_file
+from cdm.errors import ConfigError, listed
 
 
 def known_rules() -> set[str]:
@@ -46,6 +47,21 @@ def snakemake_words(job: Job, options: Sequence[str]) -> list[str]:
     words += options
     settings = [*config_words(job, flow)]
     return [*words, "--config", *settings] if settings else words
+
+
+def found_configfiles(names: Sequence[str]) -> list[str]:
+    """The configuration files that were named, each where it is.
+
+    Raises:
+        ConfigError: a file is not there. Snakemake would say so in a traceback.
+    """
+    paths = [config_file(name) for name in names]
+    for path in paths:
+        if not Path(path).exists():
+            near = sorted(each.name for each in Path(path).parent.glob("*.y*ml"))
+            beside = f"the folder has {listed(near, 8, ', ')}" if near else "cdm init writes one"
+            raise ConfigError(f"{path}: no such file; {beside}")
+    return paths
 
 
 def _has(options: Sequence[str], *names: str) -> bool:

@@ -8,6 +8,7 @@ first use of all libraries. Chunks after it tell what a map and a step cost.
 """
 
 import contextlib
+import functools
 import pickle
 import sys
 import time
@@ -38,12 +39,14 @@ class Trial:
         samples: (sample, its files), the plan's rows.
         timesteps: of the chain that is to be estimated.
         threads: CPU threads of a chunk job.
+        quiet: another process of the same trial already tells what there is to tell.
     """
 
     plan: Any
     samples: list[tuple[Any, list[str]]]
     timesteps: list[int]
     threads: int
+    quiet: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,8 +100,10 @@ def main(argv: list[str]) -> int:
         from cdm.config import load_config
 
         load_config(trial.plan.config.as_dict())
+    start_only = "--start-only" in argv  # in a first round, all has been told
+    trial = replace(trial, quiet=trial.quiet or start_only)
     try:
-        found = asdict(measure(trial, clock, start_only="--start-only" in argv))
+        found = asdict(measure(trial, clock, start_only))
     except CDMError as error:
         found = {"kind": type(error).__name__, "error": str(error)}
     write_json(Path(argv[1]), found)
@@ -194,7 +199,8 @@ def _make_chunk(trial: Trial, size: int, num_steps: int, clock: PartClock | None
         workflow=replace(plan.config.workflow, chunk_size=size),
     )
     plan = replace(plan, config=config, chunks=(chunk,))
-    record = generate_chunk(plan, chunk, _tell, trial.threads, None, clock)
+    log = _say_nothing if trial.quiet else _tell
+    record = generate_chunk(plan, chunk, log, trial.threads, None, clock)
     ended = time.perf_counter()
     sample_s = max(1e-6, clock.ended["sample"] - clock.began["sample"])
     return _Made(plan, record, size, sample_s, ended - clock.ended["sample"])
@@ -233,8 +239,13 @@ def _merge(trial: Trial, made: _Made) -> float:
     return time.perf_counter() - began
 
 
+def _say_nothing(line: str) -> None:
+    pass
+
+
+@functools.cache
 def _tell(line: str) -> None:
-    """Pass on what the device has to say; the chunks of a trial are of no interest."""
+    """Pass on once what the device has to say; the chunks of a trial are of no interest."""
     if not line.startswith(("chunk ", "model: ", "text: ")):
         print(line, file=sys.stderr, flush=True)
 

@@ -48,7 +48,8 @@ def try_out(
     with contextlib.ExitStack() as stack:
         folders = [stack.enter_context(_trial_folder(plan)) for _ in range(num_processes)]
         for folder in folders:
-            trial = make_trial(plan, dataset, rows, folder, threads)
+            quiet = folder != folders[0]
+            trial = make_trial(plan, dataset, rows, folder, threads, quiet)
             (folder / "trial.pickle").write_bytes(pickle.dumps(trial))
         log(f"trying {num_processes} chunk job(s) out, with {threads} thread(s) each")
         found = _run_trials(folders)
@@ -68,7 +69,12 @@ def try_out(
 
 
 def make_trial(
-    plan: Plan, dataset: Dataset, rows: list[Sample], folder: Path, threads: int
+    plan: Plan,
+    dataset: Dataset,
+    rows: list[Sample],
+    folder: Path,
+    threads: int,
+    quiet: bool = False,
 ) -> Trial:
     """A plan of one chunk, in a run folder of its own, with one map of each sample."""
     config = replace(
@@ -92,7 +98,7 @@ def make_trial(
     )
     save_plan(trial, rows)
     rows_with_files = list(zip(rows, files, strict=True))
-    return Trial(trial, rows_with_files, plan.identity["diffusion"][2], threads)
+    return Trial(trial, rows_with_files, plan.identity["diffusion"][2], threads, quiet)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ are those of the model's output.
 
 import csv
 import itertools
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -135,11 +136,20 @@ def verify(path: str | Path, deep: bool = False, log: Log = lambda line: None) -
 
 def _no_archive(path: Path, problem: str) -> ArchiveError:
     """The error where no archive can be opened; a record beside the path says there was one."""
-    records = records_beside(path)
-    advice = f"expected outputs/EXP_NAME/{ARCHIVE}, or the folder it lies in"
-    return ArchiveError(
-        f"{path}: no archive here ({problem}); {merge_again(records[0]) if records else advice}"
-    )
+    run = path.parent if path.name == ARCHIVE else path
+    is_run = (plan_folder(run) / "plan.json").exists()
+    records = records_beside(run / ARCHIVE if is_run else path)
+    if records:
+        advice = merge_again(records[0])
+    elif is_run:
+        advice = f"cdm why {run} tells what to type to go on"
+    else:
+        advice = f"expected outputs/EXP_NAME/{ARCHIVE}, or the folder it lies in"
+    if is_run and not records:
+        problem = "it was not merged yet"
+    elif not os.path.lexists(path):
+        problem = "no such file or folder"
+    return ArchiveError(f"{path}: no archive here ({problem}); {advice}")
 
 
 def _verify_one_chunk(store: Path, report: Report) -> None:

@@ -43,7 +43,7 @@ def read_user(configfiles: Iterable[str | Path], assignments: Iterable[str]) -> 
     """
     user = UserValues()
     for name in configfiles:
-        path = expand_path(str(name), "--configfile")
+        path = config_file(name)
         values, lines = read_file(Path(path))
         near = os.path.relpath(path)  # Snakemake makes paths absolute
         shown = path if near.startswith(os.pardir) else near
@@ -59,6 +59,18 @@ def read_user(configfiles: Iterable[str | Path], assignments: Iterable[str]) -> 
         values = {key: read_text_yaml(text, f"--config {assignment}")}
         user = UserValues(values, dict.fromkeys(set_keys(values), "--config")).over(user)
     return user
+
+
+def config_file(name: str | Path) -> str:
+    """The path of a configuration file as it was typed, also of one of ours.
+
+    The pages say config/fast.yaml. In a folder without a checkout, that is the file of this name in
+    the installed package.
+    """
+    path = expand_path(str(name), "--configfile")
+    ours = SCHEMA.with_name(Path(path).name)
+    is_ours = Path(path) == Path(SCHEMA.parent.name, ours.name) and ours != SCHEMA
+    return str(ours) if is_ours and ours.exists() and not os.path.lexists(path) else path
 
 
 def _out_of_place(values: Mapping[str, Any], lines: Iterable[str]) -> Iterator[str]:

@@ -95,6 +95,7 @@ NO_MEANING = [
     (r"task\.dataset\.shuffle_seed", "items are shuffled with captions: reference alone, by seed"),
     (r"task\.dataset\.max_horizon", "without effect there: clips of 200 frames and more are out"),
     (r"task\.dataset\.(train|test)_transforms", "read as dataset.transforms"),
+    (r"task\.dataset\.transform_cfg\.random_mask_prob", "of the training alone"),
     (r"task\.dataset\.transform_cfg\..*", "the axis belongs to the dataset"),
     (r"task\.dataset\.point_feat_dim", "model.scene_model.point_feat_dim has it"),
     (r"task\.dataset\.(ratio|sets_config\.[^.]*\.ratio)",

@@ -72,7 +72,7 @@ def _missing(data_dir: Place, path: Place, relpath: str) -> str:
         found = f"; {path.parent} holds {holds}" if holds else ""
         return (
             f"{path}: the server has no such file{found}; check dataset.data_dir (the URL of the "
-            "data folder that holds the sets), dataset.sets and dataset.phase"
+            "data folder that holds the sets), dataset.name, dataset.sets and dataset.phase"
         )
     if not data_dir.is_dir():
         found = "is a file" if data_dir.exists() else "no such folder"
@@ -85,7 +85,7 @@ def _missing(data_dir: Place, path: Place, relpath: str) -> str:
     beside = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") or "nothing"
     return (
         f"{path}: no such file; {folder} holds {beside}; check dataset.data_dir, "
-        "dataset.sets and dataset.phase"
+        "dataset.name, dataset.sets and dataset.phase"
     )
 
 

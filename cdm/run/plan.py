@@ -247,7 +247,7 @@ def describe_plan(plan: Plan) -> str:
         f"statistics      {plan.statistics.path} ({source})\n{warnings}"
         f"sampler         {config.sampling.method}, {plan.num_steps} of "
         f"{config.diffusion.steps} steps ({config.diffusion.noise_schedule}), "
-        f"{config.sampling.k_samples} map(s) a sample, {config.sampling.precision}\n"
+        f"{config.sampling.k_samples} map(s) a sample, precision {config.sampling.precision}\n"
         f"{describe_sources(config)}"
         f"samples         {plan.num_samples} in {len(plan.chunks)} chunks of "
         f"{config.workflow.chunk_size}, batches of {config.sampling.batch_size}\n"

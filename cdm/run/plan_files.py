@@ -97,10 +97,7 @@ def read_plan(run: str | Path) -> Plan:
         content = _stored(path)
         return _from_json(content, load_config(content["config"]))
     except (FileNotFoundError, NotADirectoryError):
-        raise ArchiveError(
-            f"{path}: no such file; expected the folder of a run that has been started, such as "
-            "outputs/demo"
-        ) from None
+        raise ArchiveError(_no_plan(Path(run), path)) from None
     except PermissionError:
         raise ArchiveError(
             f"{path}: you may not read it; check the owner and mode of the run's folder, and type "
@@ -111,6 +108,19 @@ def read_plan(run: str | Path) -> Plan:
             f"{path}: not a plan of this version ({type(error).__name__}: {error}); start "
             "snakemake again to have it written anew, finished chunks are kept"
         ) from None
+
+
+def _no_plan(run: Path, path: Path) -> str:
+    """What to type where a run was expected: the runs that are near, or how a file is given."""
+    if run.suffix in (".yaml", ".yml") and run.is_file():
+        return (
+            f"{path}: no such file; expected the folder of a run. Settings in a file are given as "
+            f"--configfile {run}"
+        )
+    near = [folder / name for folder in (run, run.parent) for name in sorted(list_names(folder))]
+    runs = [str(each) for each in near if (plan_folder(each) / "plan.json").is_file()]
+    which = f": {listed(runs, 5, ', ')}" if runs else ", outputs/EXP_NAME"
+    return f"{path}: no such file; expected the folder of a run that has been started{which}"
 
 
 def read_last_plan(run: str | Path) -> LastPlan | None:

@@ -10,6 +10,7 @@ import contextlib
 import csv
 import io
 import math
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +36,7 @@ from cdm.model.point_features import columns_to_read
 from cdm.model.scene_model import load_scene_model
 from cdm.model.text import load_text_encoder
 from cdm.model.text_probe import PROBE, probe_of
+from cdm.model.text_weights import find_text_weights
 from cdm.run.dataset import open_dataset
 from cdm.training.beginning import (
     Beginning,
@@ -87,6 +89,8 @@ def train(config: Config, log: Log, threads: int = 1) -> Path:
     beginning = find_beginning(config)
     architecture = beginning.architecture
     check_batches(config, architecture)
+    text = config.model.text_model
+    find_text_weights(text.version, text.path, architecture.text_feat_dim)
     scene_weights = inspect_scene_model(config, architecture.point_feat_dim)
     check_same_scene_model(config, scene_weights)
     dropout = dropout_to_train(config, architecture.arch)
@@ -227,9 +231,10 @@ def _load_items(
     """Read the items, and normalise their contact by statistics that belong beside ckpt/."""
     dataset = open_dataset(config, architecture.point_feat_dim)
     columns = columns_to_read(config, architecture.point_feat_dim)
-    log(f"reading the items of phase train with {threads} process(es)")
+    readers = min(threads, len(os.sched_getaffinity(0)))  # more would only wait for a core
+    log(f"reading the items of phase train with {readers} process(es)")
     began = time.perf_counter()
-    items = read_training_items(dataset, columns, threads, log)
+    items = read_training_items(dataset, columns, readers, log)
     log(
         f"read {len(items)} items in {time.perf_counter() - began:.0f} s, "
         f"{items.num_bytes / 2**30:.2f} GB"

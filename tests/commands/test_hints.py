@@ -13,6 +13,7 @@ from cdm.commands.hints import (
     farewell,
     page_written,
     stale_page,
+    trained,
 )
 from cdm.run.merge import merge
 
@@ -31,6 +32,27 @@ def test_the_farewell_is_a_program_that_reads_the_archive(plan, capsys):
     program = re.sub(r"(?m)^  ", "", farewell(plan).partition("\n\n")[2])
     exec(program, {})
     assert "('HUMANISE', '0', " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("target", "where"),
+    [
+        ("export_pred_contact", "HUMANISE/pred_contact"),
+        ("export_npz", "generated_contact_maps.npz"),
+        ("export_ply", "ply"),
+        ("evaluate", "report/metrics.txt"),
+    ],
+)
+def test_what_was_asked_for_is_named(plan, target, where):
+    for record in (plan.archive_record, f"outputs/run/{where}"):
+        Path(record).parent.mkdir(parents=True, exist_ok=True)
+        Path(record).touch()
+    assert farewell(plan, [target]).startswith(f"\nWhat you asked for is in outputs/run/{where}.\n")
+    assert "asked" not in farewell(plan, ["all"])
+
+
+def test_after_a_training_it_is_said_how_to_sample_the_model(plan):
+    assert "The model is in outputs/run/ckpt" in trained(plan.config)
 
 
 def test_after_a_failure_it_is_said_what_is_finished_and_what_to_type(plan):

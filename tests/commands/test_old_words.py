@@ -69,6 +69,8 @@ def test_a_key_that_is_taken_out_is_as_if_it_was_never_typed():
         ("task=other", "expected task= one of text_to_motion_contact_gen"),
         ("diffusion.predict_xstart=false", "diffusion.predict_xstart is false"),
         ("sample.py seed=1", "not a script of stage 1"),
+        ("trian mine.yaml", "or a rule; did you mean 'train'?"),
+        ("x", "or a rule (evaluate, export_pred_contact, train)"),
         ("train.py task.train.phase=all", "trained on the split train"),
         ("CUDA_VISIBLE_DEVICES=0 python test.py", "CUDA_VISIBLE_DEVICES=0 cdm run"),
         ("test.py task.evaluator.k_samples=x", "expected a whole number"),

@@ -65,7 +65,7 @@ def test_what_cannot_be_sampled_is_told_and_the_rest_is_shown(experiment, capsys
     assert "# error: exp/log/runtime.log line" in text and "learn_sigma is true" in text
     assert "# error: dataset.sigma: 0.8 there, 0.5 configured" in text
     assert "data_dir: data" in text or "data_dir: null" in text
-    assert "# error: dataset.data_dir: nothing is at data" in text
+    assert "# error: dataset.data_dir: nothing is at data; name it: --config dataset='{d" in text
 
 
 def test_an_experiment_without_a_log_is_all_default(tmp_path, monkeypatch, capsys):

@@ -78,6 +78,31 @@ def test_files_are_configurations(tmp_path, monkeypatch):
         snakemake_words(job, ["--configfile", "other.yaml"])
 
 
+def test_our_own_files_are_found_without_a_checkout(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    started = []
+    monkeypatch.setattr(os, "execv", lambda program, words: started.append(words))
+    Path("mine.yaml").touch()
+    main(["run", "mine.yaml", "config/fast.yaml"])
+    at = started[0].index("--configfile")
+    assert started[0][at + 1 :] == ["mine.yaml", str(REPO / "config/fast.yaml")]
+    fast = read_config(["config/fast.yaml"], []).diffusion.timestep_respacing
+    assert fast == "snr20" and read_config([], []).diffusion.timestep_respacing == fast
+    Path("config").mkdir()
+    Path("config/fast.yaml").write_text("diffusion: {timestep_respacing: snr9}")
+    assert read_config(["config/fast.yaml"], []).diffusion.timestep_respacing == "snr9"
+
+
+def test_a_file_that_is_not_there_is_told_before_snakemake_starts(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "execv", None)  # would fail
+    assert main(["run", "mine.yml"]) == 2
+    assert "mine.yml: no such file; cdm init writes one" in capsys.readouterr().err
+    Path("mine.yaml").touch()
+    assert main(["run", "mine.yml"]) == 2
+    assert "mine.yml: no such file; the folder has mine.yaml" in capsys.readouterr().err
+
+
 def test_a_run_is_started_where_its_outputs_folder_is_relative_to(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for output_dir, folder in [("outputs", tmp_path), ("results/a/outputs", tmp_path)]:

@@ -93,6 +93,20 @@ def test_a_real_trial_tells_the_parts_of_a_job(tmp_path, monkeypatch):
     assert found["ready_s"] > found["item_s"]
 
 
+@pytest.mark.parametrize(("quiet", "options", "times"), [(False, [], 1), (True, [], 0)])
+def test_what_the_device_says_is_said_once(tmp_path, monkeypatch, capsys, quiet, options, times):
+    monkeypatch.chdir(tmp_path)
+    module._tell.cache_clear()
+    plan, samples = plan_run(tmp_path)
+    monkeypatch.setattr("cdm.run.generate.generate_chunk", lambda plan, chunk, log, *_: log("CPU"))
+    trial = Trial(plan, [(sample, []) for sample in samples], [0, 1], 1, quiet)
+    clock = PartClock()
+    clock.began["sample"] = clock.ended["sample"] = 0.0
+    for _ in range(3):
+        module._make_chunk(trial, 1, 1, clock)
+    assert capsys.readouterr().err == "CPU\n" * times
+
+
 def test_what_a_job_would_end_with_is_handed_on(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     plan, samples = plan_run(tmp_path)

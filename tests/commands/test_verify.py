@@ -253,6 +253,17 @@ def test_nothing_to_verify_is_told_in_one_line(folder, capsys):
     assert "no archive here" in capsys.readouterr().err
 
 
+def test_a_run_that_is_not_merged_yet_says_how_it_goes_on(folder, capsys):
+    next(RUN.glob("contact_maps-*.json")).unlink()
+    shutil.rmtree(ARCHIVE)
+    for path in (RUN, ARCHIVE):
+        assert main(["verify", str(path)]) == 2
+        said = capsys.readouterr().err
+        assert said.endswith(
+            "(it was not merged yet); cdm why outputs/run tells what to type to go on\n"
+        )
+
+
 def test_looking_needs_no_torch(folder):
     for command in ("status", "verify", "why", "clean"):
         code = (

@@ -198,8 +198,16 @@ def test_a_missing_table_is_told(plan):
 
 def test_a_file_in_place_of_a_run_is_told_as_none(tmp_path):
     (tmp_path / "mine.yaml").touch()
-    with pytest.raises(ArchiveError, match=r"no such file; expected the folder of a run"):
+    with pytest.raises(ArchiveError, match=r"expected the folder of a run.* --configfile .*mine"):
         read_plan(tmp_path / "mine.yaml")
+
+
+def test_where_there_is_no_run_those_nearby_are_named(plan):
+    for place in ("outputs/demo", "outputs"):  # as typed by mistake
+        with pytest.raises(ArchiveError, match=r"the folder of a run that .*: outputs/run$"):
+            read_plan(place)
+    with pytest.raises(ArchiveError, match=r"the folder of a run that .*, outputs/EXP_NAME$"):
+        read_plan("elsewhere/demo")
 
 
 def test_a_pipe_in_place_of_a_plan_is_told_and_not_waited_for(plan):

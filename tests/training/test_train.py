@@ -379,6 +379,29 @@ def test_a_scene_model_without_weights_is_told_before_items_are_read(
         train(config, lambda line: None)
 
 
+def test_lost_weights_of_the_text_encoder_are_told_before_items_are_read(
+    few_items, monkeypatch, tmp_path
+):
+    monkeypatch.setattr("cdm.training.train.read_training_items", None)
+    text = {"version": "ViT-B/32", "path": str(tmp_path)}
+    with pytest.raises(CheckpointError, match="no weights of the text encoder"):
+        train(tiny({"model": {"text_model": text}}), lambda line: None)
+
+
+def test_items_are_read_by_no_more_processes_than_there_are_cores(few_items, monkeypatch):
+    class Asked(Exception):
+        pass
+
+    def asked(dataset, columns, threads, log):
+        raise Asked(threads)
+
+    monkeypatch.setattr("cdm.training.train.read_training_items", asked)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1, 2})
+    for threads, readers in ((1, 1), (16, 3)):
+        with pytest.raises(Asked, match=f"^{readers}$"):
+            train(tiny(), lambda line: None, threads)
+
+
 def test_a_training_begins_with_a_checkpoint_that_saw_the_scene_model(
     scene_weights, write_scene_model
 ):

@@ -4,7 +4,8 @@ import re
 
 import forked
 import pytest
-from helpers import REPO
+import yaml
+from helpers import NUM_POINTS, REPO, SMALL_RUN, write_dataset
 
 TEXTS = [path.read_text() for path in [REPO / "Snakefile", *sorted(REPO.glob("rules/*.smk"))]]
 # Name -> what stands in the rule.
@@ -26,6 +27,17 @@ def test_snakemake_lists_each_rule_with_a_sentence(name):
 def test_rules_that_take_seconds_are_no_jobs_of_a_cluster():
     assert {name for name, body in RULES.items() if "localrule: True" in body} == LOCAL
     assert len(RULES) >= 11 and not any("gpu=1" in RULES[name] for name in LOCAL)
+
+
+def test_a_plan_that_cannot_be_written_is_a_message_and_no_traceback(tmp_path):
+    write_dataset(tmp_path / "data", 3, NUM_POINTS)
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(SMALL_RUN))
+    (tmp_path / "outputs/run/plan/.samples.tsv.lock").mkdir(parents=True)
+    where = ("-s", REPO / "Snakefile", "--configfile", "mine.yaml", "--cores", "1")
+    done = forked.snakemake(tmp_path, *where, "--resources", "gpu=1")
+    assert done.returncode == 1 and "WorkflowError in file" in done.stdout, done.stdout
+    assert "samples.tsv.lock: a link, folder or pipe stands here" in done.stdout
+    assert "cdm/run" not in done.stdout and "contextlib" not in done.stdout
 
 
 @pytest.mark.long
