@@ -128,11 +128,30 @@ class WebServer:
         return session.request(method, quoted(url), headers=headers, **options)
 
     async def _get(self, url: str, most: int) -> tuple[bytes, RemoteState]:
+        data, state, tells_end = await self._get_once(url, most)
+        if not tells_end:
+            again, _, _ = await self._get_once(url, most)
+            if again != data:
+                raise OSError(
+                    errno.EIO,
+                    f"sent {len(data)} bytes, then {len(again)} or other ones, and tells no length",
+                    url,
+                )
+        return data, state
+
+    async def _get_once(self, url: str, most: int) -> tuple[bytes, RemoteState, bool]:
+        """The bytes, the state, and whether an answer that is cut off would be noticed.
+
+        It would not where the server tells neither a length nor chunks: then a connection that
+        breaks looks like the end of the file.
+        """
         async with await self._request("GET", url) as response:
             state = _answered(url, response)
             if (state.size or 0) > most:
                 raise OSError(errno.EFBIG, f"has {state.size} bytes, expected at most {most}", url)
-            return await response.read(), state
+            told = response.headers
+            chunked = "chunked" in told.get("Transfer-Encoding", "").lower()
+            return await response.read(), state, chunked or "Content-Length" in told
 
     async def _head(self, url: str) -> RemoteState:
         async with await self._request("HEAD", url) as response:

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import pickle
+import re
 
 import pytest
 from waiting import PATIENCE_S
@@ -76,6 +77,22 @@ def test_a_request_that_fails_is_repeated_and_told(server, wrong, capsys):
     repeated = 2 if wrong == "drop" else 1  # aiohttp itself tries again on a new connection
     assert len(told) == (ATTEMPTS - 1) // repeated and told[0].startswith(f"{server.url}/a/one: ")
     assert "trying again in 0.0 s (1 of 4)" in told[0]
+
+
+@pytest.mark.parametrize("cut_off", [0, 1])
+def test_half_a_file_is_not_taken_for_the_whole_where_no_length_is_told(server, cut_off, capsys):
+    """A split that is cut off would be one of fewer items, so such a file is read twice."""
+    server.tells_length = False
+    server.trouble = lambda method, path, before: "half" if before == cut_off else None
+    data, _ = (place_of(server.url) / "a/one").read()
+    assert data == b"a/one" * 100 and server.asked("GET") == 4
+    assert re.search("sent (250|500) bytes, then (250|500) or other", capsys.readouterr().err)
+
+
+def test_a_file_without_a_length_is_read_twice_and_one_with_it_once(server):
+    server.tells_length = False
+    assert (place_of(server.url) / "a/one").read()[0] == b"a/one" * 100
+    assert server.asked("GET") == 2
 
 
 @pytest.mark.parametrize("wrong", [503, "drop", "half"])

@@ -25,6 +25,8 @@ class WebServer(ThreadingHTTPServer):
         trouble: tells for a request whether to answer with a status (503), to close the connection
             ("drop"), to send half a file ("half"); None for a right answer.
         headers: of each answer: which of ETag and Last-Modified.
+        tells_length: whether answers have a Content-Length. Without one, the end of the connection
+            is that of the file.
         password: "user:word" that is asked for, or None.
         salt: part of each ETag, so that another one gives the same file another ETag.
     """
@@ -37,6 +39,7 @@ class WebServer(ThreadingHTTPServer):
         self.folder, self.requests = folder, []
         self.trouble: Trouble = lambda method, path, before: None
         self.headers = ("ETag", "Last-Modified")
+        self.tells_length = True
         self.password: str | None = None
         self.salt = b""
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
@@ -128,8 +131,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def send(self, status: int, headers: dict, data: bytes, method: str, half: bool = False):
         self.send_response(status)
-        for key, value in {**headers, "Content-Length": str(len(data))}.items():
+        length = {"Content-Length": str(len(data))} if self.server.tells_length else {}
+        self.close_connection = self.close_connection or not self.server.tells_length
+        for key, value in {**headers, **length}.items():
             self.send_header(key, value)
+        if self.close_connection:
+            self.send_header("Connection", "close")
         self.end_headers()
         if method == "GET":
             self.wfile.write(data[: len(data) // 2] if half else data)
