@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cdm.archive.records import read_record
+from cdm.archive.records import read_archive_record, read_record
 from cdm.commands.pace import measure_pace
 from cdm.errors import ArchiveError, listed
 from cdm.files import is_sealed, list_names
@@ -64,7 +64,8 @@ class Status:
     Attributes:
         failed: chunk, error, log of each failed chunk.
         waiting: number of chunks that wait.
-        skipped: set, index, caption_idx, reason and chunk of every sample without a map.
+        skipped: set, index, caption_idx, reason and chunk of every sample without a map; the chunk
+            is None if it was removed after the merge.
         cut: set, index, caption_idx and chunk of every sample of a finished chunk whose caption is
             longer than the text model reads.
         dropped: name -> reason of the clips that the dataset left out when the plan was made.
@@ -174,6 +175,10 @@ def read_status(plan: Plan, run: str | Path) -> Status:
         for name, lost in losses.items()
         if name == "merge" or name in counts.done
     ]
+    status.archive = _archive_state(plan, Path(run), counts)
+    if status.archive == "merged" and "merge" in losses:
+        status.archive = "damaged"
+    archived = _count_archived(plan, Path(run), status) if status.archive == "merged" else []
     running = {job.name for job in [*counts.running, *counts.next]}
     logs = list_names(Path(run, LOGS)) if len(counts.done) < len(plan.chunks) else set()
     for chunk in plan.chunks:
@@ -185,6 +190,10 @@ def read_status(plan: Plan, run: str | Path) -> Status:
             if ending and ending.kind == FAILED:
                 failed = {"chunk": chunk.name, "error": ending.error, "log": str(log)}
                 status.failed.append(failed)
+    known = [{**row, "chunk": None} for row in status.skipped]
+    status.skipped += [
+        row | {"chunk": None} for row in archived if row | {"chunk": None} not in known
+    ]
     status.waiting = len(plan.chunks) - len(counts.done) - len(running) - len(status.failed)
 
     pace = measure_pace(plan, run)
@@ -196,10 +205,27 @@ def read_status(plan: Plan, run: str | Path) -> Status:
         rate = sum(job.rate or usual for job in counts.running)
         status.maps_per_second = rate
         status.eta_seconds = (counts.maps_total - counts.maps_done) / rate if rate else None
-    status.archive = _archive_state(plan, Path(run), counts)
-    if status.archive == "merged" and "merge" in losses:
-        status.archive = "damaged"
     return status
+
+
+def _count_archived(plan: Plan, run: Path, status: Status) -> list[dict[str, Any]]:
+    """Count chunks as done that were removed after the merge.
+
+    Returns:
+        The samples without a map that the archive tells of, where it stands for chunks.
+    """
+    counts = status.counts
+    gone = {chunk.name for chunk in plan.chunks} - counts.done
+    if not gone or counts.running or counts.next:
+        return []
+    try:
+        record = read_archive_record(run / Path(plan.archive_record).name)
+    except ArchiveError as error:
+        status.damaged.append(str(error))
+        return []
+    counts.done |= gone
+    counts.maps_done = counts.maps_total
+    return record.skipped
 
 
 def _look_into(path: Path, status: Status) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import sys
 import time
 from dataclasses import replace
@@ -281,3 +282,32 @@ def test_failed_chunks_are_red_on_a_terminal_and_never_in_json(tmp_path, plan, c
     assert r"damaged \u001b[32m" in text  # what a log holds is shown, not obeyed
     assert main(["status", RUN, "--json"]) == 1
     assert RED not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("removed", [[0], [1], [0, 1, 2, 3]])
+def test_chunks_that_were_removed_after_the_merge_are_done(plan, capsys, removed):
+    """The archive has their maps, and its record tells which samples have none."""
+    for chunk in plan.chunks:
+        write_dummy_chunk(plan, chunk, skipped={1: "bad"} if chunk.number < 2 else None)
+    merge(plan, lambda line: None)
+    before = status_json(capsys)
+    for number in removed:
+        record = Path(plan.chunk_record(plan.chunks[number]))
+        record.unlink()
+        shutil.rmtree(store_path(record))
+    after = status_json(capsys)
+    same = ("maps", "chunks", "archive", "damaged")
+    assert {key: after[key] for key in same} == {key: before[key] for key in same}
+    assert after["chunks"]["done"] == 4 and after["maps"]["done"] == 12
+    shown = [{(s["index"], s["reason"]) for s in told["skipped"]} for told in (before, after)]
+    assert shown == [{("1", "bad"), ("4", "bad")}] * 2 and len(after["skipped"]) == 2
+
+
+def test_chunks_that_were_removed_with_the_archive_wait(plan, capsys):
+    for chunk in plan.chunks:
+        write_dummy_chunk(plan, chunk)
+    merge(plan, lambda line: None)
+    shutil.rmtree(Path(RUN, "chunks"))
+    Path(plan.archive_record).unlink()
+    found = status_json(capsys)
+    assert found["chunks"]["waiting"] == 4 and found["maps"]["done"] == 0
