@@ -20,13 +20,18 @@ def odd_kind(head: bytes) -> str:
         return "is empty"
     if head.startswith(b"version https://git-lfs"):
         return "is a git-LFS pointer (type git lfs pull in its folder)"
-    if _PAGE.match(head.removeprefix(b"\xef\xbb\xbf")):
+    if is_web_page(head):
         return "is a web page, which a server sent in place of the file"
     if head.startswith((b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!", b"\xfd7zXZ")):
         return "is packed by gzip, 7z, rar or xz (unpack it first)"
     if not head.strip(b"\0"):
         return "begins with zeros, as a download that was cut off does"
     return ""
+
+
+def is_web_page(head: bytes) -> bool:
+    """Whether a file begins as HTML or XML does: no file of a dataset does."""
+    return _PAGE.match(head.removeprefix(b"\xef\xbb\xbf")) is not None
 
 
 def kind_of_weights(head: bytes, path: str | Path) -> str:

@@ -20,6 +20,7 @@ from typing import TypeVar
 from urllib.parse import quote
 
 from cdm.errors import Unreachable, printable
+from cdm.files.kinds import HEAD, is_web_page
 from cdm.files.servers import Client, Refused, RemoteState, open_client
 from cdm.files.urls import is_url, redacted
 
@@ -91,7 +92,16 @@ class RemoteFolder:
 
     def _read(self, relpath: str) -> tuple[bytes, RemoteState]:
         url = self.url_of(relpath)
-        return asked(lambda: self.client.read(url, LARGEST), url)
+
+        def read() -> tuple[bytes, RemoteState]:
+            data, state = self.client.read(url, LARGEST)
+            if is_web_page(data[:HEAD]):  # of the server, not of the item: never a reason to skip
+                raise OSError(
+                    errno.EIO, "a web page came in its place, such as a login or an error", url
+                )
+            return data, state
+
+        return asked(read, url)
 
     def state(self, relpath: str) -> RemoteState:
         """The state of a file; the one that `states` has found, if it has.

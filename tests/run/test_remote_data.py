@@ -239,9 +239,16 @@ def test_statistics_are_found_on_the_server_or_named_by_a_url(server):
 
 
 def test_a_damaged_item_is_told_with_its_url(server):
-    (server.folder / f"{CONTACTS}/00000.npz").write_bytes(b"<html>log in</html>")
-    with pytest.raises(BadItem, match=r"^http://127\S+/00000\.npz: is a web page, which"):
+    (server.folder / f"{CONTACTS}/00000.npz").write_bytes(bytes(100))
+    with pytest.raises(BadItem, match=r"^http://127\S+/00000\.npz: begins with zeros"):
         run(configure(server.url))
+
+
+def test_a_page_in_place_of_an_item_is_no_reason_to_skip_it(server):
+    """A login or an error page of status 200: the item itself may be right."""
+    (server.folder / f"{CONTACTS}/00000.npz").write_bytes(b"<html>log in</html>")
+    with pytest.raises(Unreachable, match=r"^http://127\S+/00000\.npz: .* a web page came in its"):
+        run(configure(server.url, on_bad_item="skip"))
 
 
 def test_a_bucket_of_items_is_planned_by_listings(tmp_path, monkeypatch):
