@@ -1,14 +1,21 @@
 """README and docs/: what they tell to type exists, and the pages hang together."""
 
 import re
+from pathlib import Path
 
+import numpy as np
 import pages
 import pytest
 import yaml
-from helpers import REPO, overlay, raw_config
+from helpers import REPO, demo_config, dummy_distance, dummy_record, overlay, raw_config
 
+from cdm.archive.layout import Layout
+from cdm.archive.store import write_chunk
 from cdm.config import load_config
 from cdm.evaluation.measure_table import MEASURES
+from cdm.run.merge import merge
+from cdm.run.plan_files import save_plan
+from cdm.run.planning import make_plan
 
 README, CHINESE = REPO / "README.md", REPO / "README.zh-CN.md"
 PAGES = [
@@ -70,6 +77,42 @@ def test_yaml_examples_are_configurations():
         load_config(overlay(raw_config(exp_dir="exp"), changes))
 
 
+@pytest.fixture
+def demo_archive(tmp_path, monkeypatch):
+    """The demo's archive in the working folder, with random maps in place of sampled ones."""
+    monkeypatch.chdir(tmp_path)
+    plan, samples = make_plan(demo_config(gpu=None))
+    for chunk in plan.chunks:
+        rows = samples[chunk.start : chunk.stop]
+        layout = Layout(len(rows), plan.config.workflow.chunk_size, 1, 1024, 6, "float32")
+        rng = np.random.default_rng(chunk.number)
+        arrays = {name: rng.random(v.shape, np.float32) for name, v in layout.empty().items()}
+        arrays["distance"] = dummy_distance(plan, arrays["sample"])
+        record = dummy_record(plan, chunk, layout, rows, {}, {})
+        write_chunk(Path(plan.config.run_dir, "chunks", f"{chunk.name}.zarr"), arrays, record)
+    save_plan(plan, samples)
+    merge(plan, lambda line: None)
+
+
+def test_python_examples_run_after_the_demo_and_print_what_the_pages_say(demo_archive, capsys):
+    said = {}
+    for path in (README, CHINESE, REPO / "docs/archive.md"):
+        for language, content in pages.blocks(path.read_text()):
+            if language == "python" and "s3://" not in content:
+                exec(compile(content, path.name, "exec"), {"__name__": "example"})
+                said[content] = capsys.readouterr().out
+    assert len(said) >= 4
+    for content, out in said.items():
+        out = out.replace("torch.Size([", "(").replace("])", ")")
+        for remark in re.findall(r"# (.*)$", content, re.MULTILINE):
+            remark = remark.replace("points,", "1024,").replace("joints)", "6)")
+            for shown in re.findall(r'"[^"]+"|\(\d[^)]*\)', remark):
+                assert shown.strip('"') in out, (remark, out)
+    for page in (README, CHINESE):
+        [line] = [line for line in page.read_text().splitlines() if "`('HUMANISE'" in line]
+        assert re.search("`(.*?)`", line)[1] + "\n" in said.values()
+
+
 def test_readme_is_a_front_page():
     lines = README.read_text().splitlines()
     assert len(lines) <= 200
@@ -97,6 +140,31 @@ def test_the_chinese_readme_says_the_same():
         link for link in pages.links(chinese) if link not in others
     ]
     assert english.count("\n## ") == chinese.count("\n## ")
+
+    def told(section):
+        """What needs no translation: code, rows of tables, and numbers of several digits."""
+        numbers = re.findall(r"\d[\d.]*\d", re.sub(r"`.*?`|\]\(.*?\)", "", pages.prose(section)))
+        return sorted(pages.spans(section)), section.count("\n| "), sorted(numbers)
+
+    for ours, theirs in zip(english.split("\n## "), chinese.split("\n## "), strict=True):
+        assert told(ours) == told(theirs)
+
+
+def test_messages_that_the_page_quotes_are_those_of_the_program():
+    """Headings that begin with a small letter are quotes; ..., N and M stand for anything."""
+    sources = [*REPO.glob("cdm/**/*.py"), *REPO.glob("rules/*.smk")]
+    text = re.sub(r'"\s*\n\s*f?r?"', "", "\n".join(path.read_text() for path in sources))
+    page = (REPO / "docs/troubleshooting.md").read_text()
+    headings = [" ".join(found.split()) for found in re.findall(r"(?ms)^\*\*(.+?)\*\*", page)]
+    quotes = [heading for heading in headings if heading[0].islower()]
+    assert len(quotes) > 20
+    for quote in quotes:
+        for part in re.split(r"\.{3,}| / |\b[NM]\b|\bREASON\b|\d+|[`;]", quote.replace("\\", "")):
+            words = part.strip(" .:").split()
+            # A name at the beginning or the end is one that the program fills in.
+            least = -(-len(words) * 3 // 5)
+            runs = (words[i:j] for i in range(len(words)) for j in range(i + least, len(words) + 1))
+            assert not words or any(" ".join(run) in text for run in runs), (quote, part)
 
 
 def test_every_command_and_option_has_its_line_in_the_page():

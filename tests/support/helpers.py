@@ -214,9 +214,7 @@ def write_dummy_chunk(
     layout = Layout(len(samples), plan.config.workflow.chunk_size, 1, NUM_POINTS, 6, "float32")
     rng = np.random.default_rng(chunk.number)
     arrays = {name: rng.random(v.shape, np.float32) for name, v in layout.empty().items()}
-    numbers = plan.statistics.values
-    mean, std = (np.float32(numbers[key]) for key in ("mean", "std"))
-    arrays["distance"] = to_distance(arrays["sample"], mean, std, plan.config.dataset.sigma)
+    arrays["distance"] = dummy_distance(plan, arrays["sample"])
     for row, sample in enumerate(samples):  # evaluations compare the points with the item's
         if row not in skipped:
             item = dataset.load(sample, reader)
@@ -224,12 +222,39 @@ def write_dummy_chunk(
     for row in skipped:
         for values in arrays.values():
             values[row] = np.nan
+    record = dummy_record(plan, chunk, layout, samples, skipped, items, **seconds)
+    store = Path(plan.config.run_dir, "chunks", f"{chunk.name}.zarr")
+    write_chunk(store, arrays, record)
+    return record_path(store)
+
+
+def dummy_distance(plan: Plan, maps: np.ndarray) -> np.ndarray:
+    """The distances of normalised maps, in metres."""
+    mean, std = (np.float32(plan.statistics.values[key]) for key in ("mean", "std"))
+    return to_distance(maps, mean, std, plan.config.dataset.sigma)
+
+
+def dummy_record(
+    plan: Plan,
+    chunk: Chunk,
+    layout: Layout,
+    samples: list[Sample],
+    skipped: dict[int, str],
+    items: dict[str, Any],
+    **seconds: float,
+) -> ChunkRecord:
+    """The record of a chunk that no model has sampled.
+
+    Args:
+        skipped, seconds: as in `write_dummy_chunk`.
+        items: name -> what was read of the file.
+    """
     rows = []
     for row, sample in enumerate(samples):
         status = {"status": "skipped", "reason": skipped[row]} if row in skipped else {}
         known = ("set", "index", "caption_idx", "text", "scene_id")
         rows.append({key: getattr(sample, key) for key in known} | ({"status": "ok"} | status))
-    record = ChunkRecord(
+    return ChunkRecord(
         name=chunk.name,
         base=chunk.base,
         layout=layout,
@@ -240,16 +265,13 @@ def write_dummy_chunk(
             "settings": plan.identity,
             "checkpoint": asdict(plan.checkpoint),
             "architecture": asdict(plan.architecture),
-            "statistics": {**numbers, "sigma": plan.config.dataset.sigma},
+            "statistics": {**plan.statistics.values, "sigma": plan.config.dataset.sigma},
             "precision": "fp32",
             "device": "dummy",
             "versions": {},
         },
         seconds={"load": 1.0, "text": 0.5, "model": 0.5, "sample": 6.0} | seconds,
     )
-    store = Path(plan.config.run_dir, "chunks", f"{chunk.name}.zarr")
-    write_chunk(store, arrays, record)
-    return record_path(store)
 
 
 @remembered
