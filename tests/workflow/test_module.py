@@ -4,6 +4,7 @@ import re
 import shutil
 
 import forked
+import pages
 import pytest
 import yaml
 from helpers import NUM_POINTS, REPO, SMALL_RUN, write_dataset
@@ -76,6 +77,14 @@ def test_looking_lists_the_jobs_of_both_imports_and_writes_nothing(tmp_path):
         **{"other_generate_chunk": 2, "other_merge": 1, "count": 1},
     }
     assert {path.name for path in folder.iterdir()} - before <= {".snakemake"}
+
+
+def test_the_example_of_the_page_runs_the_rule_behind_the_maps(tmp_path):
+    folder, page = tmp_path / "around", (REPO / "docs/as-a-module.md").read_text()
+    [example] = [content for language, content in pages.blocks(page) if language == "snakemake"]
+    write_around(folder, 'configfile: "around.yaml"\n' + example)
+    (folder / "around.yaml").write_text(yaml.safe_dump({"contact_maps": SMALL_RUN}))
+    assert jobs(run(folder, "-n")) == {"cm_generate_chunk": 1, "cm_merge": 1, "stage_2": 1}
 
 
 def test_a_wrong_part_of_the_keys_is_told_with_the_name_of_the_module(tmp_path):
