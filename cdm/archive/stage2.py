@@ -100,6 +100,11 @@ class SetMaps:
             found.append(
                 self._told(len(self.unasked), "file(s) that no item asks for", self.unasked)
             )
+        if tests and self.missing and self.unasked:
+            found.append(
+                "these maps are of other items or captions than the test's, which are sampled with "
+                "--config dataset='{phase: test, captions: reference}'"
+            )
         return [f"{self.folder}: {found[0]}", *(f"  {line}" for line in found[1:])]
 
     @staticmethod

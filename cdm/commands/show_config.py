@@ -73,9 +73,16 @@ def describe_config(found: Configured) -> str:
         setting = f"{'  ' * len(sections)}{name}: {flow(value)}"
         lines.append(f"{setting:<{WIDTH}}  # {place}")
     lines += [line for training in found.trainings for line in _left_out(training)]
-    lines += [f"# warning: {note}" for note in found.provenance.notes]
+    lines += [f"# warning: {note}" for note in (*found.provenance.notes, *_no_model(found))]
     lines += [f"# error: {line}" for line in told_wrong(found)]
     return "\n".join(line.replace("\n", " ") for line in lines)
+
+
+def _no_model(found: Configured) -> Iterable[str]:
+    """That the folder may be another one than was meant; a run's folder looks alike."""
+    exp_dir = value_at(found.raw, "exp_dir")
+    if exp_dir and Path(exp_dir).is_dir() and not Path(exp_dir, "ckpt").exists():
+        yield f"{exp_dir} has no ckpt/: is it the folder that the training wrote?"
 
 
 def _sources(found: Configured) -> str:

@@ -96,7 +96,9 @@ def test_what_is_there_missing_and_unasked_is_told_apart(tmp_path):
         "  1 without one, stage 2 would take ground truth: PROX/1",
         "  2 file(s) that no item asks for: 00001-0.npy, 00005.npy",
     ]
-    assert "stage 2 would stop there" in report.lines(tests=True)[1]
+    lines = report.lines(tests=True)
+    assert "stage 2 would stop there" in lines[1]
+    assert lines[3].endswith("--config dataset='{phase: test, captions: reference}'")
 
 
 def test_all_there_is_ok(tmp_path):

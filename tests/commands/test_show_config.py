@@ -73,6 +73,9 @@ def test_an_experiment_without_a_log_is_all_default(tmp_path, monkeypatch, capsy
     Path("exp").mkdir()
     text = printed(capsys, "exp")
     assert text.startswith("# no log and no record tells how the model was trained")
+    assert "# warning: exp has no ckpt/: is it the folder that the training wrote?" in text
+    Path("exp/ckpt").mkdir()
+    assert "warning" not in printed(capsys, "exp")
     assert (
         read_config([], ["exp_dir=exp"]).dataset.sigma == yaml.safe_load(text)["dataset"]["sigma"]
     )
