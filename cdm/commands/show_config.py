@@ -79,8 +79,8 @@ def describe_config(found: Configured) -> str:
 
 
 def _no_model(found: Configured) -> Iterable[str]:
-    """That the folder may be another one than was meant; a run's folder looks alike."""
-    exp_dir = value_at(found.raw, "exp_dir")
+    """That a folder without log and weights may be another one than was meant, such as a run's."""
+    exp_dir = None if found.trainings else value_at(found.raw, "exp_dir")
     if exp_dir and Path(exp_dir).is_dir() and not Path(exp_dir, "ckpt").exists():
         yield f"{exp_dir} has no ckpt/: is it the folder that the training wrote?"
 
