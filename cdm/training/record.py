@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cdm.config import Config
+from cdm.datasets import dataset_class
 from cdm.errors import CheckpointError
 from cdm.files import digest, read_bytes, seal, unseal, write_bytes
 from cdm.model.point_features import SCENE_MODEL, PointFeatures
@@ -30,7 +31,8 @@ MAY_CHANGE_AT_THE_END = {"training.steps"}
 DECIDES_NOTHING = {"checkpoint_every"}
 # Keys that earlier versions did not record, with the value that says what they did. With this value
 # a key changes neither the name of a finished training's record nor what may go on.
-ADDED_LATER = {"training.init_from": None, "training.dropout": None}
+ADDED_LATER = {"training.init_from": None, "training.dropout": None, "dataset.transforms": None}
+NOT_TOLD_EARLIER = {"dataset.transforms"}  # a record without it does not say what they did
 
 
 def training_settings(config: Config) -> dict[str, Any]:
@@ -41,6 +43,7 @@ def training_settings(config: Config) -> dict[str, Any]:
         "dataset.name": dataset.name,
         "dataset.sets": list(dataset.sets),
         "dataset.num_points": dataset.num_points,
+        "dataset.transforms": _transforms(config),
         "model.arch": config.model.arch,
         "model.time_emb_dim": config.model.time_emb_dim,
         "model.scene_model.point_feat_dim": config.model.scene_model.point_feat_dim,
@@ -57,6 +60,13 @@ def training_settings(config: Config) -> dict[str, Any]:
     return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
 
 
+def _transforms(config: Config) -> list[str] | None:
+    """How items are turned; None for what afford-motion does with the dataset."""
+    asked = config.dataset.transforms
+    usual = dataset_class(config.dataset.name).default_transforms
+    return None if asked is None or tuple(asked) == usual else list(asked)
+
+
 def recipe(config: Config) -> dict[str, Any]:
     """What may change while a training is not finished, such as the learning rate: key -> value."""
     return {
@@ -68,7 +78,8 @@ def recipe(config: Config) -> dict[str, Any]:
 
 def changes_since(recorded: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """`differences`, also from a record of an earlier version, which lacks some keys."""
-    added = {key: value for key, value in ADDED_LATER.items() if key in now}
+    told = ADDED_LATER.keys() - NOT_TOLD_EARLIER
+    added = {key: ADDED_LATER[key] for key in told & now.keys()}
     return differences(added | recorded, now)
 
 
@@ -198,8 +209,9 @@ def check_same_encoder(config: Config, now: list[float] | None) -> None:
 
 def _anew(folder: Path) -> str:
     return (
-        "Give a new exp_name to train another model; or, to train from the start here: rm -rf "
-        f"{folder}/ckpt {folder}/training {folder}/Mean_Std_*.npz"
+        "Give a new exp_name to train another model (with training.init_from: "
+        f"{folder} it begins with the newest one of here); or, to train from the start here: "
+        f"rm -rf {folder}/ckpt {folder}/training {folder}/Mean_Std_*.npz"
     )
 
 

@@ -199,7 +199,10 @@ class Trainer:
         """
         if not path.exists():
             return False
-        anew = f"remove {path.parent} to train from the start"
+        anew = (
+            f"give a new exp_name with training.init_from: {path.parents[1]}, which begins with "
+            f"the newest model there, or remove {path.parent} to train from the start"
+        )
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)
             found = dict(state["settings"])
@@ -213,8 +216,7 @@ class Trainer:
         if differing:
             listed = "".join(f"\n  {line}" for line in differing)
             raise CheckpointError(
-                f"{path}: is of another training:{listed}\nRestore what differs, give a new "
-                f"exp_name (training.init_from begins there with a model of this one), or {anew}"
+                f"{path}: is of another training:{listed}\nRestore what differs; or {anew}"
             )
         try:
             self.model.load_state_dict(state["model"])

@@ -1,19 +1,27 @@
 """The items of a training: read once, shown in epochs, turned and captioned anew."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from helpers import NUM_POINTS, run_config, write_dataset
+from helpers import NUM_POINTS, run_config, write_contacts, write_dataset, write_split
 from trainings import tiny
 from web_server import serve
 
 from cdm.datasets import FileReader, make_dataset
 from cdm.datasets.base import gravity_rotation
+from cdm.datasets.statistics import load_statistics
 from cdm.demo.scenes import DemoDataset
-from cdm.errors import DataError, Unreachable
+from cdm.errors import CheckpointError, DataError, Unreachable
 from cdm.files import remote
 from cdm.training.items import TrainingItems, epoch_order, read_training_items, rotate_about
+from cdm.training.train import train
+from cdm.training.trainer import Trainer
+
+CONTACTS = "data/HUMANISE/contact_motion/contacts"
 
 
 def test_every_epoch_shows_every_item_once():
@@ -89,3 +97,56 @@ def test_items_on_a_server_are_read_by_workers_and_never_left_out_for_its_failur
         server.trouble = lambda method, path, before: 503 if "00001.npz" in path else None
         with pytest.raises(Unreachable, match=r"00001\.npz: cannot be read after 5 attempts"):
             read_training_items(dataset, 0, 1, print)
+
+
+# --- items that are others when a training goes on ---
+
+
+@pytest.fixture
+def on_disk(tmp_path, monkeypatch):
+    """on_disk(**training): a configuration that trains on a data folder of six items."""
+    monkeypatch.chdir(tmp_path)
+    write_dataset(Path("data"), 6, NUM_POINTS)
+    next(Path("data").glob("Mean_Std_*.npz")).unlink()
+    scene_model = {"use_scene_model": False, "use_openscene": False, "point_feat_dim": None}
+    dataset = {"data_dir": "data", "num_points": NUM_POINTS, "sets": ["HUMANISE"]}
+    changes = {"dataset": dataset, "model": {"scene_model": scene_model}}
+    return lambda **training: tiny(changes, **training)
+
+
+def test_statistics_of_a_training_that_took_no_step_are_made_anew(on_disk, monkeypatch):
+    """Its items may have been wrong, which is why it was stopped."""
+    with monkeypatch.context() as patch, pytest.raises(KeyError):
+        patch.setattr(Trainer, "train_step", lambda self, batch: {}["stopped"])
+        train(on_disk(), lambda line: None)
+    written = next(Path("outputs/mine").glob("Mean_Std_*.npz"))
+    before = load_statistics(written, 6).mean
+    near = np.full((NUM_POINTS, 22), 0.1, np.float32)
+    near[::2] = 0.5
+    for index in range(6):
+        write_contacts(Path(f"{CONTACTS}/{index:05}.npz"), NUM_POINTS, index, dist=near)
+    train(on_disk(), lambda line: None)
+    expected = (np.exp(-(0.1**2) / 1.28) + np.exp(-(0.5**2) / 1.28)) / 2
+    assert abs(before - expected).min() > 0.2
+    np.testing.assert_allclose(load_statistics(written, 6).mean, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("what", ["an item less", "an edited item", "an edited caption"])
+def test_a_training_does_not_go_on_with_other_items(on_disk, what):
+    train(on_disk(steps=2), lambda line: None)
+    train(on_disk(steps=3), lambda line: None)  # the same items
+    table = Path("data/HUMANISE/contact_motion/anno.csv")
+    if what == "an item less":
+        write_split(Path("data"), range(5))
+    elif what == "an edited item":
+        write_contacts(Path(f"{CONTACTS}/00003.npz"), NUM_POINTS, 99)
+    else:
+        table.write_text(table.read_text().replace("chair 3", "stool 3"))
+    with pytest.raises(CheckpointError) as error:
+        train(on_disk(), lambda line: None)
+    now = 5 if what == "an item less" else 6
+    assert re.search(
+        rf'items of phase train: "6 of content \w+" there, "{now} of content \w+" configured',
+        str(error.value),
+    )
+    assert "give a new exp_name with training.init_from: outputs/mine, which" in str(error.value)

@@ -91,6 +91,7 @@ def test_a_finished_training_takes_more_steps_and_no_other_recipe(folder):
         ({"seed": 7}, "seed: 2023 there, 7 configured"),
         ({"diffusion": {"steps": 500}}, "diffusion.steps: 1000 there, 500 configured"),
         ({"dataset": {"sigma": 0.5}}, "dataset.sigma: 0.8 there, 0.5 configured"),
+        ({"dataset": {"transforms": []}}, "dataset.transforms: null there, [] configured"),
         ({"dataset": {"num_points": 512}}, "dataset.num_points: 1024 there, 512 configured"),
         (
             {"model": {"arch_pointmamba": {"depth": 2}}},
@@ -112,11 +113,30 @@ def test_another_training_does_not_go_on_and_says_what_to_type(folder, changes, 
     assert f"\n  {line}\n" in message and "rm -rf outputs/mine/ckpt outputs/mine/t" in message
 
 
+def test_items_that_are_turned_otherwise_are_another_training_and_the_usual_ones_are_not(folder):
+    path = finish(folder, tiny())
+    usual = tiny({"dataset": {"transforms": ["RandomRotation"]}})
+    assert finished_path(usual) == path
+    check_may_go_on(usual)
+    assert not finished_path(tiny({"dataset": {"transforms": []}})).exists()
+
+
+def test_a_record_of_an_earlier_version_does_not_tell_how_items_were_turned(folder):
+    stopped_at(folder, 0, tiny({"dataset": {"transforms": []}}))
+    record = read_training_record(folder)
+    del record.training["dataset.transforms"]
+    write_training_record(folder, record)
+    check_may_go_on(tiny({"dataset": {"transforms": []}}))
+
+
 def test_models_without_a_state_are_not_mixed_with_new_ones(folder):
     (folder / "ckpt").mkdir(parents=True)
     (folder / "ckpt/model000009.pt").touch()
-    with pytest.raises(CheckpointError, match=r"holds model000009\.pt but no training\.pt"):
+    with pytest.raises(
+        CheckpointError, match=r"holds model000009\.pt but no training\.pt"
+    ) as error:
         check_may_go_on(tiny())
+    assert "(with training.init_from: outputs/mine it begins with the newest" in str(error.value)
 
 
 def test_a_training_of_an_earlier_version_goes_on(folder):

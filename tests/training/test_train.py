@@ -1,6 +1,5 @@
 """Training: what it writes, and that stopping it changes nothing."""
 
-import re
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import zarr
-from helpers import NUM_POINTS, overlay, write_contacts, write_dataset, write_split
+from helpers import overlay
 from trainings import SEEN, TINY, tiny
 
 from cdm.commands.config_files import read_config
@@ -28,8 +27,6 @@ from cdm.training.initial_weights import initial_state_dict
 from cdm.training.record import finished_path
 from cdm.training.train import train
 from cdm.training.trainer import Trainer
-
-CONTACTS = "data/HUMANISE/contact_motion/contacts"
 
 
 @pytest.mark.parametrize(
@@ -186,56 +183,6 @@ def test_other_statistics_do_not_go_on(few_items, tmp_path):
     other = tiny(changes={"dataset": {"statistics": "other.npz"}})
     with pytest.raises(DataError, match=r"began with these statistics, and other\.npz holds other"):
         train(other, lambda line: None)
-
-
-@pytest.fixture
-def on_disk(tmp_path, monkeypatch):
-    """on_disk(**training): a configuration that trains on a data folder of six items."""
-    monkeypatch.chdir(tmp_path)
-    write_dataset(Path("data"), 6, NUM_POINTS)
-    next(Path("data").glob("Mean_Std_*.npz")).unlink()
-    scene_model = {"use_scene_model": False, "use_openscene": False, "point_feat_dim": None}
-    dataset = {"data_dir": "data", "num_points": NUM_POINTS, "sets": ["HUMANISE"]}
-    changes = {"dataset": dataset, "model": {"scene_model": scene_model}}
-    return lambda **training: tiny(changes, **training)
-
-
-def test_statistics_of_a_training_that_took_no_step_are_made_anew(on_disk, monkeypatch):
-    """Its items may have been wrong, which is why it was stopped."""
-    with monkeypatch.context() as patch, pytest.raises(KeyError):
-        patch.setattr(Trainer, "train_step", lambda self, batch: {}["stopped"])
-        train(on_disk(), lambda line: None)
-    written = next(Path("outputs/mine").glob("Mean_Std_*.npz"))
-    before = load_statistics(written, 6).mean
-    near = np.full((NUM_POINTS, 22), 0.1, np.float32)
-    near[::2] = 0.5
-    for index in range(6):
-        write_contacts(Path(f"{CONTACTS}/{index:05}.npz"), NUM_POINTS, index, dist=near)
-    train(on_disk(), lambda line: None)
-    expected = (np.exp(-(0.1**2) / 1.28) + np.exp(-(0.5**2) / 1.28)) / 2
-    assert abs(before - expected).min() > 0.2
-    np.testing.assert_allclose(load_statistics(written, 6).mean, expected, atol=1e-6)
-
-
-@pytest.mark.parametrize("what", ["an item less", "an edited item", "an edited caption"])
-def test_a_training_does_not_go_on_with_other_items(on_disk, what):
-    train(on_disk(steps=2), lambda line: None)
-    train(on_disk(steps=3), lambda line: None)  # the same items
-    table = Path("data/HUMANISE/contact_motion/anno.csv")
-    if what == "an item less":
-        write_split(Path("data"), range(5))
-    elif what == "an edited item":
-        write_contacts(Path(f"{CONTACTS}/00003.npz"), NUM_POINTS, 99)
-    else:
-        table.write_text(table.read_text().replace("chair 3", "stool 3"))
-    with pytest.raises(CheckpointError) as error:
-        train(on_disk(), lambda line: None)
-    now = 5 if what == "an item less" else 6
-    assert re.search(
-        rf'items of phase train: "6 of content \w+" there, "{now} of content \w+" configured',
-        str(error.value),
-    )
-    assert "give a new exp_name (training.init_from" in str(error.value)
 
 
 def test_a_model_that_a_kill_took_is_written_when_the_training_goes_on(few_items, monkeypatch):
