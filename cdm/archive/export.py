@@ -82,11 +82,11 @@ def _items(
     for row in rows:
         set, index, caption_idx = maps.keys[row]
         number = _row_number(maps, set, index) if set in SETS_INDEXED_BY_ROW else index
-        sample = maps.read("sample", row).astype(np.float32)
+        sample, points = (maps.read(part, row).astype(np.float32) for part in ("sample", "points"))
         fields = {
             name: sample[0] if name == "sample" else sample,
             "c_text": str(text[row]),
-            "c_pc_xyz": maps.read("points", row).astype(np.float32),
+            "c_pc_xyz": points,
             "info_set": set,
             "info_index": number,
             "info_caption_index": caption_idx,
@@ -95,7 +95,7 @@ def _items(
             "info_aug_trans": maps.read("aug_trans", row),
         }
         read = Sample(set, index, caption_idx, str(text[row]), str(scene_id[row]))
-        item = read_item(read, fields["c_pc_xyz"])
+        item = read_item(read, points)
         yield fields | (_fields_of(item) if item is not None else {})
 
 

@@ -81,10 +81,8 @@ def read_array(file: IO[bytes], header: Header) -> np.ndarray:
     if dtype.hasobject:
         raise ValueError("holds Python objects, which are not loaded")
     size = dtype.itemsize * math.prod(shape)
-    data = np.empty(size, np.uint8)  # no memory is taken before it is read into
-    found = file.readinto(data)
-    if found != size:
-        raise ValueError(f"{found} bytes, not the {size} of the array")
-    if file.read(1):
-        raise ValueError("more bytes than the array has")
-    return np.ndarray(shape, dtype, data, order="F" if fortran else "C")
+    data = file.read(size + 1)
+    if len(data) != size:
+        more = "more bytes than" if len(data) > size else f"{len(data)} bytes, not the {size} of"
+        raise ValueError(f"{more} the array has")
+    return np.ndarray(shape, dtype, bytearray(data), order="F" if fortran else "C")
