@@ -91,6 +91,8 @@ def main():
     parser.add_argument("--no-baseline", action="store_true")
     parser.add_argument("--profile", action="store_true", help="the kernels of one step in bf16")
     options = parser.parse_args()
+    if not torch.cuda.is_available():
+        parser.error("measures a step on a GPU, and torch finds none here")
     config = read_config(options.configfile, options.config)
     architecture = find_beginning(config).architecture
     scene_weights = inspect_scene_model(config, architecture.point_feat_dim)

@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from cdm import WORKFLOW
 from cdm.commands.config_files import read_config
 from cdm.commands.options import build_parser
 from cdm.commands.snakemake_line import command_again, started_in
@@ -220,6 +221,7 @@ def run_run(args: argparse.Namespace) -> int:
     """Print the snakemake command for what was typed, and become it."""
     from cdm.commands import snakemake_line
     from cdm.commands.old_words import read_words
+    from cdm.commands.storage import check_profile
 
     end = args.words.index("--") if "--" in args.words else len(args.words)
     job = read_words(args.words[:end], snakemake_line.known_rules())
@@ -227,6 +229,7 @@ def run_run(args: argparse.Namespace) -> int:
     words = snakemake_line.snakemake_words(job, args.words[end + 1 :])
     if job.left_out:
         tell(f"left out, because it changes nothing here: {', '.join(job.left_out)}")
+    check_profile(words, WORKFLOW)
     print(printable(shlex.join(words), sys.stdout.encoding), flush=True)
     program = snakemake_line.program(words)
     os.execv(program[0], program)

@@ -38,7 +38,7 @@ from cdm.commands.hints import (
 )
 from cdm.commands.live import LiveProgress
 from cdm.commands.pace import describe_choice, describe_pace
-from cdm.commands.storage import check_storage
+from cdm.commands.storage import check_profile, check_storage
 from cdm.config import load_config
 from cdm.errors import CDMError, NotTrained, printable
 from cdm.evaluation.evaluate import evaluation_key
@@ -63,6 +63,8 @@ WHERE = f"module {workflow.modifier.namespace}: " if IS_MODULE else ""
 PLAN, SAMPLES = None, None
 STORAGE = workflow.storage_settings
 try:
+    if workflow.is_main_process and not IS_MODULE:
+        check_profile(sys.argv[1:], BESIDE)
     check_notes()  # Snakemake makes their folder after it has read this
     check_storage(
         STORAGE.default_storage_provider,

@@ -27,6 +27,12 @@ def test_a_default_storage_provider_is_refused_while_the_snakefile_is_read(tmp_p
     assert "Job stats" not in done.stdout and "Traceback" not in done.stdout
 
 
+def test_a_mistyped_profile_does_not_start_the_run_on_this_machine(tmp_path):
+    done = forked.snakemake(tmp_path, *TYPED[1:], "--workflow-profile", "slrm", "--cores", "1")
+    assert done.returncode == 1 and "--workflow-profile slrm: no such folder" in done.stdout
+    assert "Job stats" not in done.stdout and "Traceback" not in done.stdout
+
+
 def test_a_default_storage_provider_in_a_profile_is_refused(tmp_path):
     needs("storage_plugin_fs")
     (tmp_path / "cloud").mkdir()
