@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from cdm.datasets import Dataset, FileReader, Sample
 from cdm.datasets.statistics import Moments, Statistics, checked_statistics
-from cdm.errors import BadItem, DataError, Unreachable
+from cdm.errors import BadItem, CDMError, DataError
 from cdm.files import digest
 from cdm.model.point_features import training_problem
 
@@ -174,11 +174,11 @@ def read_training_items(dataset: Dataset, columns: int, threads: int, log) -> Tr
         _Reading(dataset, list(firsts.values()), columns),
         READ_AT_ONCE, num_workers=threads, collate_fn=list,
     )  # fmt: skip
-    read = (entry for group in loader for entry in group)
+    read = _entries(loader)
     kept: list[list[str]] = []
     contents: list[list] = []
     for key, (arrays, problem) in zip(captions, read, strict=True):
-        if isinstance(problem, Unreachable):
+        if isinstance(problem, CDMError):
             raise problem
         if problem and config.on_bad_item == "fail":
             raise BadItem(problem)
@@ -199,12 +199,31 @@ def read_training_items(dataset: Dataset, columns: int, threads: int, log) -> Tr
     return TrainingItems(xyz[:n], None if feat is None else feat[:n], contact[:n], kept, content)
 
 
+def _entries(loader: DataLoader):
+    """The entries of `_Reading`, in order.
+
+    Raises:
+        DataError: a worker process was killed.
+    """
+    try:
+        for group in loader:
+            yield from group
+    except RuntimeError as error:  # torch has no type of its own for it
+        if "DataLoader worker" not in str(error):
+            raise
+        raise DataError(
+            f"a process that reads items ended ({str(error).splitlines()[0]}); most often the "
+            "machine, or its limit for this job, is out of memory: give fewer --cores or more "
+            "memory, and run the same command again"
+        ) from None
+
+
 class _Reading(torch.utils.data.Dataset):
     """Reads one item at a time in the workers of a DataLoader.
 
     Each entry is (arrays and the sha256 of its files, ""), or (None, what is wrong with the item):
-    an exception that is raised would lose its type on the way out of a worker. `Unreachable` is
-    never wrong with the item, so it comes as it is.
+    an exception that is raised would lose its type on the way out of a worker. What is not wrong
+    with the item, such as `Unreachable`, comes as it is.
     """
 
     def __init__(self, dataset: Dataset, samples: list[Sample], columns: int):
@@ -227,7 +246,7 @@ class _Reading(torch.utils.data.Dataset):
             return (*map(np.ascontiguousarray, arrays), files), ""
         except BadItem as problem:
             return None, str(problem)
-        except Unreachable as problem:
+        except CDMError as problem:
             return None, problem
 
 

@@ -1,6 +1,8 @@
 """The items of a training: read once, shown in epochs, turned and captioned anew."""
 
+import os
 import re
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -97,6 +99,40 @@ def test_items_on_a_server_are_read_by_workers_and_never_left_out_for_its_failur
         server.trouble = lambda method, path, before: 503 if "00001.npz" in path else None
         with pytest.raises(Unreachable, match=r"00001\.npz: cannot be read after 5 attempts"):
             read_training_items(dataset, 0, 1, print)
+
+
+@pytest.fixture
+def impatient(few_items, monkeypatch):
+    """torch waits 5 s for its workers to end."""
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.1)
+
+
+@pytest.mark.parametrize(
+    ("ends", "message"),
+    [
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), "items ended .*out of memory: give fewer"),
+        (lambda: 1 / 0, "ZeroDivisionError"),
+    ],
+)
+def test_a_worker_that_ends_is_told(impatient, monkeypatch, ends, message):
+    """Killed for memory, as a container's limit does. Other errors keep their type."""
+    config = replace(tiny().dataset, phase="train", captions="all")
+    monkeypatch.setattr(DemoDataset, "read_item", lambda self, sample, reader: ends())
+    expected = DataError if "memory" in message else Exception
+    with pytest.raises(expected, match=message):
+        read_training_items(DemoDataset(config, "", 3, 0), 3, 1, print)
+
+
+def test_what_is_not_wrong_with_an_item_keeps_its_words(impatient, monkeypatch):
+    config = replace(tiny().dataset, phase="train", captions="all", on_bad_item="skip")
+
+    def wrong(self, sample, reader):
+        raise DataError("anno.csv: another table")
+
+    monkeypatch.setattr(DemoDataset, "read_item", wrong)
+    with pytest.raises(DataError) as error:
+        read_training_items(DemoDataset(config, "", 3, 0), 3, 1, print)
+    assert str(error.value) == "anno.csv: another table"
 
 
 # --- items that are others when a training goes on ---
