@@ -28,7 +28,7 @@ from cdm.evaluation.study import (
 )
 from cdm.evaluation.study_looks import run_looks
 from cdm.evaluation.study_summary import summarise_study
-from cdm.evaluation.study_tables import verdict, write_summary
+from cdm.evaluation.study_tables import RECOMMENDED, verdict, write_summary
 from cdm.files import digest
 from cdm.jobs.device import choose_device, device_name
 from cdm.jobs.log import Log
@@ -74,6 +74,7 @@ def compare_samplers(plan: Plan, record: Path, log: Log, threads: int = 1) -> di
     for line in verdict(summary):
         log(line)
     log(f"tables and figure -> {record.parent}")
+    log(f"to sample as recommended: --configfile mine.yaml {record.parent / RECOMMENDED}")
     return summary
 
 

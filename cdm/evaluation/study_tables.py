@@ -180,7 +180,7 @@ def recommended_yaml(summary: Mapping[str, Any]) -> str:
         _what_was_shown(summary),
         f"Made by compare_samplers for the checkpoint {summary['checkpoint'][:12]}; for another "
         "one, run it again.",
-        f"Lay it over your file: --configfile mine.yaml {RECOMMENDED} (with its folder).",
+        "Lay it over your file: --configfile mine.yaml PATH_OF_THIS_FILE",
     ]
     comments = "".join(f"# {line}\n" for line in lines)
     return comments + yaml.safe_dump(settings, sort_keys=False)

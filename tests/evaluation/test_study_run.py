@@ -155,7 +155,8 @@ def quick_draws(monkeypatch):
 
 def test_an_item_or_a_mask_edited_after_the_study_is_studied_again(plan, quick_draws):
     """The record's name is what Snakemake looks for: another one means that the rule runs."""
-    seen = []
+    seen: list[Path] = []
+    said: list[str] = []
     for change in (
         lambda: None,
         lambda: np.save(MASKS / "00001.npy", np.arange(NUM_POINTS) < 5),
@@ -164,8 +165,10 @@ def test_an_item_or_a_mask_edited_after_the_study_is_studied_again(plan, quick_d
         change()
         record = study_record(plan)
         assert record not in seen and not record.exists()
-        compare_samplers(plan, record, quiet)
+        compare_samplers(plan, record, said.append)
         assert study_record(plan) == record and record.exists()
+        path = said[-1].rpartition(" ")[2]  # what the last line tells to type can be typed
+        assert path == f"{record.parent}/recommended.yaml" and Path(path).exists()
         seen.append(record)
     # One folder of finished settings for each content of the files: none of them was mixed.
     assert len(list((record.parent / "settings").iterdir())) == 3
