@@ -127,7 +127,7 @@ def command_again(
         there = "" if folder == Path.cwd() else f"cd {shlex.quote(str(folder))} && "
         return f"{there}{shlex.join(words)} {config_arguments(config)}".rstrip()
     if configfiles:
-        words += ["--configfile", *configfiles]
+        words += ["--configfile", *map(config_file, configfiles)]
     if assignments:
         words += ["--config", *assignments]
     return shlex.join(words)

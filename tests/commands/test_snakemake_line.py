@@ -11,7 +11,13 @@ from helpers import REPO, run_config
 from cdm.__main__ import main
 from cdm.commands.config_files import read_config
 from cdm.commands.old_words import Job, read_words
-from cdm.commands.snakemake_line import known_rules, program, snakemake_words, started_in
+from cdm.commands.snakemake_line import (
+    command_again,
+    known_rules,
+    program,
+    snakemake_words,
+    started_in,
+)
 from cdm.errors import ConfigError
 
 
@@ -86,6 +92,8 @@ def test_our_own_files_are_found_without_a_checkout(tmp_path, monkeypatch, capsy
     main(["run", "mine.yaml", "config/fast.yaml"])
     at = started[0].index("--configfile")
     assert started[0][at + 1 :] == ["mine.yaml", str(REPO / "config/fast.yaml")]
+    typed = command_again(None, ["config/fast.yaml"], [], run_config())
+    assert shlex.split(typed)[-1] == started[0][-1]  # also what `cdm why` tells to type
     fast = read_config(["config/fast.yaml"], []).diffusion.timestep_respacing
     assert fast == "snr20" and read_config([], []).diffusion.timestep_respacing == fast
     Path("config").mkdir()
