@@ -34,7 +34,7 @@ def read_measured(path: Path) -> dict[tuple[str, str, int], Measured]:
     try:
         text = read_bytes(path).decode("utf-8")
         return measured_of(csv.DictReader(io.StringIO(text, newline="")))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise ArchiveError(
             f"{path}: not the items of an evaluation ({type(error).__name__}: {error}); remove the "
             "evaluation-*.json beside it, and run snakemake evaluate again"

@@ -26,7 +26,7 @@ from cdm.datasets.statistics import (
     save_statistics,
 )
 from cdm.errors import CDMError, CheckpointError, ConfigError, DataError
-from cdm.files import replacing, write_bytes
+from cdm.files import replacing, sole_writer, write_bytes
 from cdm.jobs.device import choose_device, device_name
 from cdm.jobs.every import Every
 from cdm.jobs.log import Log, signals_wait
@@ -78,9 +78,19 @@ def train(config: Config, log: Log, threads: int = 1) -> Path:
     Returns:
         Path of the last model.
     Raises:
+        ArchiveError: another process trains in this folder.
         CDMError: bad items, other settings than those of the training to go on from, a loss that
             is not finite, too little memory.
     """
+    # A job whose Snakemake was killed may go on; both would write into the same files.
+    folder = Path(config.run_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    with sole_writer(folder / "ckpt"):
+        return _train(config, log, threads)
+
+
+def _train(config: Config, log: Log, threads: int) -> Path:
+    """`train`, while this process alone trains there."""
     # What is trained, and whether it may go on here; both are known before an item is read.
     torch.set_num_threads(threads)
     dataset = replace(config.dataset, phase="train", captions="all", max_items=None)

@@ -24,6 +24,9 @@ def test_a_file_that_is_no_table_is_told(tmp_path):
     path.write_text("set,index\nS,1\n")
     with pytest.raises(ArchiveError, match="run snakemake evaluate again"):
         read_measured(path)
+    path.write_text(f"set,index\nS,{'1' * 200_000}\n")  # more than Python's csv takes
+    with pytest.raises(ArchiveError, match="field larger than field limit"):
+        read_measured(path)
 
 
 def test_measures_of_another_plan_are_none(tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from trainings import SEEN, TINY, tiny
 from cdm.commands.config_files import read_config
 from cdm.datasets.statistics import load_statistics
 from cdm.demo.scenes import write_demo
-from cdm.errors import CDMError, CheckpointError, ConfigError, DataError, NotTrained
+from cdm.errors import ArchiveError, CDMError, CheckpointError, ConfigError, DataError, NotTrained
 from cdm.files import hash_file
 from cdm.model.checkpoint import find_checkpoint, inspect_checkpoint
 from cdm.model.state_dict import load_state_dict
@@ -183,6 +183,23 @@ def test_other_statistics_do_not_go_on(few_items, tmp_path):
     other = tiny(changes={"dataset": {"statistics": "other.npz"}})
     with pytest.raises(DataError, match=r"began with these statistics, and other\.npz holds other"):
         train(other, lambda line: None)
+
+
+def test_two_trainings_do_not_write_into_one_folder(few_items, monkeypatch):
+    """Snakemake was killed, its job goes on, and the same command was typed again."""
+    monkeypatch.setattr("cdm.files.whole.LOCK_WAIT_S", 0.1)
+
+    def second(self, batch, whole=Trainer.train_step):
+        with pytest.raises(
+            ArchiveError, match=r"another process is writing outputs/mine/ckpt.*end"
+        ):
+            train(tiny(lr=1e-4), lambda line: None)
+        whole(self, batch)
+
+    monkeypatch.setattr(Trainer, "train_step", second)
+    train(tiny(steps=2), lambda line: None)
+    assert read_training_record(Path("outputs/mine")).recipe["training.lr"] == 1e-3
+    assert not list(Path("outputs/mine").glob(".*lock"))
 
 
 def test_a_model_that_a_kill_took_is_written_when_the_training_goes_on(few_items, monkeypatch):
