@@ -170,7 +170,10 @@ def keep_chunks_of_other_code():
 
 def run_again_if_stale(why, record):
     """Have a finished export or page made again if something else is asked for than was."""
-    reason = why(PLAN, Path(record)) if workflow.is_main_process else None
+    try:
+        reason = why(PLAN, Path(record)) if workflow.is_main_process else None
+    except CDMError as error:
+        raise WorkflowError(str(error)) from None
     if reason:
         workflow.dag.forcefiles.add(record)
         print(f"{printable(reason)}; it is made again", file=sys.stderr)

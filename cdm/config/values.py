@@ -21,6 +21,26 @@ REPLACED = {  # keys of before -> what to type now
 }
 TOO_LARGE = 2**64  # of integers
 LONGEST = 200  # characters of a found value that a message shows
+# The schema's words, as a message says them.
+TYPES = {
+    "string": "text",
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "null": "null",
+    "array": "a list",
+    "object": "keys with values",
+}
+LIMITS = {
+    "minimum": "at least {}",
+    "maximum": "at most {}",
+    "exclusiveMinimum": "above {}",
+    "exclusiveMaximum": "below {}",
+    "minItems": "at least {} entry",
+    "minLength": "at least {} character",
+    "maxLength": "at most {} characters",
+    "uniqueItems": "no entry twice",
+}
 
 
 def _is_integer(checker, value: Any) -> bool:
@@ -133,12 +153,26 @@ def _part(schema: Mapping[str, Any], path: list) -> Mapping[str, Any]:
 
 
 def _wanted(schema: Mapping[str, Any]) -> str:
-    """What a value should be: `type "integer", minimum 1, or const "auto"`."""
+    """What a value should be, in words: `a whole number, at least 1, or "auto"`.
+
+    What has no words here, such as a pattern, is said by the key's description.
+    """
     if "anyOf" in schema:
         return ", or ".join(map(_wanted, schema["anyOf"]))
-    hidden = ("description", "format", "pattern")  # the description says it in words
-    expected = {key: value for key, value in schema.items() if key not in hidden}
-    return ", ".join(f"{key} {json.dumps(value)}" for key, value in expected.items())
+    parts = []
+    for key, value in schema.items():
+        if key == "enum":
+            parts.append(f"one of {', '.join(map(json.dumps, value))}")
+        elif key == "const":
+            parts.append(json.dumps(value))
+        elif key == "type":
+            types = [value] if isinstance(value, str) else value
+            parts.append(" or ".join(TYPES[name] for name in types))
+        elif key == "items" and "enum" in value:
+            parts.append(f"each {_wanted(value)}")
+        elif key in LIMITS:
+            parts.append(LIMITS[key].format(value))
+    return ", ".join(parts)
 
 
 def _found(value: Any) -> str:

@@ -25,7 +25,7 @@ from cdm.config import Config
 from cdm.datasets import Dataset, FileReader, Item, Sample, make_dataset
 from cdm.datasets.statistics import Statistics
 from cdm.datasets.values import check_same_points
-from cdm.errors import BadItem, listed
+from cdm.errors import ArchiveError, BadItem, listed
 from cdm.files import read_json, write_json
 from cdm.run.dataset import open_dataset
 from cdm.run.plan import Plan
@@ -190,8 +190,18 @@ def stale_table(plan: Plan, table: Path) -> str | None:
 
 
 def stale_maps(plan: Plan, record: Path) -> str | None:
-    """Why exported maps have to be made again although their record is there, or None."""
+    """Why exported maps have to be made again although their record is there, or None.
+
+    Raises:
+        ArchiveError: there is no folder to put them in.
+    """
     config = plan.config
+    into = _data_folder(config)
+    if into is not None and not into.is_dir():  # told before a map is sampled for it
+        raise ArchiveError(
+            f"export.to: {into}: no such folder; name stage 2's data folder, with a folder for "
+            "each set. It is never created"
+        )
     return _stale(plan, record, asked_of_maps(config), lambda content: _lost_maps(config, content))
 
 

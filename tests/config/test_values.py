@@ -1,11 +1,13 @@
 """Values are read as the type the schema wants; a wrong one names the place and the way out."""
 
 import datetime
+import re
 
 import pytest
 from helpers import overlay, raw_config
 
 from cdm.config import load_config
+from cdm.config.schema import all_keys
 from cdm.errors import ConfigError
 
 REAL = {"exp_dir": "outputs/my_exp"}
@@ -108,12 +110,15 @@ def test_number_keys_are_unknown_keys():
         ({"dataset": {"batch_size": 4}}, "did you mean 'sampling.batch_size'?"),
         ({"trans_dim": 4}, "did you mean 'model.arch_pointmamba.trans_dim'?"),
         ({"task": {}}, "unknown key 'task'; the nearest valid key is"),
-        ({"sampling": {"batch_size": 0}}, "sampling.batch_size: found 0, expected type"),
+        (
+            {"sampling": {"batch_size": 0}},
+            'batch_size: found 0, expected a whole number, at least 1, or "auto" (',
+        ),
         ({"dataset": {"data_repr": "contact"}}, 'dataset.data_repr: found "contact", expected'),
         ({"exp_name": "a/b"}, 'exp_name: found "a/b"'),
         (
             {"dataset": {"sets": ["humanise"]}},
-            'dataset.sets.0: found "humanise", expected enum ["HumanML3D", "HUMANISE", "PROX"] '
+            'dataset.sets.0: found "humanise", expected one of "HumanML3D", "HUMANISE", "PROX" '
             "(sets of ContactMapDataset, in this order)",
         ),
         ({"export": {"to": "$NO_SUCH/x"}}, "export.to: found '$NO_SUCH/x', but the variable"),
@@ -130,11 +135,31 @@ def test_a_wrong_key_or_value_names_the_place_and_the_way_out(changes, message):
     assert message in str(error.value)
 
 
+def test_every_wrong_value_is_told_in_words():
+    """No message has words of JSON schema in it."""
+    nested = {"type": {"x": 1}, "number": -1.5, "list": [[1], [1]]}
+    refusals = 0
+    for key in all_keys():
+        for wrong in nested.values():
+            changes = wrong
+            for part in reversed(key.split(".")):
+                changes = {part: changes}
+            try:
+                load_config(raw_config(**overlay(REAL, changes)))
+            except ConfigError as error:
+                refusals += 1
+                told = re.sub(r"\(.*\)", "", str(error))  # less the key's description
+                found = re.findall(r'\benum|\bconst\b|[a-z]+Items|[eE]xclusive|inimum|type "', told)
+                assert not found, error
+                assert not re.search(r"expected *(,|\n|$)", told), error
+    assert refusals > 200
+
+
 def test_fp16_samples_and_does_not_train():
     config = load_config(raw_config(**REAL, sampling={"precision": "fp16"}))
     assert config.sampling.precision == "fp16"
     message = refused(training={"precision": "fp16"})
-    assert 'training.precision: found "fp16", expected enum ["auto", "bf16", "fp32"]' in message
+    assert 'training.precision: found "fp16", expected one of "auto", "bf16", "fp32"' in message
     assert "fp16 is for sampling only, because small gradients would become 0 in it" in message
 
 

@@ -309,6 +309,8 @@ def test_exports_of_another_plan_are_made_again_whatever_the_times_of_files_are(
 def test_an_export_is_stale_once_something_else_is_asked_for_or_a_file_is_gone():
     plan = stage2.make_archive(stage2.stage_1(DATA))
     assert stale_maps(plan, RECORD) is None  # never exported: Snakemake knows
+    with pytest.raises(ArchiveError, match=r"^export\.to: dat: no such folder"):
+        stale_maps(asking(plan, to="dat"), RECORD)  # before a map is sampled
     export(plan)
     assert stale_maps(plan, RECORD) is None
     into = asking(plan, to="data")
