@@ -1,5 +1,6 @@
 """README and docs/: what they tell to type exists, and the pages hang together."""
 
+import json
 import re
 from pathlib import Path
 
@@ -29,6 +30,34 @@ GUIDES = [path for path in PAGES if path.name != "CHANGELOG.md"]
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(REPO)))
 def test_what_a_page_names_exists(path):
     assert pages.problems(path, path.read_text()) == []
+
+
+def test_what_the_notebook_names_exists():
+    path = REPO / "docs/look-into-maps.ipynb"
+    cells = json.loads(path.read_text())["cells"]
+    text = "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+    assert pages.links(text) and pages.problems(path, text) == []
+
+
+def test_pages_and_files_that_messages_and_comments_name_exist():
+    """Such as docs/few-steps.md, config/fast.yaml and profiles/slurm."""
+    named = (
+        r"(?<![\w/.-])(?:docs|config|profiles|benchmarks)/[\w-]+(?:/[\w-]+)*(?:\.\w+)?(?:#[\w-]+)?"
+    )
+    places = ["Snakefile", "Dockerfile", "pyproject.toml", "setup.py", ".ci/run"]
+    places += [name for name in pages.tracked() if name.split("/")[0] in ("cdm", "config", "envs")]
+    places += [name for name in pages.tracked() if name.split("/")[0] in ("profiles", "rules")]
+    lost, seen = [], 0
+    for place in (REPO / name for name in places):
+        text = place.read_text(errors="ignore") if place.is_file() else ""
+        for found in re.findall(named, text) if place.suffix != ".js" else []:
+            seen += 1
+            name, _, anchor = found.partition("#")
+            whole = name in pages.tracked() or "NAME" in name.split("/")
+            if whole and anchor:
+                whole = anchor in pages.anchors((REPO / name).read_text())
+            lost += [] if whole else [f"{place.relative_to(REPO)}: {found}"]
+    assert lost == [] and seen > 50
 
 
 WRONG = {
