@@ -51,7 +51,7 @@ from cdm.run.losses import find_losses
 from cdm.run.plan import describe_plan
 from cdm.run.plan_files import is_saved, save_plan
 from cdm.run.planning import load_plan, make_plan
-from cdm.training.record import finished_path
+from cdm.training.record import changed_since_finished, finished_path
 
 # As a module of another workflow: what was typed is for that one, which gives us our part; and it
 # may have our outputs lie under a prefix, which the jobs have to know as well as the rules.
@@ -177,6 +177,14 @@ def run_again_if_stale(why, record):
     if reason:
         workflow.dag.forcefiles.add(record)
         print(f"{printable(reason)}; it is made again", file=sys.stderr)
+    return []
+
+
+def tell_changed_items():
+    """Say that a finished training had other items; it is not begun again by itself."""
+    changed = workflow.is_main_process and changed_since_finished(CONFIG)
+    if changed:
+        print(printable(changed), file=sys.stderr)
     return []
 
 

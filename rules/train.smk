@@ -5,6 +5,8 @@
 
 rule train:
     """Train a contact diffusion model, or go on with its training."""
+    input:
+        lambda wildcards: tell_changed_items(),
     output:
         str(finished_path(CONFIG)),
     log:

@@ -4,6 +4,7 @@ The file that `snakemake train` has to write is named by the settings. With othe
 file is not there, so the job starts, and either goes on or says why it does not.
 """
 
+import contextlib
 import os
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 from cdm.config import Config
 from cdm.datasets import dataset_class
-from cdm.errors import CheckpointError
+from cdm.errors import CDMError, CheckpointError
 from cdm.files import digest, read_bytes, seal, unseal, write_bytes
 from cdm.model.point_features import SCENE_MODEL, PointFeatures
 from cdm.model.text_probe import probe_difference
@@ -25,6 +26,7 @@ from cdm.model.training_record import (
     scene_model_difference,
     write_training_record,
 )
+from cdm.run.dataset import open_dataset
 
 # A finished training may be given more steps; when models are written decides no number.
 MAY_CHANGE_AT_THE_END = {"training.steps"}
@@ -128,7 +130,39 @@ def write_finished(path: Path, config: Config, model: Path) -> None:
     for old in path.parent.glob("finished-*.json"):
         if old != path:
             old.unlink()
-    write_bytes(path, seal({"base": base, "model": model.name}))
+    index = None
+    with contextlib.suppress(CDMError):  # a server that does not answer now spoils no training
+        index = index_digest(config)
+    write_bytes(path, seal({"base": base, "model": model.name, "index": index}))
+
+
+def index_digest(config: Config) -> str:
+    """A digest of the items and captions that the training split lists; no item is read.
+
+    Raises:
+        CDMError: the index files cannot be read.
+    """
+    split = replace(config.dataset, phase="train", captions="all", max_items=None)
+    dataset = open_dataset(replace(config, dataset=split), 0)
+    return digest([[s.set, s.index, s.caption_idx, s.text] for s in dataset.samples()])
+
+
+def changed_since_finished(config: Config) -> str | None:
+    """What to say of a finished training whose split lists others now; None if it does not.
+
+    Without the data, or with a record of an earlier version, nothing is said.
+    """
+    try:
+        then = unseal(read_bytes(finished_path(config))).get("index")
+        if then in (None, index_digest(config)):
+            return None
+    except (OSError, ValueError, CDMError):
+        return None
+    return (
+        f"{config.run_dir}/training: this training is finished, and its items or captions were "
+        "others than the training split lists now. To train on those, give a new exp_name with "
+        f"training.init_from: {config.run_dir}"
+    )
 
 
 def check_may_go_on(config: Config) -> None:

@@ -20,6 +20,7 @@ from cdm.demo.scenes import DemoDataset
 from cdm.errors import CheckpointError, DataError, Unreachable
 from cdm.files import remote
 from cdm.training.items import TrainingItems, epoch_order, read_training_items, rotate_about
+from cdm.training.record import changed_since_finished
 from cdm.training.train import train
 from cdm.training.trainer import Trainer
 
@@ -186,3 +187,23 @@ def test_a_training_does_not_go_on_with_other_items(on_disk, what):
         str(error.value),
     )
     assert "give a new exp_name with training.init_from: outputs/mine, which" in str(error.value)
+
+
+def test_a_finished_training_tells_that_its_split_lists_other_items_now(on_disk):
+    """It is not begun again by itself, so Snakemake alone would say that nothing is to be done."""
+    config = on_disk(steps=1)
+    assert changed_since_finished(config) is None  # not trained yet
+    train(config, lambda line: None)
+    assert changed_since_finished(config) is None
+    write_split(Path("data"), range(5))
+    assert "outputs/mine/training: this training is finished" in changed_since_finished(config)
+    assert "with training.init_from: outputs/mine" in changed_since_finished(config)
+    write_split(Path("data"), range(6))
+    table = Path("data/HUMANISE/contact_motion/anno.csv")
+    text = table.read_text()
+    table.write_text(text.replace("chair 3", "stool 3"))
+    assert changed_since_finished(config)
+    table.unlink()
+    assert changed_since_finished(config) is None  # the data is away, and not needed
+    table.write_text(text)
+    assert changed_since_finished(config) is None
