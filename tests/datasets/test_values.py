@@ -1,6 +1,7 @@
 """Numbers in wrong units are refused; those of real scenes never are."""
 
 import io
+import itertools
 
 import numpy as np
 import pytest
@@ -108,8 +109,11 @@ def test_labels_and_probabilities_are_no_mask(values, found):
 
 
 def test_an_item_has_the_points_that_its_map_was_made_for():
-    for scale in (1, 10):
-        check_same_points(ROOM * scale, (ROOM * scale).astype(np.float16).astype(np.float32), "a")
+    for turn, scale in itertools.product(np.linspace(0, 6, 20), (1, 2, 10)):
+        cos, sin = np.cos(turn), np.sin(turn)
+        turned = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]], np.float32)
+        kept = (ROOM * scale @ turned).astype(np.float16)  # as an archive may have them
+        check_same_points(ROOM * scale, kept.astype(np.float32) @ turned.T, "a")
     other = ROOM.copy()
     other[5] += 0.05
     with pytest.raises(BadItem, match="a: 1 of its 64 points are not those that its map was made"):
