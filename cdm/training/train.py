@@ -113,8 +113,9 @@ def _train(config: Config, log: Log, threads: int) -> Path:
     _place(items, device, log)
 
     # The model, as it is after the last step that was saved.
-    told = beginning, scene_weights, dropout, items.content
-    trainer, resumed = _make_trainer(*told, config, device, log)
+    trainer, resumed = _make_trainer(
+        beginning, scene_weights, dropout, items.content, config, device, log
+    )
     if not (resumed and written.exists()):
         save_statistics(written, statistics)
     changes = record_settings(config, trainer.step, beginning.record(), scene_weights, probe)
