@@ -257,13 +257,22 @@ def other_exports(data_dir: Path, sets: Mapping[str, Any], split: str) -> list[P
     return found
 
 
-def _check_folder(data_dir: Path, path: Path, overwrite: bool) -> None:
-    """Refuse a folder that is missing, or stands for another one."""
+def check_data_folder(data_dir: Path) -> None:
+    """Refuse a folder to export into that is not there.
+
+    Raises:
+        ArchiveError: says what it must be.
+    """
     if not data_dir.is_dir():
         raise ArchiveError(
-            f"{data_dir}: no such folder; export.to must be a data folder, with a folder for each "
-            "set. It is never created"
+            f"export.to: {data_dir}: no such folder; export.to must be a data folder, with a "
+            "folder for each set. It is never created"
         )
+
+
+def _check_folder(data_dir: Path, path: Path, overwrite: bool) -> None:
+    """Refuse a folder that is missing, or stands for another one."""
+    check_data_folder(data_dir)
     if not path.parent.is_dir():
         there = sorted(name for name in list_names(data_dir) if (data_dir / name).is_dir())
         raise ArchiveError(

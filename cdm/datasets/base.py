@@ -140,7 +140,7 @@ class Dataset(ABC):
         """
 
     def read_distance(self, sample: Sample, reader: FileReader) -> np.ndarray:
-        """(num_points, contact_dim) distances alone."""
+        """The item's (num_points, contact_dim) distances alone."""
         distance = self.read_item(sample, reader).distance
         assert distance is not None, f"{type(self).__name__} has no ground truth"
         return distance

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 FARTHEST_M = 100.0  # of a point from the origin, and of a joint from a point
 SMALLEST_M = 0.02  # longest side of a scene
-SAME_M = 0.001  # by which rounding may move a coordinate near the origin
+SAME_M = 0.001  # by which rounding may move a point near the origin
 LONGEST_CAPTION = 100_000  # characters; Python's csv, which reads our tables, stops at 131,072
 UNITS = "divide millimetres by 1000 and centimetres by 100"
 

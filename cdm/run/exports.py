@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from cdm.archive.data_folder import opened, other_exports, put_maps
+from cdm.archive.data_folder import check_data_folder, opened, other_exports, put_maps
 from cdm.archive.export import export_npz, export_pred_contact
 from cdm.archive.ply import export_ply
 from cdm.archive.reader import ContactMaps
@@ -25,7 +25,7 @@ from cdm.config import Config
 from cdm.datasets import Dataset, FileReader, Item, Sample, make_dataset
 from cdm.datasets.statistics import Statistics
 from cdm.datasets.values import check_same_points
-from cdm.errors import ArchiveError, BadItem, listed
+from cdm.errors import BadItem, listed
 from cdm.files import read_json, write_json
 from cdm.run.dataset import open_dataset
 from cdm.run.plan import Plan
@@ -197,22 +197,15 @@ def stale_maps(plan: Plan, record: Path) -> str | None:
     """
     config = plan.config
     into = _data_folder(config)
-    if into is not None and not into.is_dir():  # told before a map is sampled for it
-        raise ArchiveError(
-            f"export.to: {into}: no such folder; name stage 2's data folder, with a folder for "
-            "each set. It is never created"
-        )
+    if into is not None:
+        check_data_folder(into)  # before a map is sampled for it
     return _stale(plan, record, asked_of_maps(config), lambda content: _lost_maps(config, content))
 
 
 def stale_clouds(plan: Plan, record: Path) -> str | None:
     """Why exported point clouds have to be made again although their record is there, or None."""
-    folder = _clouds(plan.config)
-
-    def lost(content: dict[str, Any]) -> str | None:
-        return _lost_files(folder, content["files"])
-
-    return _stale(plan, record, asked_of_clouds(plan.config), lost)
+    folder, asked = _clouds(plan.config), asked_of_clouds(plan.config)
+    return _stale(plan, record, asked, lambda content: _lost_files(folder, content["files"]))
 
 
 def _stale(

@@ -20,6 +20,7 @@ from cdm.datasets.statistics import Moments, Statistics, checked_statistics
 from cdm.errors import BadItem, CDMError, DataError
 from cdm.files import digest
 from cdm.model.point_features import training_problem
+from cdm.training.record import listing_digest
 
 READ_AT_ONCE = 16  # items that a worker hands over together
 
@@ -42,11 +43,14 @@ class TrainingItems:
         contact: (num_items, num_points, contact_dim) float32; `normalise` normalises it in place.
         captions: the captions of each item.
         content: their number, and a digest of their names, captions and files.
+        listing: `listing_digest` of the split, with the items that were left out.
     """
 
-    def __init__(self, xyz, feat, contact, captions: list[list[str]], content: str = ""):
+    def __init__(
+        self, xyz, feat, contact, captions: list[list[str]], content: str = "", listing: str = ""
+    ):
         self.xyz, self.feat, self.contact, self.captions = xyz, feat, contact, captions
-        self.content = content
+        self.content, self.listing = content, listing
         self.gravity_dim: int | None = None  # items are turned about this axis
         self._caption_ids: list[np.ndarray] = []
         self._text: torch.Tensor | None = None
@@ -155,7 +159,8 @@ def read_training_items(dataset: Dataset, columns: int, threads: int, log) -> Tr
     """
     captions: dict[tuple[str, str], list[str]] = {}
     firsts: dict[tuple[str, str], Sample] = {}
-    for sample in dataset.samples():
+    samples = dataset.samples()
+    for sample in samples:
         key = sample.set, sample.index
         captions.setdefault(key, []).append(sample.text)
         firsts.setdefault(key, sample)
@@ -195,8 +200,8 @@ def read_training_items(dataset: Dataset, columns: int, threads: int, log) -> Tr
     if not kept:
         raise DataError(f"{dataset.data_dir}: no usable item in phase {config.phase}")
     n = len(kept)
-    content = f"{n} of content {digest(contents)}"
-    return TrainingItems(xyz[:n], None if feat is None else feat[:n], contact[:n], kept, content)
+    told = f"{n} of content {digest(contents)}", listing_digest(samples)
+    return TrainingItems(xyz[:n], None if feat is None else feat[:n], contact[:n], kept, *told)
 
 
 def _entries(loader: DataLoader):

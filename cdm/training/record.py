@@ -4,14 +4,14 @@ The file that `snakemake train` has to write is named by the settings. With othe
 file is not there, so the job starts, and either goes on or says why it does not.
 """
 
-import contextlib
 import os
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from cdm.config import Config
-from cdm.datasets import dataset_class
+from cdm.datasets import Sample, dataset_class
 from cdm.errors import CDMError, CheckpointError
 from cdm.files import digest, read_bytes, seal, unseal, write_bytes
 from cdm.model.point_features import SCENE_MODEL, PointFeatures
@@ -119,42 +119,38 @@ def finished_path(config: Config) -> Path:
     return folder / f"finished-{digest([base, stale]) if stale else base}.json"
 
 
-def write_finished(path: Path, config: Config, model: Path) -> None:
+def write_finished(path: Path, config: Config, model: Path, listing: str | None = None) -> None:
     """Write the record of a finished training in place of older ones.
 
     Args:
         path: `finished_path`, as it was when the training began.
         model: the last model that it wrote.
+        listing: `listing_digest` of what it trained on; None to compare it with nothing later.
     """
     base = _base(config)
     for old in path.parent.glob("finished-*.json"):
         if old != path:
             old.unlink()
-    index = None
-    with contextlib.suppress(CDMError):  # a server that does not answer now spoils no training
-        index = index_digest(config)
-    write_bytes(path, seal({"base": base, "model": model.name, "index": index}))
+    write_bytes(path, seal({"base": base, "model": model.name, "index": listing}))
 
 
-def index_digest(config: Config) -> str:
-    """A digest of the items and captions that the training split lists; no item is read.
-
-    Raises:
-        CDMError: the index files cannot be read.
-    """
-    split = replace(config.dataset, phase="train", captions="all", max_items=None)
-    dataset = open_dataset(replace(config, dataset=split), 0)
-    return digest([[s.set, s.index, s.caption_idx, s.text] for s in dataset.samples()])
+def listing_digest(samples: Iterable[Sample]) -> str:
+    """A digest of the items and captions that a split lists."""
+    return digest([[s.set, s.index, s.caption_idx, s.text] for s in samples])
 
 
 def changed_since_finished(config: Config) -> str | None:
     """What to say of a finished training whose split lists others now; None if it does not.
 
-    Without the data, or with a record of an earlier version, nothing is said.
+    Without the data, or with a record of an earlier version, nothing is said. No item is read.
     """
+    split = replace(config.dataset, phase="train", captions="all", max_items=None)
     try:
         then = unseal(read_bytes(finished_path(config))).get("index")
-        if then in (None, index_digest(config)):
+        if then is None:
+            return None
+        dataset = open_dataset(replace(config, dataset=split), 0)
+        if then == listing_digest(dataset.samples()):
             return None
     except (OSError, ValueError, CDMError):
         return None

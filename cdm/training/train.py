@@ -128,7 +128,7 @@ def _train(config: Config, log: Log, threads: int) -> Path:
         path = _run(trainer, items, config, log, let_signals_through) or path
     if not path.exists():  # the training was finished, and its last model was removed later
         path = _save(trainer, config, log)
-    write_finished(finished, config, path)
+    write_finished(finished, config, path, items.listing)
     return path
 
 
