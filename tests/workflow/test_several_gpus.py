@@ -8,11 +8,12 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 import yaml
 from helpers import REPO, overlay
 from runs import Run, arrays, assert_same
-from slurm_lab import wait_until
+from waiting import wait_until
 
 from cdm.archive.records import read_record
 from cdm.jobs.device import give_back, lease, visible_devices
@@ -47,6 +48,15 @@ def gpus() -> list[str]:
     if len(names) < 2:
         pytest.skip(f"needs two CUDA devices, this machine has {len(names)}")
     return names
+
+
+@pytest.fixture(autouse=True)
+def no_process_outlives_its_test(tmp_path):
+    """Where a test fails, its run may go on; it would hold a GPU of the next test."""
+    yield
+    for process in psutil.process_iter(["cwd"]):
+        if (process.info["cwd"] or "").startswith(str(tmp_path)):
+            process.kill()
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +97,7 @@ def test_all_gpus_are_used_and_the_archive_is_that_of_one(gpus, one_gpu, tmp_pat
 def test_a_job_killed_on_the_second_gpu_is_resumed(gpus, one_gpu, tmp_path):
     run = Run(tmp_path / "run", gpu="auto", **LONG, **CHUNKS)
     process = run.start(*over_all(gpus))
-    wait_until(lambda: job_on(run, gpus[1]), "a job on the second GPU", timeout_s=120)
+    wait_until(lambda: job_on(run, gpus[1]), "a job on the second GPU")
     os.kill(job_on(run, gpus[1]), signal.SIGKILL)
     assert process.wait() != 0
     finished = {path: path.stat().st_mtime_ns for path in run.records()}
@@ -135,7 +145,7 @@ def test_killed_with_a_job_that_stands_by_nothing_holds_the_gpu(gpus, one_gpu, t
     run = Run(tmp_path / "run", gpu="auto", **LONG, **CHUNKS)
     process = run.start("--cores", "1", "--resources", "gpu=1")
     waits = "turn(s) of this run are taken"
-    wait_until(lambda: waits in run.logs(), "a job that stands by", timeout_s=120)
+    wait_until(lambda: waits in run.logs(), "a job that stands by")
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     lease([*gpus], pytest.fail)  # would say that it waits

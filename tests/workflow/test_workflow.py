@@ -23,7 +23,7 @@ from helpers import (
     write_split,
 )
 from in_process import make_chunks
-from slurm_lab import wait_until
+from waiting import wait_until
 
 from cdm.archive import ContactMaps
 
