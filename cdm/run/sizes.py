@@ -62,7 +62,7 @@ def choose_chunk_size(
 ) -> int:
     """Samples per chunk.
 
-    As many as an H200 samples in 60 s, in whole batches; fewer if there would be less than eight
+    As many as an H200 samples in about 60 s, in whole batches; fewer if there would be less than eight
     chunks, but not below 10 s; at most half of the samples, and at most 2 GB of arrays.
 
     Args:
@@ -72,7 +72,7 @@ def choose_chunk_size(
     total_s = num_samples * seconds_per_sample(config, architecture, num_steps)
     not_short = min(MIN_CHUNKS, int(total_s / SHORT_CHUNK_S))
     num_chunks = max(
-        math.ceil(total_s / CHUNK_S),
+        ALIKE * round(total_s / CHUNK_S / ALIKE),
         not_short - not_short % ALIKE if not_short > ALIKE else not_short,
         math.ceil(num_samples * bytes_per_sample(config, architecture) / CHUNK_BYTES),
         2 if num_samples >= HALVED_FROM else 1,

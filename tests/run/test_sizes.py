@@ -43,12 +43,18 @@ def full_size(**changes):
     return demo_config(dataset={"num_points": 8192}, **changes)
 
 
-@pytest.mark.parametrize(("steps", "size"), [(18, 3072), (100, 768), (500, 192), (1000, 64)])
+@pytest.mark.parametrize(("steps", "size"), [(18, 3072), (100, 896), (500, 192), (1000, 64)])
 def test_a_chunk_of_a_training_split_is_about_60_s_of_an_h200(steps, size):
     config = full_size()
     assert choose_chunk_size(config, FULL_SIZE, steps, TRAIN_SPLIT) == size
     seconds = size * seconds_per_sample(config, FULL_SIZE, steps)
     assert 30 <= seconds <= 70 and -(-TRAIN_SPLIT // size) >= 8
+
+
+@pytest.mark.parametrize(("samples", "size"), [(2048, 192), (3072, 192), (6000, 192)])
+def test_a_chunk_of_the_full_chain_is_not_cut_to_40_s(samples, size):
+    """Rounded up to a multiple of four, 18 chunks of 3072 samples became 24 of 42 s."""
+    assert choose_chunk_size(full_size(), FULL_SIZE, 500, samples) == size
 
 
 @pytest.mark.parametrize("arch", BACKBONES)
