@@ -62,8 +62,8 @@ def choose_chunk_size(
 ) -> int:
     """Samples per chunk.
 
-    As many as an H200 samples in about 60 s, in whole batches; fewer if there would be less than eight
-    chunks, but not below 10 s; at most half of the samples, and at most 2 GB of arrays.
+    As many as an H200 samples in about 60 s, in whole batches; fewer if there would be less than
+    eight chunks, but not below 10 s; at most half of the samples, and at most 2 GB of arrays.
 
     Args:
         num_steps: denoising steps of one map.
