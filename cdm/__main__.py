@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cdm import WORKFLOW
-from cdm.commands.config_files import read_config
+from cdm.commands.config_files import check_typed_once, read_config
 from cdm.commands.options import build_parser
 from cdm.commands.snakemake_line import command_again, started_in
 from cdm.config import Config
@@ -44,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.command is None:
             parser.print_help()
             return OK
+        if args.command != "run":  # its words become Snakemake's
+            check_typed_once(sys.argv[1:] if arguments is None else arguments)
         if args.run is not None:
             args.run = Path(expand_path(str(args.run), "RUN"))
         return COMMANDS[args.command](args)
@@ -229,6 +231,7 @@ def run_run(args: argparse.Namespace) -> int:
     words = snakemake_line.snakemake_words(job, args.words[end + 1 :])
     if job.left_out:
         tell(f"left out, because it changes nothing here: {', '.join(job.left_out)}")
+    check_typed_once(words)
     check_profile(words, WORKFLOW)
     print(printable(shlex.join(words), sys.stdout.encoding), flush=True)
     program = snakemake_line.program(words)

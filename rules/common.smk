@@ -27,7 +27,7 @@ elif "conda" in map(str, workflow.deployment_settings.deployment_method):
         "package from the folder beside the Snakefile. Leave it out; the installed one is used"
     )
 
-from cdm.commands.config_files import configure
+from cdm.commands.config_files import check_typed_once, configure
 from cdm.commands.hints import (
     advice,
     embedding_advice,
@@ -64,6 +64,7 @@ PLAN, SAMPLES = None, None
 STORAGE = workflow.storage_settings
 try:
     if workflow.is_main_process and not IS_MODULE:
+        check_typed_once(sys.argv[1:])
         check_profile(sys.argv[1:], BESIDE)
     check_notes()  # Snakemake makes their folder after it has read this
     check_storage(

@@ -1,12 +1,14 @@
 """Generate some samples of a finished archive again, and compare them with what it holds."""
 
-from dataclasses import dataclass, field
+import contextlib
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from cdm.archive import ContactMaps
+from cdm.commands.snakemake_line import started_in
 from cdm.datasets import Dataset, FileReader, Sample
 from cdm.datasets.base import evenly_spread
 from cdm.errors import ArchiveError, ConfigError
@@ -62,6 +64,9 @@ class Resampled:
 def resample(archive: Path, num_samples: int, log: Log) -> Resampled:
     """Generate samples again, spread evenly over the archive, and compare their model outputs.
 
+    Relative paths of the plan are relative to the folder that the run was started in. If the run
+    was moved, no folder tells that one; then it is the working folder.
+
     Args:
         archive: `contact_maps.zarr`, beside the plan it was made by.
         num_samples: at most this many.
@@ -73,7 +78,28 @@ def resample(archive: Path, num_samples: int, log: Log) -> Resampled:
     """
     if num_samples < 1:
         raise ConfigError(f"--resample is {num_samples}, expected a number of samples above 0")
-    maps, plan = ContactMaps(archive), read_plan(archive.parent)
+    archive = archive.absolute()
+    folder, plan = _in_place(archive.parent, read_plan(archive.parent), log)
+    with contextlib.chdir(folder):
+        return _resample(archive, plan, num_samples, log)
+
+
+def _in_place(run: Path, plan: Plan, log: Log) -> tuple[Path, Plan]:
+    """The folder that a plan's relative paths start at, and the plan with its run's present one."""
+    try:
+        return started_in(run, plan.config), plan
+    except ConfigError:
+        log(
+            f"{run}: was {plan.config.run_dir} when it was planned; relative paths of its inputs "
+            f"are looked for from {Path.cwd()}"
+        )
+        config = replace(plan.config, output_dir=str(run.parent), exp_name=run.name)
+        return Path.cwd(), replace(plan, config=config)
+
+
+def _resample(archive: Path, plan: Plan, num_samples: int, log: Log) -> Resampled:
+    """As `resample`, in the folder that the plan's relative paths start at."""
+    maps = ContactMaps(archive)
     if maps.attributes.get("plan") != plan.fingerprint:
         raise ArchiveError(
             f"{archive}: of plan {maps.attributes.get('plan')}, but {archive.parent}/plan is "

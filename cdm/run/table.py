@@ -48,11 +48,14 @@ def read_rows(file: BinaryIO, num_rows: int) -> list[Sample]:
     Raises:
         ValueError: the bytes are not rows of this table.
     """
-    rows = csv.reader(io.TextIOWrapper(file, "utf-8", newline=""), delimiter="\t")
+    text = io.TextIOWrapper(file, "utf-8", newline="")
     try:
+        rows = csv.reader(text, delimiter="\t")
         return [_sample(row) for row in islice(rows, num_rows)]
     except csv.Error as error:
         raise ValueError(str(error)) from None
+    finally:
+        text.detach()  # the file is the caller's to close
 
 
 def _sample(row: list[str]) -> Sample:

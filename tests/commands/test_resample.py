@@ -50,6 +50,23 @@ def test_samples_generated_again_are_the_same_to_the_last_bit(generated, capsys)
     assert verify_json(capsys, 0, "--resample", "99")["resampled"]["num_samples"] == 4
 
 
+def test_samples_are_generated_again_from_anywhere_and_of_a_run_that_was_moved(
+    generated, tmp_path, capsys, monkeypatch
+):
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    words = ["--json", "--resample", "1"]
+    assert main(["verify", f"../{RUN}", *words]) == 0
+    assert json.loads(capsys.readouterr().out)["resampled"]["num_equal"] == 2
+    (tmp_path / RUN).rename("moved")
+    assert main(["verify", "moved", *words]) == 2  # its data is not here
+    error = capsys.readouterr().err
+    assert f"looked for from {tmp_path}/other\n" in error and "00000.npz: cannot be read" in error
+    monkeypatch.chdir(tmp_path)
+    assert main(["verify", "other/moved", *words]) == 0
+    assert json.loads(capsys.readouterr().out)["resampled"]["num_equal"] == 2
+
+
 def test_a_map_that_differs_is_named(generated, capsys, monkeypatch):
     monkeypatch.setattr("cdm.archive.map_checks.TOLERANCE", {"float32": 1})
     spoil(by=1e-4)

@@ -30,6 +30,12 @@ def test_only_as_many_rows_are_read_as_asked_for():
     assert read_rows(table, 2) == [SAMPLE] * 2
 
 
+def test_the_file_stays_open_for_who_opened_it():
+    file = io.BytesIO(table_rows(0, [SAMPLE]))
+    read_rows(file, 1)
+    assert not file.closed
+
+
 def test_a_row_has_one_value_for_each_column():
     assert table_header().decode().split() == list(COLUMNS)
     assert len(row_of(SAMPLE)) == len(COLUMNS) - 1  # the chunk's number comes first

@@ -33,6 +33,12 @@ def test_a_mistyped_profile_does_not_start_the_run_on_this_machine(tmp_path):
     assert "Job stats" not in done.stdout and "Traceback" not in done.stdout
 
 
+def test_settings_of_which_only_the_last_would_count_do_not_start_a_run(tmp_path):
+    done = forked.snakemake(tmp_path, *TYPED, "--configfile", REPO / "config/fast.yaml")
+    assert done.returncode == 1 and "--configfile is there 2 times" in done.stdout
+    assert "Job stats" not in done.stdout and "Traceback" not in done.stdout
+
+
 def test_a_default_storage_provider_in_a_profile_is_refused(tmp_path):
     needs("storage_plugin_fs")
     (tmp_path / "cloud").mkdir()
