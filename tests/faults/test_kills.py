@@ -194,7 +194,7 @@ def test_random_kills_of_jobs_snakemake_and_the_group_end_in_the_same_archive(tm
     assert counts["archives"] >= 1 and sum(counts.values()) - counts["archives"] == 12
 
 
-FORKING = "import os; os.fork(); print('here', flush=True); os.read(0, 1)"
+FORKING = "import os; os.fork(); os.write(1, b'here\\n'); os.read(0, 1)"
 
 
 def test_a_child_that_a_job_has_just_begun_is_not_counted_as_a_job(tmp_path):
