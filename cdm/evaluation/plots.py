@@ -23,6 +23,8 @@ from cdm.evaluation.measure_table import TARGET
 from cdm.evaluation.study_rule import DIVERSITY, ENERGY
 from cdm.files import write_bytes
 
+# Not the reader's matplotlibrc: it may ask for LaTeX, for another format, or for other sizes.
+matplotlib.rcdefaults()
 matplotlib.rcParams["text.parse_math"] = False
 DPI = 110
 ENDS = ("value", "low", "high")  # of an interval

@@ -182,15 +182,16 @@ def _ended_by_signals(log: Log) -> Iterator[None]:
         sys.exit(128 + number)
 
     def watch() -> None:
-        while number := woken.recv(1):
-            if number[0] in SIGNALS:
-                log(
-                    f"{STOPPED} {signal.Signals(number[0]).name}: nothing half-written is kept, "
-                    "finished chunks are; run the same snakemake command again to go on"
-                )
-                announced.set()
-                time.sleep(GRACE_S)
-                os._exit(128 + number[0])
+        with woken:
+            while number := woken.recv(1):
+                if number[0] in SIGNALS:
+                    log(
+                        f"{STOPPED} {signal.Signals(number[0]).name}: nothing half-written is "
+                        "kept, finished chunks are; run the same snakemake command again to go on"
+                    )
+                    announced.set()
+                    time.sleep(GRACE_S)
+                    os._exit(128 + number[0])
 
     threading.Thread(target=watch, daemon=True).start()
     before = {each: signal.signal(each, leave) for each in SIGNALS}

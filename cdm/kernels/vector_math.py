@@ -13,10 +13,12 @@ from pathlib import Path
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import config, njit, types
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.core.errors import RequireLiteralValue
 from numba.extending import intrinsic
+
+from cdm.errors import ConfigError
 
 VERSION = zlib.crc32(Path(__file__).read_bytes())  # of this file, which kernels inline
 CHECKSUM_BYTES = hashlib.sha256().digest_size
@@ -155,7 +157,15 @@ def compile_kernel(function, contract=True):
 
     Args:
         contract: whether a product and a sum may become one operation, which rounds once.
+    Raises:
+        ConfigError: numba was told to compile nothing; the kernels cannot run uncompiled.
     """
+    if config.DISABLE_JIT:
+        raise ConfigError(
+            "NUMBA_DISABLE_JIT is set (a variable, or disable_jit in .numba_config.yaml in the "
+            "working folder), but kernels for CPUs have to be compiled. Take it out (unset "
+            "NUMBA_DISABLE_JIT), and run the same command again"
+        )
     fastmath = {"contract"} if contract else False
     kernel = njit(nogil=True, fastmath=fastmath, error_model="numpy")(function)
     # Without a folder that numba can write to (RuntimeError) the kernel is not kept.

@@ -5,6 +5,9 @@ a bad copy, or away with a disk. When the plan is made, names and sizes are comp
 records, and Snakemake runs again what lost a file. Nothing is removed for this. So if a disk is
 away for a moment only, its chunks count as finished once it is back.
 
+An archive that tells paths of this machine (`workflow.absolute_paths`) and should not, or the other
+way round, is merged again as well.
+
 The archive's metadata is also hashed. It names the plan that the archive was merged for, and the
 archive of another run may have files of the very same names and sizes.
 """
@@ -16,7 +19,7 @@ from pathlib import Path
 from cdm.archive.checks import lost_files, verify_file
 from cdm.archive.records import read_archive_record, read_record, store_path
 from cdm.errors import ArchiveError
-from cdm.files import list_names
+from cdm.files import list_names, read_json
 from cdm.run.plan import CHUNKS, Plan
 
 METADATA = "zarr.json"
@@ -40,7 +43,8 @@ def find_losses(plan: Plan, run: str | Path | None = None) -> dict[str, str]:
     record = run / Path(plan.archive_record).name
     losses = {}
     if record.exists():
-        lost = _lost_of_archive(record, run / Path(plan.archive).name)
+        archive = run / Path(plan.archive).name
+        lost = _lost_of_archive(record, archive) or _tells_otherwise(plan, run, archive)
         if not lost:
             return {}
         losses["merge"] = lost
@@ -58,6 +62,23 @@ def _lost_of_archive(record: Path, archive: Path) -> str | None:
     if verify_file(archive / METADATA, files[METADATA]):
         return f"{archive}/{METADATA}: is not the one that was merged here"
     return None
+
+
+def _tells_otherwise(plan: Plan, run: Path, archive: Path) -> str | None:
+    """Why the archive's attributes tell paths of this machine other than is asked for now.
+
+    Only a merge changes that. Where chunks were removed, a merge would sample them again; then the
+    archive stays as it is.
+    """
+    try:
+        workflow = read_json(archive / METADATA)["attributes"]["config"]["workflow"]
+        was, now = workflow["absolute_paths"], plan.config.workflow.absolute_paths
+    except (OSError, ValueError, KeyError, TypeError):  # of a version that does not tell
+        return None
+    needed = {Path(path).name for path in plan.chunk_records()}
+    if was == now or not needed <= list_names(run / CHUNKS):
+        return None
+    return f"{archive}: workflow.absolute_paths is {now}, and was {was} when it was merged"
 
 
 def _lost_chunks(plan: Plan, run: Path) -> Iterator[tuple[str, str]]:

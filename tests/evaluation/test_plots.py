@@ -1,12 +1,15 @@
 """Figures: texts of any kind, plain numbers at the axes, and what each panel of a study shows."""
 
+import runpy
 from types import SimpleNamespace
 
+import matplotlib
 import matplotlib.pyplot as plt
 import pytest
 from evaluations import study_summary
 
 from cdm.datasets import Sample
+from cdm.evaluation import plots
 from cdm.evaluation.plots import (
     apart,
     draw_found_target,
@@ -45,6 +48,16 @@ def test_titles_labels_and_legends_show_any_text(text, tmp_path):
     axes.legend()
     assert save(figure, tmp_path / "figure.png") == "figure.png"
     assert is_png(tmp_path / "figure.png")
+
+
+def test_a_matplotlibrc_of_the_reader_changes_no_figure():
+    theirs = {"text.usetex": True, "savefig.format": "pdf", "figure.figsize": (1, 1)}
+    with matplotlib.rc_context(theirs):
+        runpy.run_path(plots.__file__)
+        ours = {key: matplotlib.rcParams[key] for key in [*theirs, "text.parse_math"]}
+    assert ours == {key: matplotlib.rcParamsDefault[key] for key in theirs} | {
+        "text.parse_math": False
+    }
 
 
 def test_a_text_becomes_one_short_visible_line():

@@ -8,6 +8,7 @@ import pytest
 from numba import config
 from numba.core.errors import TypingError
 
+from cdm.errors import ConfigError
 from cdm.kernels import vector_math
 from cdm.kernels.vector_math import (
     compile_kernel,
@@ -233,3 +234,9 @@ def test_a_cache_that_cannot_be_written_costs_the_compilation_only(folder, monke
 def test_without_any_folder_for_a_cache_kernels_run(monkeypatch):
     monkeypatch.setattr(vector_math.FunctionCache._impl_class, "_locator_classes", [])
     assert run() == 0
+
+
+def test_numba_that_compiles_nothing_is_told_with_what_to_type(monkeypatch):
+    monkeypatch.setattr("numba.config.DISABLE_JIT", 1)
+    with pytest.raises(ConfigError, match=r"^NUMBA_DISABLE_JIT is set .*unset NUMBA_DISABLE_JIT"):
+        compile_kernel(lambda x: x)

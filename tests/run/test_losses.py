@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from helpers import merged_run, run_config
 from cdm.archive.records import store_path
 from cdm.commands.why import explain
 from cdm.run.losses import find_losses
+from cdm.run.merge import merge
 from cdm.run.planning import make_plan
 
 RUN = Path("outputs/run")
@@ -52,6 +54,17 @@ def test_a_damaged_shard_of_the_archive_has_the_merge_run_again(plan, damage):
     damage(Path(plan.archive, "points/c.1.0.0"))
     losses = find_losses(plan)
     assert list(losses) == ["merge"] and "contact_maps.zarr/points/c.1.0.0" in losses["merge"]
+
+
+def test_an_archive_that_names_folders_and_should_not_is_merged_again(plan):
+    workflow = replace(plan.config.workflow, absolute_paths=True)
+    asked = replace(plan, config=replace(plan.config, workflow=workflow))
+    lost = find_losses(asked)["merge"]
+    assert lost.endswith("workflow.absolute_paths is True, and was False when it was merged")
+    merge(asked, lambda line: None)
+    assert find_losses(asked) == {} and list(find_losses(plan)) == ["merge"]
+    Path(plan.chunk_record(plan.chunks[1])).unlink()  # a merge would sample it again
+    assert find_losses(plan) == {}
 
 
 def test_the_archive_of_another_run_has_the_merge_run_again(plan):
