@@ -26,7 +26,7 @@ from cdm.datasets.statistics import (
     save_statistics,
 )
 from cdm.errors import CDMError, CheckpointError, ConfigError, DataError
-from cdm.files import replacing, sole_writer, write_bytes
+from cdm.files import sole_writer, write_bytes
 from cdm.jobs.device import choose_device, device_name
 from cdm.jobs.every import Every
 from cdm.jobs.log import Log, signals_wait
@@ -55,7 +55,7 @@ from cdm.training.record import (
     record_settings,
     write_finished,
 )
-from cdm.training.trainer import Trainer
+from cdm.training.trainer import Trainer, save_tensors
 
 LOG_EVERY_S = 10.0
 SAVE_EVERY_S = 120.0  # SIGKILL or a power cut loses at most so much
@@ -324,8 +324,7 @@ def _save(trainer: Trainer, config: Config, log: Log) -> Path:
     """Write the state to go on from, the model, and the loss curve, each whole or not at all."""
     _save_state(trainer, config)
     path = _model_path(config, trainer.step)
-    with replacing(path) as temporary:
-        torch.save(trainer.state_dict(), temporary)
+    save_tensors(trainer.state_dict(), path)
     _write_curve(trainer.curve, Path(config.run_dir, "training"))
     log(f"step {trainer.step}: {path} written")
     return path

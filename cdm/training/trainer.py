@@ -188,8 +188,7 @@ class Trainer:
             "average": self.average,
             "settings": self._settings(),
         }
-        with replacing(path) as temporary:
-            torch.save(state, temporary)
+        save_tensors(state, path)
 
     def resume(self, path: Path) -> bool:
         """Go on from what `save` wrote; False if there is nothing.
@@ -236,6 +235,21 @@ class Trainer:
         kept = sampling_settings(self.config) | training_settings(self.config)
         told = {"architecture": asdict(self.architecture)} | kept
         return told if self.items is None else told | {"items of phase train": self.items}
+
+
+def save_tensors(state: dict[str, Any], path: Path) -> None:
+    """`torch.save`, whole or not at all.
+
+    Raises:
+        ArchiveError: the disk is full or not writable (`replacing`).
+    """
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:
+            # Its zip file could not be closed, because the system had refused to write before.
+            refused = error.__context__
+            raise refused if isinstance(refused, OSError) else error from None
 
 
 def noising_coefficients(diffusion: GaussianDiffusion, device: str) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import resource
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from small_models import make_inputs, small_model
 from trainings import SEEN, TINY, tiny
 
 from cdm.demo.scenes import DemoDataset
-from cdm.errors import CheckpointError
+from cdm.errors import ArchiveError, CheckpointError
 from cdm.files import hash_file
 from cdm.model.backbones.base import map_tensors
 from cdm.model.cdm import CDM
@@ -28,6 +29,7 @@ from cdm.training.trainer import (
     draw_timesteps,
     learning_rate,
     noising_coefficients,
+    save_tensors,
 )
 
 
@@ -292,3 +294,15 @@ def test_a_damaged_state_is_told(tmp_path, damage):
         torch.save(state | {"model": {"x": torch.zeros(2)}}, path)
     with pytest.raises(CheckpointError, match=r"training\.pt: (cannot be read|does not fit)"):
         trainer.resume(path)
+
+
+def test_a_disk_that_refuses_is_told_and_keeps_what_was_there(tmp_path):
+    path, before = tmp_path / "training.pt", resource.getrlimit(resource.RLIMIT_FSIZE)
+    save_tensors({"x": torch.zeros(2)}, path)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, before[1]))
+    try:
+        with pytest.raises(ArchiveError, match=r"^cannot write .*training\.pt: File too large"):
+            save_tensors({"x": torch.zeros(9999)}, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == [path] and len(torch.load(path)["x"]) == 2
