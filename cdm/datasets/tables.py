@@ -14,7 +14,9 @@ from cdm.files import Place, RemotePath, list_names, safe_name, utf8_text
 COLUMNS = ("scene_id", "scene_trans_x", "scene_trans_y", "scene_trans_z", "utterance")
 FARTHEST_M = 1e7  # the largest offset; even map projections of the earth stay below
 LONGEST = 300  # characters of a row that a message shows
-ROW_NUMBERS = ("", "Unnamed: 0")  # what pandas calls the column of its row numbers
+# What pandas calls the column of its row numbers. Each time a table is read and written again, one
+# more such column comes before those that it has.
+ROW_NUMBERS = re.compile(r"|Unnamed: 0(\.[0-9]+)?")
 # Captions that pandas reads as a missing value, so that afford-motion sees none.
 PANDAS_MISSING = frozenset(
     "|#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|NA|NULL|NaN|None|n/a|nan"
@@ -47,7 +49,8 @@ class AnnoRow(NamedTuple):
 def read_index(data_dir: Place, relpath: str) -> str:
     """Text of an index file (split, table, captions).
 
-    A byte order mark is left out. Lines end with LF, CRLF or CR, and all become LF.
+    Lines end with LF, CRLF or CR, and all become LF. A byte order mark is left out, also at the
+    beginning of a later line, where files were joined: it would be part of a name or a caption.
 
     Raises:
         DataError: not there (`NoIndex`), not a plain file, or not UTF-8; says what was looked for.
@@ -63,7 +66,8 @@ def read_index(data_dir: Place, relpath: str) -> str:
         raise DataError(str(error).replace(REBUILD, "restore it")) from error
     except ValueError as error:
         raise DataError(f"{path}: {error}") from error
-    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+    text = text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+    return text.replace("\n\ufeff", "\n")
 
 
 def _missing(data_dir: Place, path: Place, relpath: str) -> str:
@@ -177,15 +181,20 @@ def _refuse_moved_rows(path: Place, header: list[str], rows: list[tuple[int, lis
 
     An item's files have the number of its row. So a caption in another row is that of another item.
     """
-    unnamed = next((i for i, name in enumerate(header) if name in ROW_NUMBERS), None)
-    if unnamed is None or not all(re.fullmatch("[0-9]{1,18}", row[unnamed]) for _, row in rows):
-        return
-    for number, (line, row) in enumerate(rows):
-        if int(row[unnamed]) != number:
+    unnamed = [i for i, name in enumerate(header) if ROW_NUMBERS.fullmatch(name)]
+    for column in unnamed:
+        if all(re.fullmatch("[0-9]{1,18}", row[column]) for _, row in rows):
+            _refuse_other_numbers(path, header[column], [(line, row[column]) for line, row in rows])
+
+
+def _refuse_other_numbers(path: Place, name: str, numbers: list[tuple[int, str]]) -> None:
+    """Refuse a column of row numbers, each with its line, that do not count from 0 on."""
+    for expected, (line, number) in enumerate(numbers):
+        if int(number) != expected:
             raise DataError(
-                f"{path}: row {number} (line {line}) has the number {row[unnamed]} in the column "
-                f"{header[unnamed]!r}, so rows were sorted or taken out since they were numbered. "
-                f"An item's files have the number of its row, from 0 on, so expected {number}. "
+                f"{path}: row {expected} (line {line}) has the number {number} in the column "
+                f"{name!r}, so rows were sorted or taken out since they were numbered. "
+                f"An item's files have the number of its row, from 0 on, so expected {expected}. "
                 "Restore the order of the rows, or take that column out if the files were numbered "
                 "anew"
             )

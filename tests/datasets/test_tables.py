@@ -5,7 +5,7 @@ import os
 import pytest
 from example_datasets import make, make_h3d
 
-from cdm.datasets.tables import read_index, read_row_numbers, read_table
+from cdm.datasets.tables import read_index, read_lines, read_row_numbers, read_table
 from cdm.errors import DataError
 
 
@@ -178,6 +178,19 @@ def test_rows_that_were_moved_after_they_were_numbered_are_refused(
     made = numbered(*numbers, name=name)
     with pytest.raises(DataError, match=rf"row {row} .*has the number {found} .*expected {row}\."):
         table(*made["rows"], header=made["header"])
+
+
+@pytest.mark.parametrize("name", ["Unnamed: 0", "Unnamed: 0.1"])
+def test_moved_rows_are_refused_though_pandas_numbered_them_once_more(table, name):
+    """After a sort, a table was read and written again: the new numbers count from 0."""
+    rows = [f"{row},{number},room,0,0,0,sit,,60" for row, number in enumerate((1, 0))]
+    with pytest.raises(DataError, match=rf"row 0 .*number 1 in the column '{name}'"):
+        table(*rows, header=f",{name},{HEADER}")
+
+
+def test_a_byte_order_mark_between_joined_files_is_no_part_of_a_line(tmp_path):
+    (tmp_path / "train.txt").write_bytes("\ufeffa\r\n\ufeffb\nc\ufeffd".encode())
+    assert read_lines(tmp_path, "train.txt") == ["a", "b", "c\ufeffd"]
 
 
 @pytest.mark.parametrize("numbers", [(0, 1, 2), ("a", "b"), ("", "")])
