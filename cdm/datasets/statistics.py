@@ -23,7 +23,8 @@ from cdm.files import Place, RemotePath, digest, list_names, place_of, write_byt
 
 NAME = re.compile(
     r"Mean_Std_(?P<kind>Cont|Dist)_.+?_(?P<data_repr>contact_(cont|all|one)_joints|contact_pelvis)"
-    r"(_(?P<sigma>[0-9.e-]+?))?(_fur)?\.npz"
+    r"(_(?P<sigma>([0-9]+\.?[0-9]*|\.[0-9]+)(e-?[0-9]+)?))?(_fur)?"
+    r"( ?\([0-9]+\))?\.npz"  # a browser's second download: `... (1).npz`
 )
 
 

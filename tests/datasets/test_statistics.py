@@ -212,6 +212,15 @@ def test_a_name_that_contradicts_the_configuration_is_told(name, options, said):
         assert f"data/{name}: its name says {text}" in line
 
 
+def test_a_second_download_is_told_too_and_a_name_of_another_form_ends_nothing():
+    stem = "Mean_Std_Cont_HUMANISE_contact_cont_joints"
+    config = dataset_config()
+    assert "sigma 0.5" in name_contradictions(f"{stem}_0.5 (1).npz", config)[0]
+    assert name_contradictions(f"{stem}_0.8(2).npz", config) == []
+    for other in ("0.5.1", ".", "e", "0.8-old"):
+        assert name_contradictions(f"{stem}_{other}.npz", config) == []
+
+
 def test_configured_file_comes_first_and_custom_needs_one(data_dir):
     dataset = make(data_dir)
     assert find_statistics(dataset) is None
