@@ -169,7 +169,7 @@ def translate(tree: Node, place: str, accepts_null: Callable[[str], bool]) -> Tr
     _read_transforms(tree, value_of, found)
 
     # Values that are not sampled here.
-    for key, wanted, why in _required(tree, found, scene_model):
+    for key, wanted, why in _required(found, scene_model):
         node, value = find(tree, key), value_of(key)
         if node is not None and value is not None and not _same(value, wanted):
             found.refused.append(Refusal(f"{place} line {node.line}: {key} is {value}: {why}"))
@@ -233,7 +233,7 @@ def _same(value: Any, wanted: str) -> bool:
         return str(value).lower() == wanted.lower()
 
 
-def _required(tree: Node, found: Translation, scene_model: bool) -> Iterator[tuple[str, str, str]]:
+def _required(found: Translation, scene_model: bool) -> Iterator[tuple[str, str, str]]:
     """(key, value it must have, what another one means) of the keys that are in use."""
     pairs = dict(REQUIRED)
     if scene_model:

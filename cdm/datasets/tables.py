@@ -17,6 +17,9 @@ LONGEST = 300  # characters of a row that a message shows
 # What pandas calls the column of its row numbers. Each time a table is read and written again, one
 # more such column comes before those that it has.
 ROW_NUMBERS = re.compile(r"|Unnamed: 0(\.[0-9]+)?")
+# What `reset_index` of pandas calls them. Such a column may be somebody's own, so it has to hold
+# each row's number once before it is taken for that.
+RESET_NUMBERS = ("index", "level_0")
 # Captions that pandas reads as a missing value, so that afford-motion sees none.
 PANDAS_MISSING = frozenset(
     "|#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|NA|NULL|NaN|None|n/a|nan"
@@ -181,16 +184,20 @@ def _refuse_moved_rows(path: Place, header: list[str], rows: list[tuple[int, lis
 
     An item's files have the number of its row. So a caption in another row is that of another item.
     """
-    unnamed = [i for i, name in enumerate(header) if ROW_NUMBERS.fullmatch(name)]
-    for column in unnamed:
-        if all(re.fullmatch("[0-9]{1,18}", row[column]) for _, row in rows):
-            _refuse_other_numbers(path, header[column], [(line, row[column]) for line, row in rows])
+    for column, name in enumerate(header):
+        if not (ROW_NUMBERS.fullmatch(name) or name in RESET_NUMBERS):
+            continue
+        if not all(re.fullmatch("[0-9]{1,18}", row[column]) for _, row in rows):
+            continue
+        numbers = [int(row[column]) for _, row in rows]
+        if ROW_NUMBERS.fullmatch(name) or sorted(numbers) == list(range(len(rows))):
+            _refuse_other_numbers(path, name, [line for line, _ in rows], numbers)
 
 
-def _refuse_other_numbers(path: Place, name: str, numbers: list[tuple[int, str]]) -> None:
-    """Refuse a column of row numbers, each with its line, that do not count from 0 on."""
-    for expected, (line, number) in enumerate(numbers):
-        if int(number) != expected:
+def _refuse_other_numbers(path: Place, name: str, lines: list[int], numbers: list[int]) -> None:
+    """Refuse a column of row numbers that do not count from 0 on; `lines` say where each is."""
+    for expected, (line, number) in enumerate(zip(lines, numbers, strict=True)):
+        if number != expected:
             raise DataError(
                 f"{path}: row {expected} (line {line}) has the number {number} in the column "
                 f"{name!r}, so rows were sorted or taken out since they were numbered. "

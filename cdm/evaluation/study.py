@@ -139,11 +139,6 @@ def rounds(config: Config, available: int) -> list[range]:
     return [range(start, stop) for start, stop in zip([0, *stops], stops, strict=False)]
 
 
-def most_evaluations(config: Config, available: int) -> int:
-    """Evaluations of the model for single maps that a study needs at most: no setting dropped."""
-    return evaluations(config, study_settings(config), rounds(config, available)[-1].stop)
-
-
 def evaluations(config: Config, settings: Iterable[Setting], samples: int) -> int:
     """Evaluations of the model for single maps: all draws of settings, of so many samples."""
     each = sum(s.steps * num_draws(config, s) for s in settings)

@@ -188,6 +188,20 @@ def test_moved_rows_are_refused_though_pandas_numbered_them_once_more(table, nam
         table(*rows, header=f",{name},{HEADER}")
 
 
+@pytest.mark.parametrize("name", ["index", "level_0"])
+def test_rows_that_reset_index_numbered_are_refused_once_they_were_moved(table, name):
+    made = numbered(2, 0, 1, name=name)
+    with pytest.raises(DataError, match=rf"row 0 .*number 2 in the column '{name}'"):
+        table(*made["rows"], header=made["header"])
+
+
+@pytest.mark.parametrize("numbers", [(0, 1, 2), (7, 3, 5), (1, 1, 0), ("a", "b", "c")])
+def test_a_column_named_index_may_hold_anything_else(table, numbers):
+    made = numbered(*numbers, name="index")
+    rows = table(*made["rows"], header=made["header"])
+    assert [row.utterance for row in rows] == [f"sit {row}" for row in range(3)]
+
+
 def test_a_byte_order_mark_between_joined_files_is_no_part_of_a_line(tmp_path):
     (tmp_path / "train.txt").write_bytes("\ufeffa\r\n\ufeffb\nc\ufeffd".encode())
     assert read_lines(tmp_path, "train.txt") == ["a", "b", "c\ufeffd"]

@@ -11,8 +11,8 @@ from cdm.config import load_config
 from cdm.errors import ArchiveError, ConfigError
 from cdm.evaluation.study import (
     Setting,
+    evaluations,
     join_rounds,
-    most_evaluations,
     noise_numbers,
     num_draws,
     read_result,
@@ -107,7 +107,8 @@ def test_a_study_of_a_full_size_pointmamba_takes_half_an_hour_of_a_gpu_at_most()
     four threads are far below the time of the GPU.
     """
     assert DEFAULTS.diffusion.steps == 500
-    seconds = 0.77e-3 * most_evaluations(DEFAULTS, available=10**6)
+    most_items = rounds(DEFAULTS, available=10**6)[-1].stop
+    seconds = 0.77e-3 * evaluations(DEFAULTS, study_settings(DEFAULTS), most_items)
     maps = sum(num_draws(DEFAULTS, s) for s in study_settings(DEFAULTS)) * 64 * 16
     assert maps * 8e-3 / 4 < seconds / 10
     overhead = 60  # loading, and starting the sampler of each setting in each round

@@ -17,6 +17,7 @@ from helpers import (
     write_contacts,
     write_dataset,
 )
+from runs import assert_same
 
 from cdm.archive import ContactMaps
 from cdm.archive.records import read_record
@@ -65,12 +66,6 @@ def run(config, log=lambda line: None):
 
 def arrays(maps):
     return {name: maps.group[name][:] for name in sorted(maps.group.array_keys())}
-
-
-def assert_same(a, b):
-    assert sorted(a) == sorted(b)
-    for name, values in a.items():
-        np.testing.assert_array_equal(values, b[name], err_msg=name)
 
 
 @pytest.fixture(scope="session")

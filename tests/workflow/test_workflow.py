@@ -23,6 +23,7 @@ from helpers import (
     write_split,
 )
 from in_process import make_chunks
+from runs import assert_same
 from waiting import wait_until
 
 from cdm.archive import ContactMaps
@@ -76,12 +77,6 @@ def configure(folder, **changes):
 def arrays(folder, name="run"):
     group = ContactMaps(folder / f"outputs/{name}/contact_maps.zarr").group
     return {key: group[key][:] for key in sorted(group.array_keys())}
-
-
-def assert_same(a, b):
-    assert sorted(a) == sorted(b)
-    for name, values in a.items():
-        np.testing.assert_array_equal(values, b[name], err_msg=name)
 
 
 @pytest.fixture(scope="session")
