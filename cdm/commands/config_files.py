@@ -55,9 +55,13 @@ class Configured(NamedTuple):
     refused: Sequence[str] = ()
 
 
-# What Snakemake calls each option whose values are settings.
-SETTINGS = {"--configfile": "--configfile", "--configfiles": "--configfile"}
-SETTINGS |= {"--config": "--config", "-C": "--config"}
+# Every name of the two options whose values are settings -> its usual one.
+SETTINGS = {
+    "--configfile": "--configfile",
+    "--configfiles": "--configfile",
+    "--config": "--config",
+    "-C": "--config",
+}
 
 
 def check_typed_once(words: Sequence[str]) -> None:
@@ -71,7 +75,7 @@ def check_typed_once(words: Sequence[str]) -> None:
     Raises:
         ConfigError: with the one option that has all values.
     """
-    typed: dict[str, list[list[str]]] = {"--configfile": [], "--config": []}
+    typed: dict[str, list[list[str]]] = {option: [] for option in SETTINGS.values()}
     values: list[str] = []
     for word in words:
         if not word.startswith("-"):

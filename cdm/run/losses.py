@@ -5,8 +5,8 @@ a bad copy, or away with a disk. When the plan is made, names and sizes are comp
 records, and Snakemake runs again what lost a file. Nothing is removed for this. So if a disk is
 away for a moment only, its chunks count as finished once it is back.
 
-An archive that tells paths of this machine (`workflow.absolute_paths`) and should not, or the other
-way round, is merged again as well.
+An archive is also merged again after an edit of `workflow.absolute_paths`, which says whether its
+attributes tell paths of this machine.
 
 The archive's metadata is also hashed. It names the plan that the archive was merged for, and the
 archive of another run may have files of the very same names and sizes.
@@ -36,15 +36,15 @@ def find_losses(plan: Plan, run: str | Path | None = None) -> dict[str, str]:
         plan: names the chunks and the archive.
         run: the run's folder; by default that of the plan.
     Returns:
-        name of the chunk, or "merge" for the archive -> the first file that is lost. In the order
-        of the archive.
+        name of the chunk, or "merge" for the archive -> the first file that is lost, or the edit.
+        In the order of the archive.
     """
     run = Path(run or plan.config.run_dir)
     record = run / Path(plan.archive_record).name
     losses = {}
     if record.exists():
         archive = run / Path(plan.archive).name
-        lost = _lost_of_archive(record, archive) or _tells_otherwise(plan, run, archive)
+        lost = _lost_of_archive(record, archive) or _paths_edited(plan, run, archive)
         if not lost:
             return {}
         losses["merge"] = lost
@@ -64,19 +64,21 @@ def _lost_of_archive(record: Path, archive: Path) -> str | None:
     return None
 
 
-def _tells_otherwise(plan: Plan, run: Path, archive: Path) -> str | None:
-    """Why the archive's attributes tell paths of this machine other than is asked for now.
+def _paths_edited(plan: Plan, run: Path, archive: Path) -> str | None:
+    """Whether `workflow.absolute_paths` was edited since the merge, in words; None if it was not.
 
-    Only a merge changes that. Where chunks were removed, a merge would sample them again; then the
-    archive stays as it is.
+    Only a merge changes the archive's attributes. Where chunks were removed, it would sample them
+    again; then the archive stays as it is.
     """
     try:
         workflow = read_json(archive / METADATA)["attributes"]["config"]["workflow"]
         was, now = workflow["absolute_paths"], plan.config.workflow.absolute_paths
     except (OSError, ValueError, KeyError, TypeError):  # of a version that does not tell
         return None
+    if was == now:
+        return None
     needed = {Path(path).name for path in plan.chunk_records()}
-    if was == now or not needed <= list_names(run / CHUNKS):
+    if not needed <= list_names(run / CHUNKS):
         return None
     return f"{archive}: workflow.absolute_paths is {now}, and was {was} when it was merged"
 

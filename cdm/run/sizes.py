@@ -33,7 +33,7 @@ POINTS = 8192  # of the maps of this table
 DEFAULT_WORK = {"PointMamba": 256 * 8, "HybridMamba": 256 * 4}  # trans_dim * depth of this table
 ITEM_MS = 3.3  # an item takes at least this: a job reads 300 a second, whatever its threads
 
-CHUNK_S = 60.0  # of sampling on an H200: what passes between two chunks is 3 % of it
+CHUNK_S = 60.0  # of sampling on an H200: what passes between two chunks is 2 % of it
 SHORT_CHUNK_S = 10.0  # a job's start, which no smaller chunk hides: better fewer than MIN_CHUNKS
 MIN_CHUNKS = 8  # so that four devices share the work evenly
 ALIKE = 4  # numbers of chunks are multiples of this, for the same reason
