@@ -62,10 +62,12 @@ def choose_device(
             f"gpu is {gpu}, but this process may use {len(devices)} CUDA device(s){obstacle}; "
             "expected a number below that, auto, or null for the CPU (--config gpu=null)"
         )
+    candidates = devices if gpu == "auto" else [devices[gpu]]
+    if len(candidates) == 1:  # the driver takes a fifth of a second to start, which can be now
+        _see_only(candidates[0])
     wait()
-    name = lease(devices if gpu == "auto" else [devices[gpu]], log)
-    os.environ[VISIBLE] = name
-    _check_that_torch_sees(name)
+    name = lease(candidates, log)
+    _see_only(name)
     log(f"computing on {name}")
     return "cuda:0"
 
@@ -156,8 +158,17 @@ def _usable_devices() -> tuple[list[str], str]:
     return devices, ""
 
 
+def _see_only(name: str) -> None:
+    """Make this the only device of the process, and start CUDA's driver.
+
+    Nothing is allocated on the GPU: that begins with the first tensor there.
+    """
+    os.environ[VISIBLE] = name
+    _check_that_torch_sees(name)
+
+
 def _check_that_torch_sees(name: str) -> None:
-    """Start CUDA and make sure that its first device is the one that is held."""
+    """Start CUDA and make sure that its first device is this one."""
     import torch
 
     try:
@@ -172,8 +183,8 @@ def _check_that_torch_sees(name: str) -> None:
     # torch gives the UUID of a whole GPU, without its prefix, even for a MIG device.
     if name.startswith("GPU-") and name != f"GPU-{found}":
         raise ConfigError(
-            f"this process has leased GPU {name} but computes on GPU-{found}: CUDA was started "
-            f"before the lease. Start a new process, or set {VISIBLE}={name} before it starts"
+            f"this process is to compute on GPU {name}, but CUDA was started before on "
+            f"GPU-{found}. Start a new process, or set {VISIBLE}={name} before it starts"
         )
 
 

@@ -188,14 +188,15 @@ def _sample_all(
             maps.store(row, k, item, x_0)
 
     with torch.inference_mode(), ThreadPoolExecutor(1) as writer:
-        # zarr takes half a second to import, and is needed when all maps are there.
-        writer.submit(importlib.import_module, "cdm.archive.store")
         work = prefetch(map(collate, batches(entries, maps.config.sampling.batch_size)))
         # The first batch compiles and captures. Its time is measured apart from the others'.
         with clock("warm_up"):
             first = next(work, None)
             if first is not None:
                 sampler.warm_up(first[1])
+        # zarr takes half a second of Python, which would have held up the warm-up. It is needed
+        # when all maps are there.
+        writer.submit(importlib.import_module, "cdm.archive.store")
         # While a batch is stored, the next one is sampled.
         with clock("sample"):
             pending = []

@@ -214,6 +214,26 @@ def test_a_chosen_gpu_is_the_only_one_that_the_process_sees(names, monkeypatch):
     assert os.environ["CUDA_VISIBLE_DEVICES"] == names[0]
 
 
+@pytest.mark.parametrize("num_gpus", [1, 2])
+def test_the_driver_starts_before_the_turn_where_only_one_gpu_can_be_had(
+    num_gpus, names, monkeypatch
+):
+    gpus = names[:num_gpus]
+    monkeypatch.setattr(device, "_list_gpus", lambda: iter([(name, [name]) for name in gpus]))
+    monkeypatch.setattr("torch.version.cuda", "13.0")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(num_gpus))))
+    happened = []
+
+    def started(name):
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == name
+        happened.append(name)
+
+    monkeypatch.setattr(device, "_check_that_torch_sees", started)
+    assert choose_device("auto", print, lambda: happened.append("turn")) == "cuda:0"
+    before = [gpus[0]] if num_gpus == 1 else []
+    assert happened == [*before, "turn", gpus[0]]
+
+
 def test_no_gpu_means_the_cpu(gpus):
     assert choose_device(None, print) == "cpu"
 
