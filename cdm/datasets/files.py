@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import os
 import re
 import threading
 import zipfile
@@ -149,9 +148,7 @@ def read_regular(path: str | Place) -> tuple[bytes, FileState | RemoteState]:
         Unreachable: it lies on a server that does not answer.
     """
     try:
-        if not isinstance(path, RemotePath) and (size := os.stat(path).st_size) > LARGEST:
-            raise BadItem(f"{path}: has {size} bytes, expected at most {LARGEST}; {REBUILD}")
-        data, state = read_with_state(path)
+        data, state = read_with_state(path, LARGEST)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or error
         raise BadItem(f"{path}: cannot be read ({reason}); {REBUILD}") from error

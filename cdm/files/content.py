@@ -5,6 +5,7 @@ import errno
 import hashlib
 import os
 import stat
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -108,8 +109,8 @@ def checksum(path: str | Path) -> list:
         OSError: not there, unreadable, or no file.
     """
     digest, size = hashlib.sha256(), 0
-    with _opened(path) as descriptor:
-        buffer = bytearray(min(HASH_BLOCK, max(1, os.fstat(descriptor).st_size)))
+    with _opened(path) as (descriptor, expected):
+        buffer = bytearray(min(HASH_BLOCK, max(1, expected)))
         block = memoryview(buffer)
         while length := os.readv(descriptor, [buffer]):
             digest.update(block[:length])
@@ -126,31 +127,42 @@ def read_bytes(path: str | Path) -> bytes:
     return read_with_state(path)[0]
 
 
-def read_with_state(path: str | Place) -> tuple[bytes, FileState | RemoteState]:
+def read_with_state(
+    path: str | Place, most: int = sys.maxsize
+) -> tuple[bytes, FileState | RemoteState]:
     """All bytes of a file, and its state after they were read.
 
+    Args:
+        most: bytes that a file on disk may have.
     Raises:
-        OSError: not there, unreadable, or no file.
+        OSError: not there, unreadable, no file, or (EFBIG) of more bytes than that.
     """
     if isinstance(path, RemotePath):
         return path.read()
-    with _opened(path) as descriptor:
-        # One read has all of a file that stays as it is, and one finds its end.
-        blocks = [os.read(descriptor, os.fstat(descriptor).st_size + 1)]
-        while blocks[-1]:
+    with _opened(path) as (descriptor, size):
+        if size > most:
+            problem = f"has {size} bytes, expected at most {most}"
+            raise OSError(errno.EFBIG, problem, str(path))
+        # One read has all of a file that stays as it is; of others, more is read until none comes.
+        blocks = [os.read(descriptor, size + 1)]
+        state = FileState.of(os.fstat(descriptor))
+        while blocks[-1] and len(blocks[0]) != state.size:
             blocks.append(os.read(descriptor, HASH_BLOCK))
-        data = b"".join(blocks) if len(blocks) > 2 else blocks[0]
-        return data, FileState.of(os.fstat(descriptor))
+        return b"".join(blocks), state
 
 
 @contextlib.contextmanager
-def _opened(path: str | Path) -> Iterator[int]:
-    """A descriptor to read from; a pipe or a device in place of a file does not make us wait."""
+def _opened(path: str | Path) -> Iterator[tuple[int, int]]:
+    """A descriptor to read from, and the file's size.
+
+    A pipe or a device in place of a file does not make us wait.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
             raise OSError(errno.EINVAL, "not a file", str(path))
-        yield descriptor
+        yield descriptor, found.st_size
     finally:
         os.close(descriptor)
 
