@@ -11,7 +11,7 @@ from cdm.datasets.reference_draws import H3D_HORIZON, REFERENCE, Clip, Entry, dr
 from cdm.datasets.tables import NUMBER, NoIndex, read_lines
 from cdm.datasets.values import check_distances, check_points
 from cdm.errors import BadItem, DataError, listed
-from cdm.files import RemotePath
+from cdm.files import RemotePath, map_files
 
 FPS = 20
 VECTOR_DIM = 263  # columns of HumanML3D's motion vectors
@@ -87,14 +87,14 @@ class ContactHumanML3DDataset(Dataset):
         clips: list[Clip] = []
         unusable: dict[str, str] = {}
         self.dropped = {}
-        self._read_captions_ahead(facts, max_horizon)
+        lines = self._caption_files(facts, max_horizon)
         for name, found in facts.items():
             try:
                 reason = self._reason(found, max_horizon)
                 if reason:
                     self.dropped[f"H3D/{name}"] = reason
                 elif isinstance(found, MotionFacts):
-                    clips += self._clips(name, found.num_frames, max_horizon)
+                    clips += self._clips(name, found.num_frames, max_horizon, lines[name])
             except BadItem as error:
                 known = str(error).startswith(NOT_THERE)
                 unusable[f"H3D/{name}"] = str(error) if known else f"damaged: {error}"
@@ -204,18 +204,6 @@ class ContactHumanML3DDataset(Dataset):
         length_reason = self._length_reason(facts.num_frames, max_horizon)
         return length_reason or ("NaN in the motion" * facts.has_nan)
 
-    def _read_captions_ahead(
-        self, facts: "dict[str, MotionFacts | BadItem]", max_horizon: int
-    ) -> None:
-        """Many caption files are asked for at once, if they lie on a server."""
-        if isinstance(self.data_dir, RemotePath):
-            usable = (
-                name
-                for name, found in facts.items()
-                if isinstance(found, MotionFacts) and not self._reason(found, max_horizon)
-            )
-            self.data_dir.folder.read_ahead(map(_text_file, usable))
-
     def _length_reason(self, num_frames: int, max_horizon: int) -> str:
         if num_frames < self.config.min_horizon:
             return f"shorter than min_horizon ({self.config.min_horizon}): {num_frames} frames"
@@ -223,10 +211,14 @@ class ContactHumanML3DDataset(Dataset):
             return f"max_horizon ({max_horizon}) or longer: {num_frames} frames"
         return ""
 
-    def _clips(self, name: str, num_frames: int, max_horizon: int) -> "list[Clip]":
+    def _clips(
+        self, name: str, num_frames: int, max_horizon: int, lines: list[str] | BadItem
+    ) -> "list[Clip]":
         """The parts of a clip that captions are about, then the clip itself."""
+        if isinstance(lines, BadItem):
+            raise lines
         parts, whole = [], []
-        for number, text, begin, end in self._captions(name):
+        for number, text, begin, end in self._captions(name, lines):
             if begin == end == 0:
                 whole.append((number, text))
                 continue
@@ -238,16 +230,30 @@ class ContactHumanML3DDataset(Dataset):
                 parts.append(Clip(length, name, [(number, text)], is_part=True))
         return [*parts, Clip(num_frames, name, whole)] if whole else parts
 
-    def _captions(self, name: str) -> list[tuple[int, str, float, float]]:
+    def _caption_files(
+        self, facts: "dict[str, MotionFacts | BadItem]", max_horizon: int
+    ) -> dict[str, list[str] | BadItem]:
+        """The lines of each caption file whose clip is not left out, or what is wrong with it."""
+        names = [
+            name
+            for name, found in facts.items()
+            if isinstance(found, MotionFacts) and not self._reason(found, max_horizon)
+        ]
+        on_server = isinstance(self.data_dir, RemotePath)
+        return dict(zip(names, map_files(self._read_lines, names, on_server), strict=True))
+
+    def _read_lines(self, name: str) -> list[str] | BadItem:
+        try:
+            return read_lines(self.data_dir, _text_file(name))
+        except NoIndex:
+            return BadItem(f"no caption file: {self.data_dir}/{_text_file(name)}")
+        except DataError as error:
+            return BadItem(str(error))
+
+    def _captions(self, name: str, lines: list[str]) -> list[tuple[int, str, float, float]]:
         """(line number from 0, caption, from, to) of a clip's caption file; times in seconds."""
         path = f"{self.data_dir}/{_text_file(name)}"
         captions: list[tuple[int, str, float, float]] = []
-        try:
-            lines = read_lines(self.data_dir, _text_file(name))
-        except NoIndex as error:
-            raise BadItem(f"no caption file: {path}") from error
-        except DataError as error:
-            raise BadItem(str(error)) from error
         for number, line in enumerate(lines):
             if not line.strip():
                 if self.config.captions == REFERENCE and (line or number < len(lines) - 1):

@@ -7,9 +7,7 @@ import threading
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import chain
 from typing import IO
 
 import numpy as np
@@ -22,6 +20,7 @@ from cdm.files import (
     Place,
     RemotePath,
     RemoteState,
+    map_files,
     odd_kind,
     place_of,
     read_with_state,
@@ -134,10 +133,7 @@ def find_states(data_dir: Place, names: list[str]) -> Mapping[str, FileState | R
         except (OSError, ValueError):  # ValueError: a NUL in the name
             return None
 
-    parts = [names[start : start + 256] for start in range(0, len(names), 256)]
-    with ThreadPoolExecutor(16) as pool:  # network file systems answer many requests at once
-        found = pool.map(lambda part: list(map(stat, part)), parts)
-        return dict(zip(names, chain.from_iterable(found), strict=True))
+    return dict(zip(names, map_files(stat, names), strict=True))
 
 
 def read_regular(path: str | Place) -> tuple[bytes, FileState | RemoteState]:

@@ -5,10 +5,8 @@ the first plan of a run reads all motions whole.
 """
 
 import contextlib
-import time
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,10 +14,7 @@ import numpy as np
 
 from cdm.datasets.files import decode_npy, quick_path, read_regular
 from cdm.errors import BadItem
-from cdm.files import FileState, Place, RemotePath, RemoteState, seal, state_of, unseal
-
-TRIAL = 64  # motions that are read before it is decided whether threads read the others
-PART = 32  # motions that a thread reads at a time, so that handing over costs little
+from cdm.files import FileState, Place, RemotePath, RemoteState, map_files, seal, state_of, unseal
 
 
 class MotionFacts(NamedTuple):
@@ -44,54 +39,43 @@ def motion_facts(
     known = _read_facts(facts_path)
     facts: dict[str, MotionFacts | BadItem] = {}
     stale: dict[str, str | Place] = {}
+
+    # What every motion's state says.
+    names = list(names)
     if isinstance(data_dir, RemotePath):
         data_dir.folder.states(map(motion_file, names))  # remembered: `state_of` asks no more
-    for name in names:
-        try:
-            path = quick_path(data_dir, motion_file(name))
-            state = state_of(path)
-        except BadItem as error:
-            facts[name] = error
-        except OSError as error:
-            facts[name] = BadItem(f"no motion file: {path} ({error.strerror})")
-        else:
-            entry = known.get(name)
-            if entry is not None and entry[:-2] == [*state] and state.tells_edits:
-                facts[name] = MotionFacts(*entry[-2:])
-            else:
-                stale[name] = path
-    if stale:
-        for name, (state_read, found) in zip(stale, _read_motions(stale.values()), strict=True):
+    for name, found in zip(names, map_files(partial(_look_at, data_dir), names), strict=True):
+        if isinstance(found, BadItem):
             facts[name] = found
-            if state_read is not None and isinstance(found, MotionFacts):
-                known[name] = [*state_read, *found]
+            continue
+        path, state = found
+        entry = known.get(name)
+        if entry is not None and entry[:-2] == [*state] and state.tells_edits:
+            facts[name] = MotionFacts(*entry[-2:])
+        else:
+            stale[name] = path
+
+    # Those that are new or changed are read.
+    motions = map_files(_read_motion, stale.values(), waits=isinstance(data_dir, RemotePath))
+    for name, (state_read, read) in zip(stale, motions, strict=True):
+        facts[name] = read
+        if state_read is not None and isinstance(read, MotionFacts):
+            known[name] = [*state_read, *read]
     return {name: facts[name] for name in names}, known
 
 
+def _look_at(data_dir: Place, name: str) -> tuple[str | Place, FileState | RemoteState] | BadItem:
+    """Where a clip's motion lies, and the file's state; or what is wrong with it."""
+    try:
+        path = quick_path(data_dir, motion_file(name))
+        return path, state_of(path)
+    except BadItem as error:
+        return error
+    except OSError as error:
+        return BadItem(f"no motion file: {path} ({error.strerror})")
+
+
 Read = tuple[FileState | RemoteState | None, MotionFacts | BadItem]
-
-
-def _read_motions(places: Iterable[str | Place]) -> Iterator[Read]:
-    """`_read_motion` of each, by threads where they help.
-
-    They help where a disk or a server lets a reader wait. Where files come from memory, Python is
-    what takes the time, and sixteen threads that share it are half as fast as one.
-    """
-    paths = list(places)
-    remote = bool(paths) and isinstance(paths[0], RemotePath)
-    if not remote:
-        began, cpu_began = time.perf_counter(), time.thread_time()
-        first = [_read_motion(path) for path in paths[:TRIAL]]
-        waited = time.perf_counter() - began > 2 * (time.thread_time() - cpu_began)
-        yield from first
-        del paths[:TRIAL]
-        if not waited:
-            yield from map(_read_motion, paths)
-            return
-    size = 1 if remote else PART
-    parts = [paths[start : start + size] for start in range(0, len(paths), size)]
-    with ThreadPoolExecutor(16) as pool:
-        yield from chain.from_iterable(pool.map(lambda part: list(map(_read_motion, part)), parts))
 
 
 def _read_motion(path: str | Place) -> Read:

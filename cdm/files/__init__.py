@@ -17,6 +17,7 @@ from cdm.files.content import (
 )
 from cdm.files.kinds import HEAD, kind_of_weights, odd_kind, utf8_text
 from cdm.files.locks import is_locked, lock_path, try_lock, unlock
+from cdm.files.many import map_files
 from cdm.files.names import expand_path, safe_name
 from cdm.files.records import (
     digest,
@@ -70,6 +71,7 @@ __all__ = [
     "kind_of_weights",
     "list_names",
     "lock_path",
+    "map_files",
     "may_be",
     "odd_kind",
     "place_of",

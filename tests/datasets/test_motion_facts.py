@@ -1,7 +1,6 @@
 """Motions are read once for a run, and again only where one changed."""
 
 import os
-import threading
 import time
 from pathlib import Path
 
@@ -55,34 +54,44 @@ def test_facts_that_were_edited_are_read_again(data_dir, edit):
     assert module.seal_motions(dataset.motions) == whole
 
 
-@pytest.mark.parametrize("slow", [False, True])
-def test_threads_read_motions_where_the_disk_lets_a_reader_wait(tmp_path, monkeypatch, slow):
+def test_each_motion_has_facts_or_what_is_wrong_with_its_file(tmp_path):
     folder = tmp_path / "H3D/new_joint_vecs"
     folder.mkdir(parents=True)
-    frames = {f"{number:03}": 41 + number for number in range(module.TRIAL + 2 * module.PART + 1)}
+    frames = {f"{number:03}": 41 + number for number in range(20)}
     for name, length in frames.items():
         np.save(folder / f"{name}.npy", np.full((length, 2), np.nan if length == 50 else 0.0, "f4"))
-    (folder / "040.npy").write_bytes(b"damaged")
-    threads, read = set(), module._read_motion
-
-    def read_motion(path):
-        threads.add(threading.current_thread())
-        if slow:
-            time.sleep(2e-3)
-        return read(path)
-
-    monkeypatch.setattr(module, "_read_motion", read_motion)
-    if not slow:  # whatever else keeps the cores of this machine busy
-        monkeypatch.setattr(module.time, "perf_counter", time.thread_time)
+    (folder / "015.npy").write_bytes(b"damaged")
     facts, known = module.motion_facts(tmp_path, [*frames, "missing", "../outside"])
-    assert (threads != {threading.main_thread()}) == slow
     assert list(facts) == [*frames, "missing", "../outside"]
     for name, length in frames.items():
-        if name != "040":
-            assert facts[name] == (length, length == 50) and known[name][-2:] == [
-                length,
-                length == 50,
-            ]
-    assert str(facts["040"]).startswith(f"{folder}/040.npy: the array is damaged")
+        if name != "015":
+            expected = length, length == 50
+            assert facts[name] == expected and known[name][-2:] == [*expected]
+    assert str(facts["015"]).startswith(f"{folder}/015.npy: the array is damaged")
     assert str(facts["missing"]).startswith(f"no motion file: {folder}/missing.npy (No such file")
-    assert "outside" in str(facts["../outside"]) and set(known) == set(frames) - {"040"}
+    assert "outside" in str(facts["../outside"]) and set(known) == set(frames) - {"015"}
+
+
+def test_a_disk_that_lets_a_reader_wait_is_asked_for_many_files_at_once(data_dir, monkeypatch):
+    names, wait_s = [f"{number:04}" for number in range(400)], 5e-3
+    for name in names:
+        for source in ("new_joint_vecs/b.npy", "texts/b.txt"):
+            path = data_dir / "H3D" / source
+            os.link(path, path.with_stem(name))
+    (data_dir / "H3D/train.txt").write_text("\n".join(names))
+    expected = make_h3d(data_dir).samples()
+
+    def waiting(function):
+        def call(path, *args, **kwargs):
+            if str(path).startswith(str(data_dir)):
+                time.sleep(wait_s)
+            return function(path, *args, **kwargs)
+
+        return call
+
+    monkeypatch.setattr(os, "open", waiting(os.open))
+    monkeypatch.setattr(os, "stat", waiting(os.stat))
+    began = time.perf_counter()
+    assert make_h3d(data_dir).samples() == expected and len(expected) == len(names)
+    # A motion is looked at and read, and so are captions.
+    assert time.perf_counter() - began < 3 * len(names) * wait_s / 2
