@@ -2,8 +2,8 @@
 
 A job starts Python, imports torch, reads the plan, the weights and its first items before it needs
 a GPU. Snakemake therefore starts twice as many chunk jobs as may compute at a time (`share_out`).
-Each takes its turn (`wait_for_turn`) and then a GPU (`cdm.jobs.device`) before CUDA starts, and
-gives both back when its last map has left the GPU. The one after it goes on at once.
+Each takes its turn (`wait_for_turn`) and then a GPU (`cdm.jobs.device`) before it puts anything
+there, and gives both back when its last map has left the GPU. The one after it goes on at once.
 """
 
 import math
