@@ -32,12 +32,15 @@ WATCH_EVERY_S = 2.0
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
+    # Output that is closed, or that has no sign for a letter, ends nothing.
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # closed by whoever started this: `cdm status >&-`
             setattr(sys, name, open(os.devnull, "w"))
         elif isinstance(stream, io.TextIOWrapper):  # a locale may be plain ASCII
             stream.reconfigure(errors="backslashreplace")
+
+    # The command. Errors of these kinds are told in a line, others are faults of this program.
     try:
         parser = build_parser()
         args = parser.parse_args(arguments)

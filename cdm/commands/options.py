@@ -40,6 +40,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="print the completion of all commands for bash, zsh, tcsh or fish",
     )  # fmt: skip
     parser.set_defaults(command=None)
+
+    # Commands that look after a run.
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
     def add(*arguments, **options) -> argparse.ArgumentParser:
@@ -73,6 +75,8 @@ def build_parser() -> argparse.ArgumentParser:
         "Tell which chunks would run now, and why. With a RUN folder, under the settings of its "
         "last plan; give --configfile or --config to see what changed settings would do.",
     )
+
+    # Commands that begin one.
     _add_init(commands)
     _add_those_of_afford_motion(commands, add)
     return parser

@@ -264,6 +264,7 @@ def _archive_state(plan: Plan, run: Path, counts: Counts) -> str:
 
 def describe_status(status: Status, width: int = 80, encoding: str | None = None) -> str:
     """The status as text, `width` columns wide, for a stream of this encoding."""
+    # What the head says.
     counts, rate = status.counts, status.maps_per_second
     share = counts.share
     table = {
@@ -278,6 +279,8 @@ def describe_status(status: Status, width: int = 80, encoding: str | None = None
     speed = ", ".join(filter(None, [now, by_chunks and f"{by_chunks} (maps/s of one device)"]))
     busy = "-" if status.gpu_busy is None else f"{100 * status.gpu_busy:.0f} %"
     left = "-" if status.eta_seconds is None else f"about {duration(status.eta_seconds)}"
+
+    # The head.
     lines = [
         f"{status.run}: {status.num_samples} samples in {status.num_chunks} chunks",
         f"{draw_bar(share, max(10, min(width, 80) - 30), encoding)} "
@@ -292,6 +295,8 @@ def describe_status(status: Status, width: int = 80, encoding: str | None = None
         f"dropped    {len(status.dropped)} clip(s)",
         f"archive    {status.archive}",
     ]
+
+    # A section for each kind of chunk, sample and clip that there is.
     lines += _section("running", list(map(_job_text, counts.running)))
     lines += _section("next, getting ready or standing by", list(map(_job_text, counts.next)))
     cut_off = list(map(_job_text, counts.cut_off))

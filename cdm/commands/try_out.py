@@ -152,6 +152,7 @@ def _readable_first(plan: Plan, dataset: Dataset, samples: list[Sample]) -> list
 
 def _run_trials(folders: list[Path], *options: str) -> list[TrialTimes]:
     """What the trials in these folders measured, side by side."""
+    # All run at the same time; none is left behind.
     command = [sys.executable, "-m", "cdm.commands.trial"]
     environment = dict(os.environ)
     parts = [str(Path(__file__).parents[2]), environment.get("PYTHONPATH", "")]
@@ -168,6 +169,8 @@ def _run_trials(folders: list[Path], *options: str) -> list[TrialTimes]:
             stack.callback(_end, process)
         for process in processes:
             process.wait()
+
+    # What each wrote.
     results = []
     for folder, process in zip(folders, processes, strict=True):
         path = folder / "result.json"

@@ -44,6 +44,7 @@ def export_maps(plan: Plan, record: Path, log: Log) -> None:
             written there then.
         DataError: `export.to` has no index files of the split.
     """
+    # What is exported, and where.
     config, run = plan.config, Path(plan.config.run_dir)
     into = _data_folder(config)
     dataset = _dataset(plan, into)
@@ -52,6 +53,8 @@ def export_maps(plan: Plan, record: Path, log: Log) -> None:
     maps = ContactMaps(plan.archive)
     sets = dict.fromkeys(set for set, _, _ in maps.keys)
     split = config.dataset.phase
+
+    # The run's own folder is written first. Then `finish` fills the data folder and looks at it.
     with ExitStack() as stack:
         folders = {}
         if into is not None:

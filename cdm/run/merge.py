@@ -80,6 +80,8 @@ def merge(plan: Plan, log: Callable[[str], None], threads: int = 1) -> ArchiveRe
         target = _join(plan, paths, temporary, threads)
         record = target.finish(archive.name, plan)
         temporary_record.write_bytes(seal(asdict(record)))
+
+    # What came of it.
     for line in target.lines():
         log(line)
     size = sum(size for size, _ in record.files.values())

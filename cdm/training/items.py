@@ -157,6 +157,7 @@ def read_training_items(dataset: Dataset, columns: int, threads: int, log) -> Tr
         BadItem: an item cannot be used. If `dataset.on_bad_item` is skip, it is left out instead.
         DataError: no item, no ground truth, or not enough memory for all of them.
     """
+    # Items, each with all its captions.
     captions: dict[tuple[str, str], list[str]] = {}
     firsts: dict[tuple[str, str], Sample] = {}
     samples = dataset.samples()
@@ -168,6 +169,8 @@ def read_training_items(dataset: Dataset, columns: int, threads: int, log) -> Tr
         raise DataError(f"dataset.name {dataset.config.name} has no ground truth to train on")
     if not dataset.has_splits:
         raise DataError(f"dataset.name {dataset.config.name} has no splits to train on")
+
+    # Memory for all of them.
     config = dataset.config
     shape = len(firsts), config.num_points
     _check_memory(shape, 3 + columns + config.contact_dim)
@@ -175,6 +178,8 @@ def read_training_items(dataset: Dataset, columns: int, threads: int, log) -> Tr
     xyz = torch.empty(*shape, 3)
     feat = torch.empty(*shape, columns) if columns else None
     contact = torch.empty(*shape, config.contact_dim)
+
+    # Items are read by other processes, and those that can be used lie one behind the other.
     loader = DataLoader(
         _Reading(dataset, list(firsts.values()), columns),
         READ_AT_ONCE, num_workers=threads, collate_fn=list,
@@ -197,6 +202,8 @@ def read_training_items(dataset: Dataset, columns: int, threads: int, log) -> Tr
                 array[row] = torch.from_numpy(values)
         kept.append(captions[key])
         contents.append([*key, captions[key], files])
+
+    # What was kept, and what tells it apart from other items.
     if not kept:
         raise DataError(f"{dataset.data_dir}: no usable item in phase {config.phase}")
     n = len(kept)
