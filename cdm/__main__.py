@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from cdm import WORKFLOW
-from cdm.commands.config_files import check_typed_once, read_config
+from cdm.commands.config_files import read_config
 from cdm.commands.options import build_parser
 from cdm.commands.snakemake_line import command_again, started_in
+from cdm.commands.typed_options import check_profile, check_typed_once
 from cdm.config import Config
 from cdm.errors import CDMError, ConfigError, printable
 from cdm.files import expand_path
@@ -226,7 +227,6 @@ def run_run(args: argparse.Namespace) -> int:
     """Print the snakemake command for what was typed, and become it."""
     from cdm.commands import snakemake_line
     from cdm.commands.old_words import read_words
-    from cdm.commands.storage import check_profile
 
     end = args.words.index("--") if "--" in args.words else len(args.words)
     job = read_words(args.words[:end], snakemake_line.known_rules())

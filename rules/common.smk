@@ -27,7 +27,7 @@ elif "conda" in map(str, workflow.deployment_settings.deployment_method):
         "package from the folder beside the Snakefile. Leave it out; the installed one is used"
     )
 
-from cdm.commands.config_files import check_typed_once, configure
+from cdm.commands.config_files import configure
 from cdm.commands.hints import (
     advice,
     embedding_advice,
@@ -38,7 +38,12 @@ from cdm.commands.hints import (
 )
 from cdm.commands.live import LiveProgress
 from cdm.commands.pace import describe_choice, describe_pace
-from cdm.commands.storage import check_profile, check_storage
+from cdm.commands.storage import check_storage
+from cdm.commands.typed_options import (
+    check_profile,
+    check_settings_of_profiles,
+    check_typed_once,
+)
 from cdm.config import load_config
 from cdm.errors import CDMError, NotTrained, printable
 from cdm.evaluation.evaluate import evaluation_key
@@ -66,6 +71,7 @@ try:
     if workflow.is_main_process and not IS_MODULE:
         check_typed_once(sys.argv[1:])
         check_profile(sys.argv[1:], BESIDE)
+        check_settings_of_profiles(sys.argv[1:], BESIDE)
     check_notes()  # Snakemake makes their folder after it has read this
     check_storage(
         STORAGE.default_storage_provider,

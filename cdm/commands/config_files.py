@@ -55,47 +55,6 @@ class Configured(NamedTuple):
     refused: Sequence[str] = ()
 
 
-# Every name of the two options whose values are settings -> its usual one.
-SETTINGS = {
-    "--configfile": "--configfile",
-    "--configfiles": "--configfile",
-    "--config": "--config",
-    "-C": "--config",
-}
-
-
-def check_typed_once(words: Sequence[str]) -> None:
-    """Refuse --configfile or --config that is typed twice.
-
-    Both take several values, so Snakemake keeps the last of two options alone. The settings of the
-    first would be left out without a word.
-
-    Args:
-        words: typed to Snakemake or `cdm`, each word an entry.
-    Raises:
-        ConfigError: with the one option that has all values.
-    """
-    typed: dict[str, list[list[str]]] = {option: [] for option in SETTINGS.values()}
-    values: list[str] = []
-    for word in words:
-        if not word.startswith("-"):
-            values.append(word)
-            continue
-        name, equals, value = word.partition("=")
-        if word.startswith("-C") and name not in SETTINGS:  # -Cseed=7
-            name, equals, value = "-C", "=", word[2:]
-        values = [value] if equals else []  # of this option, and of no other
-        if name in SETTINGS:
-            typed[SETTINGS[name]].append(values)
-    for option, groups in typed.items():
-        if len(groups) > 1:
-            joined = shlex.join(value for group in groups for value in group)
-            raise ConfigError(
-                f"{option} is there {len(groups)} times, and only the last one would count. Type "
-                f"it once, with all values behind it: {option} {joined}"
-            )
-
-
 def read_config(
     configfiles: Iterable[str | Path], assignments: Iterable[str], strict: bool = True
 ) -> Config:

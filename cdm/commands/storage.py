@@ -5,8 +5,7 @@ are), so that Snakemake neither fetches nor stores them. With a default storage 
 an executor whose jobs see no common folder, every chunk would be computed and then not be found.
 """
 
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable
 
 from cdm.errors import ConfigError
 from cdm.files import redacted
@@ -48,31 +47,4 @@ def check_storage(
             "and write the chunks in one folder that all of them see. Leave out shared-fs-usage, "
             "and use an executor whose machines share a file system (--workflow-profile "
             f"profiles/slurm or profiles/cluster-generic). {ELSEWHERE}"
-        )
-
-
-def check_profile(words: Sequence[str], workflow: Path) -> None:
-    """Refuse a --workflow-profile that is not there.
-
-    Snakemake then takes none, without a word: a run that is meant for a cluster would start on the
-    machine where it was typed.
-
-    Args:
-        words: typed to Snakemake, each word an entry.
-        workflow: the folder of the Snakefile.
-    Raises:
-        ConfigError: says where it was looked for, and what there is.
-    """
-    option = "--workflow-profile"
-    pairs = zip(words, [*words[1:], ""], strict=True)
-    typed = [after if word == option else word.partition("=")[2] for word, after in pairs
-             if word.partition("=")[0] == option]  # fmt: skip
-    for name in typed:
-        places = [Path(name), Path("profiles", name), workflow / "profiles" / name]
-        if name in ("", "none") or any(place.exists() for place in places):
-            continue
-        there = sorted(str(path.parent) for path in workflow.glob("profiles/*/config.yaml"))
-        raise ConfigError(
-            f"{option} {name}: no such folder. There are {', '.join(there)}; cdm init --profile "
-            "slurm writes one to edit"
         )

@@ -11,7 +11,6 @@ from training_logs import block, composed, write_log
 
 from cdm.__main__ import main
 from cdm.commands.config_files import (
-    check_typed_once,
     config_arguments,
     configure,
     read_config,
@@ -123,27 +122,6 @@ def test_a_key_that_comes_twice_is_refused_in_files_and_in_assignments(typed):
         configure({}, [typed], [])
     with pytest.raises(ConfigError, match=r"--config dataset=.*'phase' comes twice"):
         read_config([], ["dataset={phase: val, phase: test}"])
-
-
-@pytest.mark.parametrize(
-    ("words", "once"),
-    [
-        ("--configfile a.yaml -n --configfile b.yaml", "--configfile a.yaml b.yaml"),
-        ("--configfile=a.yaml --configfiles b.yaml c.yaml", "--configfile a.yaml b.yaml c.yaml"),
-        ("--config seed=1 'dataset={sigma: 1}' -C seed=2", "--config seed=1 'dataset={sigma: 1}' "),
-        ("-Cseed=1 --cores 2 --config trust=mine", "--config seed=1 trust=mine"),
-    ],
-)
-def test_settings_of_which_only_the_last_would_count_are_refused(words, once):
-    with pytest.raises(ConfigError, match="is there 2 times, and only the last") as caught:
-        check_typed_once(shlex.split(words))
-    assert once in str(caught.value)
-
-
-def test_one_option_with_many_values_is_typed_once():
-    words = "report --cores 2 --configfile a.yaml b.yaml --config seed=1 trust=mine --resources a=1"
-    check_typed_once([*words.split(), "--resources", "b=2"])
-    check_typed_once([])
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,8 @@
 """Runs whose jobs would not see each other's files are refused before they compute anything."""
 
 import pytest
-from helpers import REPO
 
-from cdm.commands.storage import check_profile, check_storage
+from cdm.commands.storage import check_storage
 from cdm.errors import ConfigError
 
 ALL = (
@@ -39,20 +38,3 @@ def test_jobs_that_see_no_common_folder_are_refused_and_on_one_machine_they_do(s
     with pytest.raises(ConfigError, match=f"^found shared-fs-usage {found} .* expected input-out"):
         check_storage(None, "", shared)
     check_storage(None, "", shared, here=True)
-
-
-@pytest.mark.parametrize(
-    "words", [["--workflow-profile", "slrm"], ["-n", "--workflow-profile=slrm"]]
-)
-def test_a_profile_that_is_not_there_is_told_with_those_that_are(words):
-    with pytest.raises(ConfigError, match=r"^--workflow-profile slrm: no such .*profiles/slurm"):
-        check_profile(words, REPO)
-
-
-def test_a_profile_is_found_where_snakemake_looks(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for folder in ("mine", "profiles/other"):
-        (tmp_path / folder).mkdir(parents=True)
-    for name in ("mine", "other", "slurm", "none", str(tmp_path / "mine")):
-        check_profile(["--workflow-profile", name], REPO)
-    check_profile(["--cores", "1"], REPO)
