@@ -4,12 +4,13 @@ Listing samples opens no array, except for the lengths of HumanML3D motions, whi
 This wing imports the root modules, `cdm.kernels` and `cdm.jobs`.
 """
 
-from cdm.datasets.base import Dataset, Item, Sample, rotate, stat_files
+from cdm.datasets.base import Dataset, rotate, stat_files
 from cdm.datasets.contact_humanml3d import ContactHumanML3DDataset
 from cdm.datasets.contact_map import ContactMapDataset
 from cdm.datasets.contact_map_custom import ContactMapCustomDataset
 from cdm.datasets.contact_map_examples import ContactMapExampleDataset
 from cdm.datasets.files import FileReader
+from cdm.datasets.samples import Item, Sample
 from cdm.errors import ConfigError
 
 __all__ = [

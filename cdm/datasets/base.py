@@ -1,4 +1,4 @@
-"""What the datasets share: samples, items, captions, contact and rotation.
+"""What the datasets share: the order of samples, captions, contact and rotation.
 
 Layout and semantics are those of afford-motion's contact datasets (`datasets/contact_motion.py`).
 The order is that of the tables and is never shuffled. Every random pick is counter-based. The one
@@ -8,7 +8,7 @@ exception is `captions: reference`, which repeats afford-motion's own order and 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -17,6 +17,7 @@ from cdm.contact import contact_from_distance
 from cdm.datasets.experiment_log import trained_split
 from cdm.datasets.files import FileReader, exists, find_states, load_npy
 from cdm.datasets.reference_draws import REFERENCE, Captions, Entry, draw_entries
+from cdm.datasets.samples import Item, Sample
 from cdm.datasets.values import as_mask, checked_captions
 from cdm.errors import DataError, listed
 from cdm.files import FileState, RemoteState, place_of
@@ -24,47 +25,6 @@ from cdm.noise import choice, stream_key, uniform
 
 AFFORDANCE_DIM = 1  # point features of a model that sees affordances alone
 NUM_JOINTS = 22  # columns of every `dist`
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One row of the plan: an item and the caption a map is made for."""
-
-    set: str
-    index: str  # row number ("12"), or the clip's name (H3D)
-    caption_idx: int
-    text: str
-    scene_id: str = ""
-    scene_trans: tuple[float, float, float] = (0.0, 0.0, 0.0)  # metres
-
-    def __str__(self) -> str:
-        """As messages name it: `HUMANISE/12 caption 0`."""
-        return f"{self.set}/{self.index} caption {self.caption_idx}"
-
-
-@dataclass(frozen=True)
-class Item:
-    """What is read for a sample; names are afford-motion's.
-
-    Args:
-        c_pc_xyz: (num_points, 3) float32, metres.
-        c_pc_feat: (num_points, point_feat_dim) float32; no columns where no feature is used.
-        distance: (num_points, contact_dim) float32, metres; None without ground truth.
-        x: like distance, the normalised contact map; None without ground truth or statistics.
-        info_scene_trans, info_aug_trans: (4, 4) float32.
-        info_obj_mask: (num_points,) bool, points of the target object, or None.
-        info_scene_mesh: path of the scene's mesh relative to the data folder, or "".
-    """
-
-    sample: Sample
-    c_pc_xyz: np.ndarray
-    c_pc_feat: np.ndarray
-    distance: np.ndarray | None
-    info_scene_trans: np.ndarray
-    info_scene_mesh: str = ""
-    info_obj_mask: np.ndarray | None = None
-    info_aug_trans: np.ndarray | None = None
-    x: np.ndarray | None = None
 
 
 class Dataset(ABC):

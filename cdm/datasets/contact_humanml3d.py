@@ -4,10 +4,11 @@ from collections import Counter
 
 import numpy as np
 
-from cdm.datasets.base import NUM_JOINTS, Dataset, Item, Sample, translation
+from cdm.datasets.base import NUM_JOINTS, Dataset, translation
 from cdm.datasets.files import find_states, load_npy, load_npz, safe_path
 from cdm.datasets.motion_facts import MotionFacts, motion_facts, motion_file
 from cdm.datasets.reference_draws import H3D_HORIZON, REFERENCE, Clip, Entry, draw_clips
+from cdm.datasets.samples import Item, Sample
 from cdm.datasets.tables import NUMBER, NoIndex, read_lines
 from cdm.datasets.values import check_distances, check_points
 from cdm.errors import BadItem, DataError, listed

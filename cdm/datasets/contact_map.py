@@ -6,13 +6,12 @@ from cdm.datasets.base import (
     AFFORDANCE_DIM,
     NUM_JOINTS,
     Dataset,
-    Item,
-    Sample,
     as_bytes,
     translation,
 )
 from cdm.datasets.files import REBUILD, exists, load_npy, load_npz
 from cdm.datasets.reference_draws import Entry
+from cdm.datasets.samples import Item, Sample
 from cdm.datasets.tables import AnnoRow, read_row_numbers, read_table
 from cdm.datasets.values import as_mask, check_colors, check_distances, check_points
 from cdm.errors import BadItem, DataError, listed

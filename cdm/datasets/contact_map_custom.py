@@ -4,9 +4,10 @@ import random
 
 import numpy as np
 
-from cdm.datasets.base import Dataset, Item, as_bytes, translation
+from cdm.datasets.base import Dataset, as_bytes, translation
 from cdm.datasets.files import load_npz
 from cdm.datasets.reference_draws import Entry, shuffled
+from cdm.datasets.samples import Item
 from cdm.datasets.tables import read_table
 from cdm.datasets.values import check_colors, check_points
 from cdm.errors import DataError

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from cdm.datasets.base import Dataset, Sample
+from cdm.datasets.base import Dataset
 from cdm.datasets.files import REBUILD, FileReader, decode_npz, exists, read_regular
+from cdm.datasets.samples import Sample
 from cdm.errors import BadItem, DataError
 from cdm.files import Place, RemotePath, digest, list_names, place_of, write_bytes
 

@@ -4,15 +4,11 @@ Wrong units pass every check of shape and type, and the maps look plausible. The
 that no real scene meets: items are crops of about 4 m.
 """
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from cdm.datasets.files import REBUILD
+from cdm.datasets.samples import Sample
 from cdm.errors import BadItem, DataError, listed
-
-if TYPE_CHECKING:
-    from cdm.datasets.base import Sample
 
 FARTHEST_M = 100.0  # of a point from the origin, and of a joint from a point
 SMALLEST_M = 0.02  # longest side of a scene
@@ -122,7 +118,7 @@ def _are_bytes_from_0_to_1(rgb: np.ndarray, darkest: float) -> bool:
     return bool((steps % 2 == 0).any() and steps.min() < steps.max())
 
 
-def checked_captions(samples: "list[Sample]", place: str) -> "list[Sample]":
+def checked_captions(samples: list[Sample], place: str) -> list[Sample]:
     """The samples, if no caption is longer than a table can hold.
 
     Raises:

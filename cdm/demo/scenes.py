@@ -18,8 +18,8 @@ from typing import NamedTuple
 import numpy as np
 
 from cdm.config import DEMO_POINTS
-from cdm.datasets.base import Sample
 from cdm.datasets.contact_map import ContactMapDataset
+from cdm.datasets.samples import Sample
 from cdm.datasets.tables import COLUMNS, AnnoRow
 from cdm.demo.furniture import COLORS
 from cdm.demo.motion import make_motion
