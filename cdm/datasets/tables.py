@@ -37,16 +37,15 @@ class AnnoRow(NamedTuple):
 
     scene_id: str
     scene_trans: tuple[float, float, float]  # metres
-    utterance: str
+    utterance: str  # "" where pandas, by which afford-motion reads tables, finds none
 
     def captions(self) -> list[tuple[int, str]]:
         """(caption_idx, text) of the captions, which `$$` separates; blank ones are no captions."""
-        return [(i, text) for i, text in enumerate(self.utterance.split("$$")) if text.strip()]
+        return [(i, text) for i, text in self.parts() if text.strip()]
 
     def parts(self) -> list[tuple[int, str]]:
         """What afford-motion draws a caption from: blank parts beside others count."""
-        whole = "" if self.utterance in PANDAS_MISSING else self.utterance
-        return list(enumerate(whole.split("$$"))) if whole else []
+        return list(enumerate(self.utterance.split("$$"))) if self.utterance else []
 
 
 def read_index(data_dir: Place, relpath: str) -> str:
@@ -238,4 +237,5 @@ def _parse_row(place: str, fields: list[str], columns: list[int]) -> AnnoRow:
         )
     if scene:
         safe_name(scene, f"{place}: scene_id", DataError)
-    return AnnoRow(scene, (offset[0], offset[1], offset[2]), utterance)
+    caption = "" if utterance in PANDAS_MISSING else utterance
+    return AnnoRow(scene, (offset[0], offset[1], offset[2]), caption)

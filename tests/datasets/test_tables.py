@@ -212,3 +212,22 @@ def test_a_column_without_a_name_may_hold_the_numbers_or_anything_else(table, nu
     made = numbered(*numbers)
     rows = table(*made["rows"], header=made["header"])
     assert [row.utterance for row in rows] == [f"sit {row}" for row in range(len(numbers))]
+
+
+@pytest.mark.parametrize("text", ["nan", "NaN", "None", "N/A", "null", ""])
+def test_a_caption_that_pandas_takes_for_missing_is_none(table, text):
+    """pandas may have written it so: `to_csv(na_rep="nan")`. afford-motion sees no caption."""
+    rows = table(f"room,0,0,0,{text},,60", "room,0,0,0,nan$$sit,,60", "room,0,0,0,none,,60")
+    assert (rows[0].utterance, rows[0].captions(), rows[0].parts()) == ("", [], [])
+    assert rows[1].captions() == [(0, "nan"), (1, "sit")]
+    assert rows[2].captions() == [(0, "none")]
+
+
+@pytest.mark.parametrize("captions", ["first", "random", "all", "reference"])
+@pytest.mark.parametrize("name", ["ContactMapDataset", "ContactMapCustomDataset"])
+def test_an_item_whose_caption_is_missing_has_the_empty_text(data_dir, name, captions):
+    for path in (data_dir / "PROX/contact_motion/anno.csv", data_dir / "custom/anno.csv"):
+        path.write_text(path.read_text().replace("sit on the sofa", "nan").replace("walk", "nan"))
+    samples = make(data_dir, name=name, captions=captions, phase="all").samples()
+    assert "" in [sample.text for sample in samples]
+    assert "nan" not in [sample.text for sample in samples]
