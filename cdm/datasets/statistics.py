@@ -130,8 +130,25 @@ def computed_statistics_path(dataset: Dataset, items: list[Sample], run_dir: str
     folder = str(data_dir) if isinstance(data_dir, RemotePath) else os.path.normpath(data_dir)
     joints = dataset.config.data_repr_joints
     rows = [[item.set, item.index] for item in items]
-    key = digest([folder, dataset.statistics_phase, rows, joints])
+    untold = _real_folders(dataset, items, run_dir)
+    key = digest([folder, dataset.statistics_phase, rows, joints, *untold])
     return f"{run_dir}/statistics/{key}/{dataset.statistics_name()}"
+
+
+def _real_folders(dataset: Dataset, items: list[Sample], run_dir: str) -> list[str]:
+    """Where the items really lie, unless the name of the data folder tells it.
+
+    It does not if a link leads there, which may lead elsewhere tomorrow, or if it is relative and
+    the run's folder is not: then the same name means another folder in another working folder.
+    """
+    if isinstance(dataset.data_dir, RemotePath):
+        return []
+    one_of_each_set = {item.set: item for item in items}.values()
+    names = [dataset.data_dir / dataset.files(item)[0] for item in one_of_each_set]
+    real = [os.path.realpath(name.parent) for name in names]
+    without_links = real == [os.path.abspath(name.parent) for name in names]
+    same_start = dataset.data_dir.is_absolute() or not os.path.isabs(run_dir)
+    return [] if without_links and same_start else real
 
 
 def load_statistics(path: str | Place, contact_dim: int) -> Statistics:

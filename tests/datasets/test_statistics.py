@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -167,10 +168,14 @@ def test_without_the_training_split_the_message_says_what_to_set(data_dir):
     assert "dataset.statistics_phase" in str(error.value)
 
 
+def kept_at(dataset, run_dir="outputs/x"):
+    """Where a run keeps the statistics that it computes for a dataset."""
+    return computed_statistics_path(dataset, dataset.statistics_samples(), run_dir)
+
+
 def test_computed_statistics_are_kept_by_folder_split_and_joints(data_dir, tmp_path_factory):
     def path(folder=data_dir, **options):
-        dataset = make(folder, **options)
-        return computed_statistics_path(dataset, dataset.statistics_samples(), "outputs/x")
+        return kept_at(make(folder, **options))
 
     first = path()
     assert first == path(phase="all") == path(captions="all")
@@ -185,6 +190,42 @@ def test_computed_statistics_are_kept_by_folder_split_and_joints(data_dir, tmp_p
     ]
     (data_dir / "PROX/train.txt").write_text("000003\n000000\n")
     assert len({first, path(), *others}) == 6
+
+
+@pytest.mark.parametrize("linked", [".", "PROX", "PROX/contact_motion", "H3D/contacts"])
+def test_a_link_that_leads_to_other_data_has_other_statistics(data_dir, tmp_path_factory, linked):
+    """The data folder itself is a link, or a folder in it."""
+    places = tmp_path_factory.mktemp("places")
+    shutil.copytree(data_dir, places / "other")
+    shutil.copytree(data_dir, places / "data")
+    shutil.rmtree(places / "data" / linked)
+    link = Path(os.path.normpath(places / "data" / linked))
+
+    def path_with(target):
+        link.unlink(missing_ok=True)
+        link.symlink_to(target / linked)
+        folder = places / "data"
+        return kept_at(make_h3d(folder) if "H3D" in linked else make(folder))
+
+    first = path_with(data_dir)
+    assert path_with(places / "other") != first
+    assert path_with(data_dir) == first
+
+
+def test_a_relative_data_folder_is_another_one_in_another_working_folder(
+    data_dir, tmp_path_factory, monkeypatch
+):
+    """Unless the run's folder is relative too: a project that moves keeps its statistics."""
+    places = tmp_path_factory.mktemp("places")
+
+    def path(place, run_dir):
+        monkeypatch.chdir(places / place)
+        return kept_at(make("data"), run_dir)
+
+    for place in ("a", "b"):
+        shutil.copytree(data_dir, places / place / "data")
+    assert path("a", "outputs/x") == path("b", "outputs/x")
+    assert path("a", "/scratch/x") != path("b", "/scratch/x")
 
 
 NAMES = "Mean_Std_{}_HumanML3D_HUMANISE_PROX_{}{}.npz"
