@@ -40,12 +40,14 @@ class FileReader:
     `contents` maps each relative path to the `FileContent` that was read. A chunk's
     record keeps it, so that a later plan can tell a touched file from an edited one. A file that
     holds other bytes when it is read again is an error: several captions of one item, and the
-    maps of one chunk, come from the same file.
+    maps of one chunk, come from the same file. `unread` has the paths that could not be read at
+    some time, whatever lies there now.
     """
 
     def __init__(self, data_dir, num_shared: int = 4):
         self.data_dir = place_of(data_dir)
         self.contents: dict[str, FileContent] = {}
+        self.unread: set[str] = set()
         self._shared: OrderedDict[str, np.ndarray] = OrderedDict()
         self._num_shared = num_shared
         self._lock = threading.RLock()  # `read_shared` holds it while it reads
@@ -65,7 +67,11 @@ class FileReader:
     def read(self, relpath: str) -> bytes:
         """The file's bytes."""
         path = self.path(relpath)
-        data, state = read_regular(path)
+        try:
+            data, state = read_regular(path)
+        except BadItem:
+            self.unread.add(relpath)
+            raise
         content = FileContent(state, hashlib.sha256(data).hexdigest())
         with self._lock:
             before = self.contents.setdefault(relpath, content)

@@ -259,7 +259,8 @@ def read_inputs(
 ) -> dict[str, dict[str, dict[str, Any] | None]]:
     """The content of every file that decided a chunk's numbers, by group, as JSON values.
 
-    For items, this is the content that the reader read. The shared files are hashed now. Their
+    For items, this is the content that the reader read; None where it could not read a file, so
+    that the chunk is made again once the file is there. The shared files are hashed now. Their
     state shows that they were not replaced since the job loaded them.
 
     Args:
@@ -270,7 +271,9 @@ def read_inputs(
     names = sorted({name for sample in samples for name in dataset.files(sample)})
     items = {name: reader.contents.get(name) for name in names}
     for name, content in items.items():
-        if content is None:  # an item that was skipped before it was read
+        if name in reader.unread:  # it may be there by now, and the sample was skipped without it
+            items[name] = None
+        elif content is None:  # a file of a sample that was skipped before it was asked for
             items[name] = _content_of(reader.data_dir / name)
     contents = {ITEMS: {name: found and found.as_dict() for name, found in items.items()}}
     for group, paths in shared_files(plan).items():

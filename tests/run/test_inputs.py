@@ -8,7 +8,7 @@ import pytest
 from helpers import plan_run, write_contacts
 
 from cdm.datasets import FileReader
-from cdm.errors import ArchiveError
+from cdm.errors import ArchiveError, BadItem
 from cdm.files import FileContent, hash_file
 from cdm.run.dataset import open_dataset
 from cdm.run.inputs import (
@@ -76,6 +76,24 @@ def test_items_are_recorded_as_they_were_read(plan):
     found = read_inputs(plan, dataset, [sample], reader, {})[ITEMS][name]
     assert found["sha256"] == before != hash_file(f"data/{name}")
     assert sorted(found) == ["ctime_ns", "inode", "mtime_ns", "sha256", "size"]
+
+
+@pytest.mark.parametrize("read_again", [False, True])
+def test_an_item_that_came_after_it_was_looked_for_is_a_change(plan, read_again):
+    """It was still being copied when its sample was skipped; another caption may have found it."""
+    dataset, reader = open_dataset(plan.config, 3), FileReader(plan.config.data_dir)
+    sample = dataset.samples()[0]
+    (name,) = dataset.files(sample)
+    there = Path("data", name)
+    there.rename("elsewhere")
+    with pytest.raises(BadItem, match="cannot be read"):
+        dataset.load(sample, reader)
+    Path("elsewhere").rename(there)
+    if read_again:
+        dataset.load(sample, reader)
+    contents = read_inputs(plan, dataset, [sample], reader, shared_states(plan))
+    assert contents[ITEMS] == {name: None}
+    assert list(resolver(plan).changed(contents)) == [name]
 
 
 def test_computed_statistics_are_recorded_and_may_not_change_meanwhile(plan, tmp_path):
