@@ -212,10 +212,9 @@ def find_statistics(dataset: Dataset, exp_dir=None) -> Statistics | None:
     """
     config = dataset.config
     path = dataset.data_dir / dataset.statistics_name()
-    trained_with = [place_of(exp_dir) / path.name] if exp_dir is not None else []
-    candidates = [candidate for candidate in (*trained_with, path) if exists(candidate)]
-    chosen = config.statistics or next(iter(candidates), None)
-    if chosen is not None:
+    trained_with = exp_dir and _left_by_training(Path(exp_dir), path.name, config)
+    chosen = config.statistics or trained_with or (path if exists(path) else None)
+    if chosen:
         statistics = load_statistics(chosen, config.contact_dim)
         _refuse_impossible(statistics, config.use_raw_dist)
         return statistics
@@ -227,6 +226,30 @@ def find_statistics(dataset: Dataset, exp_dir=None) -> Statistics | None:
         f"({dataset.data_dir} holds {found or 'no Mean_Std_*.npz'}); name the file the model was "
         "trained with, for example dataset:\n  statistics: path/to/Mean_Std_....npz"
     )
+
+
+def _left_by_training(folder: Path, usual: str, config) -> Path | None:
+    """The file of statistics that a training here left beside its checkpoint.
+
+    It is the model's, whatever its name says of sets: other ones may be sampled.
+
+    Args:
+        folder: that holds ckpt/.
+        usual: the file's name if the trained sets are the sampled ones.
+        config: section `dataset`.
+    Raises:
+        DataError: there are several, of which none is told from the others by its name.
+    """
+    names = sorted(fnmatch.filter(list_names(folder), "Mean_Std_*.npz"))
+    if usual in names:
+        return folder / usual
+    fitting = [name for name in names if not name_contradictions(name, config)]
+    if len(fitting) > 1:
+        raise DataError(
+            f"{folder}: holds {', '.join(fitting)}, expected one file of statistics beside ckpt/, "
+            "or none; name the one that the model was trained with in dataset.statistics"
+        )
+    return folder / fitting[0] if fitting else None
 
 
 def _refuse_impossible(found: Statistics, use_raw_dist: bool) -> None:

@@ -291,6 +291,45 @@ def test_statistics_are_those_of_the_sets_the_model_was_trained_on(data_dir):
     assert same.statistics_origin() == "computed"
 
 
+BESIDE = "Mean_Std_Cont_HumanML3D_PROX_contact_cont_joints_0.8_fur.npz"
+
+
+@pytest.mark.parametrize(
+    "sampled",
+    [
+        {"sets": ("PROX",)},
+        {"sets": ("PROX", "HumanML3D")},
+        {"sets": ("HumanML3D", "PROX"), "sets_config": {"HumanML3D": {"use_fur": False}}},
+        {"name": "ContactHumanML3DDataset"},
+        {"name": "ContactMapCustomDataset"},
+    ],
+)
+def test_the_file_beside_the_checkpoint_is_the_models_whatever_is_sampled(data_dir, sampled):
+    beside, dataset = data_dir / "exp" / BESIDE, make(data_dir, **sampled)
+    beside.parent.mkdir()
+    for path, value in ((beside, 0.25), (data_dir / dataset.statistics_name(), 0.5)):
+        np.savez(path, mean=np.full((1, 6), value), std=np.full((1, 6), value))
+    found = find_statistics(dataset, beside.parent)
+    assert found.source == str(beside) and found.mean[0, 0] == 0.25
+    other = beside.with_name(beside.name.replace("0.8", "0.5"))  # of another model
+    other.write_bytes(beside.read_bytes())
+    assert find_statistics(dataset, beside.parent).source == str(beside)
+    beside.unlink()
+    assert find_statistics(dataset, beside.parent).mean[0, 0] == 0.5
+
+
+def test_several_files_beside_the_checkpoint_are_told_apart_by_name_alone(data_dir):
+    folder, dataset = data_dir / "exp", make(data_dir, sets=("PROX",))
+    folder.mkdir()
+    for name in (BESIDE, BESIDE.replace("PROX", "HUMANISE")):
+        np.savez(folder / name, mean=np.full((1, 6), 0.25), std=np.full((1, 6), 0.25))
+    with pytest.raises(DataError, match=r"exp: holds Mean.*_HUMANISE_.*, Mean.*_PROX_.*one file"):
+        find_statistics(dataset, folder)
+    usual = folder / dataset.statistics_name()
+    np.savez(usual, mean=np.full((1, 6), 0.5), std=np.full((1, 6), 0.5))
+    assert find_statistics(dataset, folder).source == str(usual)
+
+
 @pytest.mark.parametrize("use_raw_dist", [False, True])
 @pytest.mark.parametrize("mean, std", [(2.0, 0.3), (-0.1, 0.3), (0.2, 1.5)])
 def test_statistics_that_no_contact_maps_have_are_refused(data_dir, mean, std, use_raw_dist):
