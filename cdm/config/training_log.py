@@ -7,7 +7,7 @@ from there, so that nothing has to be typed twice.
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ class Training:
         no_meaning: key of afford-motion -> why it has no meaning here.
         unknown: keys of afford-motion that are not known here.
         notes: what else has to be told.
+        trained_on: dataset.name of the training; None where that of a test run is all that is told.
     """
 
     source: str
@@ -52,6 +53,7 @@ class Training:
     no_meaning: dict[str, str] = field(default_factory=dict)
     unknown: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    trained_on: str | None = None
 
 
 def log_paths(exp_dir: str | Path) -> Iterator[Path]:
@@ -99,10 +101,12 @@ def read_log(exp_dir: str | Path) -> Training | None:
     path, blocks = found
     tree, notes = last_configuration(path, blocks)
     translation = translate(tree, str(path), accepts_null)
+    training = _training(str(path), translation, notes)
     if path.parent.name != RUNTIME_LOG.parent.name or "test" in path.name:
         for key in OF_TRAINING_ONLY:  # a test run does not tell them
-            translation.values.pop(key, None)
-    return _training(str(path), translation, notes)
+            training.values.pop(key, None)
+        return replace(training, trained_on=None)
+    return training
 
 
 def last_configuration(path: Path, blocks: list[Block]) -> tuple[Node, list[str]]:
@@ -170,6 +174,7 @@ def _training(source: str, found: Translation, notes: list[str]) -> Training:
         no_meaning=found.no_meaning,
         unknown=tuple(found.unknown),
         notes=tuple(notes),
+        trained_on=found.values.get("dataset.name"),
     )
 
 

@@ -21,6 +21,7 @@ from cdm.model.point_features import DATASET, PointFeatures
 SETTINGS = "training/settings.json"  # in the folder that also holds ckpt/
 PRETRAINED_WEIGHT = "model.scene_model.pretrained_weight"
 INSIST = "--config trust=mine"
+CLIPS = "ContactHumanML3DDataset"
 USUAL_HEADS = 8  # where the configuration has null
 HEADS = {
     "Perceiver": (
@@ -221,11 +222,29 @@ def contradictions(config: Config, training: Training) -> list[str]:
     places = config.provenance.places if config.provenance else {}
     configured = configured_as_trained(config, training)
     # A key that only one side has depends on another key that differs and is listed.
-    return [
+    found = [
         f"{line} ({places.get(key, 'your configuration')}; there: {place})"
         for key, (value, place) in _told(training).items()
         if key in configured
         for line in differences({key: typed_value(key, value)}, configured)
+    ]
+    return found + _other_statistics(config, training)
+
+
+def _other_statistics(config: Config, training: Training) -> list[str]:
+    """A line where the file of statistics would be looked for under the name of other data.
+
+    afford-motion names it by the sets, or H3D, that the model was trained on.
+    """
+    trained_on, sampled = training.trained_on, config.dataset.name
+    if trained_on is None or config.dataset.statistics is not None:
+        return []
+    if (trained_on == CLIPS) == (sampled == CLIPS):
+        return []
+    return [
+        f"dataset.name: {trained_on} there, {sampled} configured, so that mean and std would be "
+        "those of other data than the model's: name its file Mean_Std_*.npz in dataset.statistics "
+        f"({training.places['dataset.name']})"
     ]
 
 

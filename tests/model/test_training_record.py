@@ -181,6 +181,35 @@ def test_a_value_of_the_user_that_contradicts_the_log_names_both_places(experime
     check_sampled_as_trained(experiment(given, "trust=mine"), Path("exp"))
 
 
+@pytest.mark.parametrize(
+    ("trained_on_sets", "sampled", "fits"),
+    [
+        (True, "ContactMapDataset", True),
+        (True, "ContactMapCustomDataset", True),
+        (True, "ContactMapExampleDataset", True),
+        (True, "ContactHumanML3DDataset", False),
+        (False, "ContactHumanML3DDataset", True),
+        (False, "ContactMapCustomDataset", False),
+        (False, "ContactMapDataset", False),
+    ],
+)
+def test_data_by_whose_name_other_statistics_would_be_found_are_refused(
+    experiment, trained_on_sets, sampled, fits
+):
+    path = write_log(Path("exp"), composed(sets=trained_on_sets))
+    given = f"dataset={{name: {sampled}}}"
+    if fits:
+        check_sampled_as_trained(experiment(given), Path("exp"))
+        return
+    with pytest.raises(ConfigError, match=rf"dataset.name: .* there, {sampled} configured.*line"):
+        check_sampled_as_trained(experiment(given), Path("exp"))
+    check_sampled_as_trained(experiment(given, "trust=mine"), Path("exp"))
+    named = f"dataset={{name: {sampled}, statistics: mine.npz}}"
+    check_sampled_as_trained(experiment(named), Path("exp"))
+    path.rename(path.with_name("test.log"))  # of a test run, which does not tell the training
+    check_sampled_as_trained(experiment(given), Path("exp"))
+
+
 def test_features_of_the_scene_model_are_compared(experiment):
     scene = {"model__scene_model__use_scene_model": True}
     write_log(Path("exp"), composed(sets=True, task__dataset__use_openscene=True, **scene))
