@@ -35,7 +35,7 @@ _WRITTEN = {
     r"|generated_contact_maps\.npz|pred_contact\.json",
     CHUNKS: rf"{_CHUNK}\.(zarr|json)",
     plan_folder("").name: r"plan\.json|samples\.tsv|contents\.json|h3d_clips\.json",
-    "statistics/*": r"Mean_Std_.*\.npz",
+    "statistics/*": r"Mean_Std_.*\.(npz|left_out\.json)",
     "*": r"pred_contact",
 }
 

@@ -11,16 +11,33 @@ import io
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from cdm.datasets.base import Dataset
-from cdm.datasets.files import REBUILD, FileReader, decode_npz, exists, read_regular
+from cdm.datasets.files import (
+    REBUILD,
+    FileReader,
+    decode_npz,
+    exists,
+    find_states,
+    read_regular,
+)
 from cdm.datasets.samples import Sample
 from cdm.errors import BadItem, DataError
-from cdm.files import Place, RemotePath, digest, list_names, place_of, write_bytes
+from cdm.files import (
+    Place,
+    RemotePath,
+    digest,
+    list_names,
+    place_of,
+    read_bytes,
+    seal,
+    unseal,
+    write_bytes,
+)
 
 NAME = re.compile(
     r"Mean_Std_(?P<kind>Cont|Dist)_.+?_(?P<data_repr>contact_(cont|all|one)_joints|contact_pelvis)"
@@ -36,11 +53,13 @@ class Statistics:
     Args:
         mean, std: (1, contact_dim) float32.
         source: the file they come from, or what they were computed from.
+        left_out: [set, index] of the bad items that they were computed without.
     """
 
     mean: np.ndarray
     std: np.ndarray
     source: str
+    left_out: tuple[list[str], ...] = ()
 
     def numbers(self) -> dict[str, list]:
         """Mean and std as JSON values."""
@@ -89,7 +108,7 @@ def compute_statistics(dataset: Dataset, reader: FileReader) -> Statistics:
 
     Raises:
         BadItem: an item cannot be used; with `dataset.on_bad_item: skip` it is left out, and
-            `source` says how many are.
+            `source` and `left_out` say so.
         DataError: no item is left, or they do not vary.
     """
 
@@ -101,27 +120,32 @@ def compute_statistics(dataset: Dataset, reader: FileReader) -> Statistics:
                 return None
             raise
 
-    samples, total, num_items = dataset.statistics_samples(), Moments(), 0
+    samples, total, bad = dataset.statistics_samples(), Moments(), []
     pool = ThreadPoolExecutor(8)
     try:
-        for block in pool.map(moments, samples):
+        for sample, block in zip(samples, pool.map(moments, samples), strict=True):
             if block is not None:
                 total.add(*block)
-                num_items += 1
+            else:
+                bad.append(_row(sample))
     finally:
         pool.shutdown(cancel_futures=True)  # after an error the other 40,000 need no reading
+    num_items = len(samples) - len(bad)
     if not num_items:
         raise DataError(f"{dataset.data_dir}: no item to compute statistics from")
-    left_out = f" ({len(samples) - num_items} left out)" if num_items < len(samples) else ""
+    left_out = f" ({len(bad)} left out)" if bad else ""
     source = f"{dataset.statistics_name()} computed from {num_items} items{left_out}"
-    return checked_statistics(total.mean[None], total.std[None], source, dataset.config.contact_dim)
+    contact_dim = dataset.config.contact_dim
+    found = checked_statistics(total.mean[None], total.std[None], source, contact_dim)
+    return replace(found, left_out=tuple(bad))
 
 
 def computed_statistics_path(dataset: Dataset, items: list[Sample], run_dir: str) -> str:
     """Where a run keeps the statistics that it computes.
 
     afford-motion's file name tells neither the data folder nor the split's content nor the joints.
-    The name of the folder does, so that those of other data are never used.
+    The name of the folder does, so that those of other data are never used; nor are those that were
+    computed without an item that can be used by now.
 
     Args:
         items: the dataset's `statistics_samples`.
@@ -129,10 +153,49 @@ def computed_statistics_path(dataset: Dataset, items: list[Sample], run_dir: str
     data_dir = dataset.data_dir
     folder = str(data_dir) if isinstance(data_dir, RemotePath) else os.path.normpath(data_dir)
     joints = dataset.config.data_repr_joints
-    rows = [[item.set, item.index] for item in items]
+    rows = [_row(item) for item in items]
     untold = _real_folders(dataset, items, run_dir)
     key = digest([folder, dataset.statistics_phase, rows, joints, *untold])
-    return f"{run_dir}/statistics/{key}/{dataset.statistics_name()}"
+    path = Path(run_dir, "statistics", key, dataset.statistics_name())
+    while left_out := _read_left_out(path):
+        still_bad = _still_bad(dataset, items, left_out)
+        if still_bad == left_out:
+            break
+        key = digest([key, still_bad])
+        path = Path(run_dir, "statistics", key, path.name)
+    return str(path)
+
+
+def _row(item: Sample) -> list[str]:
+    return [item.set, item.index]
+
+
+def _still_bad(dataset: Dataset, items: list[Sample], left_out: list[list[str]]) -> list[list[str]]:
+    """Which of the items that were left out would be so today; they are few, and are read."""
+    rows = {tuple(row) for row in left_out}
+    doubtful = {dataset.files(item)[0]: item for item in items if tuple(_row(item)) in rows}
+    states = find_states(dataset.data_dir, list(doubtful))
+
+    def is_bad(item: Sample) -> bool:
+        try:
+            dataset.read_distance(item, FileReader(dataset.data_dir))
+        except BadItem:
+            return True
+        return False
+
+    return [_row(item) for name, item in doubtful.items() if states[name] is None or is_bad(item)]
+
+
+def _left_out_path(path: str | Path) -> Path:
+    return Path(path).with_suffix(".left_out.json")
+
+
+def _read_left_out(path: Path) -> list[list[str]]:
+    """`Statistics.left_out` of computed statistics; empty if they are not there."""
+    try:
+        return unseal(read_bytes(_left_out_path(path)))["items"] if path.exists() else []
+    except (OSError, ValueError, KeyError):
+        return []  # usually: nothing was left out
 
 
 def _real_folders(dataset: Dataset, items: list[Sample], run_dir: str) -> list[str]:
@@ -269,7 +332,14 @@ def _refuse_impossible(found: Statistics, use_raw_dist: bool) -> None:
 
 
 def save_statistics(path, statistics: Statistics) -> None:
-    """Write a `Mean_Std_*.npz` that afford-motion can read; complete or not at all."""
+    """Write a `Mean_Std_*.npz` that afford-motion can read; complete or not at all.
+
+    Beside it, before it, comes a list of what was left out, where something was.
+    """
+    if statistics.left_out:
+        write_bytes(_left_out_path(path), seal({"items": statistics.left_out}))
+    else:
+        _left_out_path(path).unlink(missing_ok=True)
     buffer = io.BytesIO()
     np.savez(buffer, mean=statistics.mean, std=statistics.std)
     write_bytes(path, buffer.getvalue())

@@ -291,6 +291,32 @@ def test_statistics_are_those_of_the_sets_the_model_was_trained_on(data_dir):
     assert same.statistics_origin() == "computed"
 
 
+def test_statistics_without_an_item_are_not_used_once_it_can_be_read(data_dir, tmp_path):
+    """Nor do they come back before the same items are bad again."""
+    run_dir, dataset = str(tmp_path / "run"), make(data_dir, on_bad_item="skip")
+    items = [data_dir / f"PROX/contact_motion/contacts/{index:05}.npz" for index in (0, 1)]
+    whole = [item.read_bytes() for item in items]
+
+    def run():
+        path = Path(kept_at(dataset, run_dir))
+        if not path.exists():
+            save_statistics(path, compute_statistics(dataset, FileReader(data_dir)))
+        assert kept_at(dataset, run_dir) == str(path)
+        return path, np.load(path)["mean"][0, 0]
+
+    items[0].write_bytes(b"cut off")
+    items[1].unlink()
+    without_both = run()
+    items[1].write_bytes(whole[1])
+    without_one = run()
+    items[0].write_bytes(whole[0])
+    of_all = run()
+    assert of_all[1] == compute_statistics(dataset, FileReader(data_dir)).mean[0, 0]
+    assert len({path for path, _ in (without_both, without_one, of_all)}) == 3
+    items[0].write_bytes(b"cut off")
+    assert run() == without_one
+
+
 BESIDE = "Mean_Std_Cont_HumanML3D_PROX_contact_cont_joints_0.8_fur.npz"
 
 
