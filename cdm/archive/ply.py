@@ -5,6 +5,7 @@ The layout is that of afford-motion's `ContactVisualizer`: a folder for each sam
 samples its example datasets, in the order of the folders' names.
 """
 
+import io
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -96,7 +97,9 @@ def _write_sample(maps: ContactMaps, row: int, folder: Path) -> None:
     folder.mkdir()
     xyz = maps.read("points", row).astype(np.float32)
     distance = maps.read("distance", row)[0].astype(np.float32)
-    np.save(folder / "contact.npy", np.concatenate([xyz, distance], axis=1))
+    contact = io.BytesIO()  # into a file, numpy would say "N requested" of a full disk
+    np.save(contact, np.concatenate([xyz, distance], axis=1))
+    (folder / "contact.npy").write_bytes(contact.getvalue())
     closeness = maps.contact(*maps.keys[row])[0]
     if maps.attributes["config"]["dataset"]["use_raw_dist"]:
         closeness = 1 - np.clip(closeness, 0, FARTHEST_M) / FARTHEST_M

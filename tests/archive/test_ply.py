@@ -1,5 +1,8 @@
 """Point clouds as other programs read them."""
 
+import resource
+from dataclasses import replace
+
 import numpy as np
 import plyfile
 import pytest
@@ -117,3 +120,16 @@ def test_captions_of_any_kind_make_folders(tmp_path, monkeypatch):
     assert len(names[3].encode()) <= 124
     assert len(list((tmp_path / "ply").glob("*-*/contact_joint_01.ply"))) == 6
     assert LAYOUT.contact_dim == 2
+
+
+def test_a_file_that_the_disk_does_not_take_is_told_by_the_system_s_reason(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plan = make_run(replace(LAYOUT, num_points=1024))
+    merge(plan, quiet)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9000, limits[1]))  # as a full disk: a part fits
+    try:
+        with pytest.raises(ArchiveError, match=r"cannot write .*: File too large"):
+            export_ply(plan.archive, tmp_path / "ply", ["HUMANISE/5"], quiet)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
