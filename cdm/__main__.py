@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # The command. Errors of these kinds are told in a line, others are faults of this program.
     try:
         parser = build_parser()
-        args = parser.parse_args(arguments)
+        args = _parsed(parser, sys.argv[1:] if arguments is None else arguments)
         if args.command is None:
             parser.print_help()
             return OK
@@ -66,8 +66,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if where is None:
             gone = isinstance(error, FileNotFoundError)  # os.getcwd() names no file
             where = "the working folder" if gone else "the output"
-        tell(f"error: {where}: {error.strerror or error}; look at that path, and type it again")
+        tell(
+            f"error: {where}: {error.strerror or error}; look at that path, and type the same "
+            "command again"
+        )
         return REFUSED
+
+
+def _parsed(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
+    """The options. The words of `run` stay as they are: argparse would look for --config itself."""
+    if arguments[:1] == ["run"] and arguments[1:2] not in (["-h"], ["--help"]):
+        return argparse.Namespace(command="run", run=None, words=arguments[1:])
+    return parser.parse_args(arguments)
 
 
 # --- commands ------------------------------------------------------------------------------------

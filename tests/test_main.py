@@ -93,7 +93,7 @@ def test_outputs_may_be_a_link_to_another_disk(folder, tmp_path, monkeypatch, ca
 def test_a_run_that_was_renamed_is_told(folder, tmp_path, capsys):
     subprocess.run(["cp", "-a", folder / "outputs/run", tmp_path / "other"], check=True)
     assert main(["clean", str(tmp_path / "other")]) == 2
-    assert "the run's folder was renamed" in capsys.readouterr().err
+    assert "the run's folder was renamed or moved" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", ["status outputs/run --json", "--print-completion bash"])

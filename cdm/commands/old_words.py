@@ -65,6 +65,9 @@ OF_TRAINING = {
     "task.train.save_every_step": "training.checkpoint_every",
 }
 
+# Snakemake's options for settings, as error messages name them: here each word tells what it is.
+NEEDLESS = ("--config", "-C", "--configfile", "--configfiles")
+
 
 @dataclass
 class Job:
@@ -90,13 +93,13 @@ def read_words(words: Iterable[str], rules: Iterable[str]) -> Job:
 
     Args:
         words: overrides, names of rules and of our .yaml files, and the name of a script with what
-            stands before it.
+            stands before it; --config and --configfile may stand before what they would name.
         rules: that may be targets.
     Raises:
         ConfigError: an unknown key (with the nearest one), or something that cannot be done here
             as it was meant.
     """
-    words, job = list(words), Job()
+    words, job = [word for word in words if word not in NEEDLESS], Job()
     scripts = [place for place, word in enumerate(words) if word.endswith(".py")]
     if scripts:
         words = _read_script(words, scripts[-1], job)

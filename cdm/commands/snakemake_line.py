@@ -13,7 +13,7 @@ from cdm import SNAKEFILE, WORKFLOW
 from cdm.commands.config_files import config_arguments, flow
 from cdm.commands.old_words import Job, config_words
 from cdm.config import Config
-from cdm.config.layers import config_file
+from cdm.config.layers import config_file, read_file
 from cdm.errors import ConfigError, listed
 
 
@@ -53,7 +53,8 @@ def found_configfiles(names: Sequence[str]) -> list[str]:
     """The configuration files that were named, each where it is.
 
     Raises:
-        ConfigError: a file is not there. Snakemake would say so in a traceback.
+        ConfigError: a file is not there, which Snakemake would say in a traceback; or it is not
+            YAML, and Snakemake would not say which file and line.
     """
     paths = [config_file(name) for name in names]
     for path in paths:
@@ -61,6 +62,7 @@ def found_configfiles(names: Sequence[str]) -> list[str]:
             near = sorted(each.name for each in Path(path).parent.glob("*.y*ml"))
             beside = f"the folder has {listed(near, 8, ', ')}" if near else "cdm init writes one"
             raise ConfigError(f"{path}: no such file; {beside}")
+        read_file(Path(path))
     return paths
 
 
@@ -110,8 +112,8 @@ def started_in(run: Path, config: Config) -> Path:
         if (folder / config.run_dir).resolve() == run.resolve():
             return folder
     raise ConfigError(
-        f"{run}: its plan is of {config.run_dir}; the run's folder was renamed. Name it as before, "
-        "or give its --configfile with the new exp_name"
+        f"{run}: its plan is of {config.run_dir}; the run's folder was renamed or moved. Put it "
+        "back there, or give its --configfile with the new exp_name"
     )
 
 

@@ -84,6 +84,32 @@ def test_files_are_configurations(tmp_path, monkeypatch):
         snakemake_words(job, ["--configfile", "other.yaml"])
 
 
+def test_what_a_message_says_with_config_may_be_typed_to_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    started = []
+    monkeypatch.setattr(os, "execv", lambda program, words: started.append(words))
+    Path("mine.yaml").touch()
+    main(["run", "mine.yaml", "seed=1", "dataset={sigma: 0.5}", "--", "-n"])
+    main(
+        [
+            "run",
+            "--configfile",
+            "mine.yaml",
+            "--config",
+            "seed=1",
+            "dataset={sigma: 0.5}",
+            "--",
+            "-n",
+        ]
+    )
+    assert started[0] == started[1] and "--configfile" in started[0]
+    assert main(["run", "-n"]) == 2  # not argparse's "unrecognized arguments"
+    assert "options of Snakemake stand behind --, as in: -- -n" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["run", "--help"])
+    assert "examples:" in capsys.readouterr().out
+
+
 def test_our_own_files_are_found_without_a_checkout(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     started = []
@@ -109,6 +135,15 @@ def test_a_file_that_is_not_there_is_told_before_snakemake_starts(tmp_path, monk
     Path("mine.yaml").touch()
     assert main(["run", "mine.yml"]) == 2
     assert "mine.yml: no such file; the folder has mine.yaml" in capsys.readouterr().err
+
+
+def test_a_file_that_is_not_yaml_is_told_with_its_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "execv", None)  # would fail
+    Path("mine.yaml").write_text("exp_name: a\nseed: [3\n")
+    assert main(["run", "mine.yaml"]) == 2
+    told = capsys.readouterr().err
+    assert "mine.yaml: not YAML" in told and "line 2" in told
 
 
 def test_a_run_is_started_where_its_outputs_folder_is_relative_to(tmp_path, monkeypatch):
