@@ -232,7 +232,7 @@ def config_arguments(config: Config) -> str:
     except CDMError:  # what told of the training is gone
         told = usual
     changes = overlay(difference(told, found), difference(usual, around))
-    words = [f"{key}={flow(changes[key])}" for key in found if key in changes]
+    words = [f"{key}={flow(changes[key])}" for key in found if changes.get(key, {}) != {}]
     return "--config " + " ".join(map(shlex.quote, words)) if words else ""
 
 

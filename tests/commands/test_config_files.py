@@ -95,6 +95,11 @@ def test_text_keys_are_those_that_were_typed(typed):
     assert config == read_config([], shlex.split(config_arguments(config))[1:])
 
 
+def test_what_is_to_be_typed_names_no_section_that_changes_nothing():
+    config = read_config([], ["exp_name=b", "dataset={data_dir: demo}"])
+    assert config_arguments(config) == "--config exp_name=b"
+
+
 def test_what_snakemake_made_of_a_value_is_undone(typed):
     merged = raw_config(exp_name=7, exp_dir=1.1, seed=3, sampling={"batch_size": 16})
     found = configure(merged, [typed], ["exp_name=007"])
