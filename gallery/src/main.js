@@ -246,7 +246,7 @@ class Gallery {
           this.choose({});
         }
       } catch {
-        this.tellNews("`cdm view` does not answer any more. Start it again to see more maps.");
+        this.tellNews("cdm view does not answer any more. Start it again to see more maps.");
       }
     }
   }

@@ -98,7 +98,7 @@ export class Toolbar {
       );
     } else if (app.remote) {
       filters.push(
-        element("span", { class: "hint" }, "After `snakemake evaluate`, you can sort by error here."),
+        element("span", { class: "hint" }, "After snakemake evaluate, you can sort by error here."),
       );
     }
     filters.push(this.count);
