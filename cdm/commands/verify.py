@@ -138,7 +138,8 @@ def _no_archive(path: Path, problem: str) -> ArchiveError:
     """The error where no archive can be opened; a record beside the path says there was one."""
     run = path.parent if path.name == ARCHIVE else path
     is_run = (plan_folder(run) / "plan.json").exists()
-    records = records_beside(run / ARCHIVE if is_run else path)
+    path = run / ARCHIVE if is_run else path
+    records = records_beside(path)
     if records:
         advice = merge_again(records[0])
     elif is_run:

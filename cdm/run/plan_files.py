@@ -17,6 +17,7 @@ from cdm.datasets.motion_facts import seal_motions
 from cdm.errors import ArchiveError, ConfigError, listed
 from cdm.files import (
     digest,
+    is_folder,
     is_sealed,
     list_names,
     read_bytes,
@@ -111,11 +112,16 @@ def read_plan(run: str | Path) -> Plan:
 
 
 def _no_plan(run: Path, path: Path) -> str:
-    """What to type where a run was expected: the runs that are near, or how a file is given."""
+    """What to type where a run was expected: to have a lost plan again, a file, or a run near."""
     if run.suffix in (".yaml", ".yml") and run.is_file():
         return (
             f"{path}: no such file; expected the folder of a run. Settings in a file are given as "
             f"--configfile {run}"
+        )
+    if is_folder(run / CHUNKS):
+        return (
+            f"{path}: no such file; start snakemake again to have it written anew, finished chunks "
+            "are kept"
         )
     near = [folder / name for folder in (run, run.parent) for name in sorted(list_names(folder))]
     runs = [str(each) for each in near if (plan_folder(each) / "plan.json").is_file()]

@@ -264,6 +264,14 @@ def test_a_run_that_is_not_merged_yet_says_how_it_goes_on(folder, capsys):
         )
 
 
+def test_an_archive_that_is_away_is_told_by_its_name(folder, capsys):
+    shutil.rmtree(ARCHIVE)
+    for path in (RUN, ARCHIVE):
+        assert main(["verify", str(path)]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"error: {ARCHIVE}: no archive here (no such file or folder); to")
+
+
 def test_looking_needs_no_torch(folder):
     for command in ("status", "verify", "why", "clean"):
         code = (

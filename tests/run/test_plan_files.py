@@ -71,6 +71,13 @@ def test_a_folder_that_is_no_run_is_told_with_what_is_expected(plan):
             read_plan(place)
 
 
+def test_a_lost_plan_of_a_run_with_chunks_is_written_anew(plan):
+    Path(PLAN).unlink()
+    Path(RUN, "chunks").mkdir(exist_ok=True)
+    with pytest.raises(ArchiveError, match=f"^{PLAN}: no such file; start snakemake again"):
+        read_plan(RUN)
+
+
 def test_a_plan_of_another_user_is_told(plan, monkeypatch):
     def refuse(path):
         raise PermissionError(13, "Permission denied", str(path))
