@@ -188,7 +188,7 @@ def explain_os_error(error: OSError, path: Path) -> str:
     advice = known.get(error.errno or 0, "look at that path")
     return (
         f"cannot write {path}: {error.strerror or error}. Finished chunks are kept; {advice}, "
-        "then run the same snakemake command again"
+        "then run the same command again"
     )
 
 

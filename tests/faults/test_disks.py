@@ -52,7 +52,7 @@ def tmpfs(folder: Path, size: str):
 def assert_told(done, *words):
     """The run failed with these words and without a traceback."""
     assert done.returncode != 0
-    for word in (*words, "run the same snakemake command again"):
+    for word in (*words, "run the same command again"):
         assert word in done.stdout, done.stdout
     assert "Traceback" not in done.stdout, done.stdout
 
