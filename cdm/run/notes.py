@@ -5,6 +5,8 @@ Nothing here changes a number. It is what a user would otherwise learn from wron
 
 import html
 
+import numpy as np
+
 from cdm.config import Config
 from cdm.datasets import Dataset, Sample
 from cdm.datasets.reference_draws import H3D_HORIZON, REFERENCE
@@ -14,6 +16,8 @@ HEADS = {
     "HybridMamba": ("num_heads",),
     "Perceiver": ("encoder_num_heads", "decoder_num_heads"),
 }
+
+OFFSET_STEP_M = 0.001  # of float32 from 16 km on
 
 HORIZON_OF_A_LOG = (
     f"clips of {H3D_HORIZON} frames and more are left out. max_horizon in afford-motion's log has "
@@ -35,6 +39,7 @@ def plan_notes(
         "captions": _drawn_captions(config),
         "shortened": _long_captions(config, samples),
         "horizon": _horizon(config, dataset),
+        "scene_trans": _rounded_offsets(samples),
     }
     return {label: note for label, note in notes.items() if note}
 
@@ -128,4 +133,17 @@ def _horizon(config: Config, dataset: Dataset) -> str:
         f"{missed} clip(s) or parts of {limit} to {H3D_HORIZON - 1} frames are left out, of which "
         f"afford-motion's stage 2 wants maps: it leaves out {H3D_HORIZON} frames and more, "
         f"whatever its max_horizon says. To have them, set dataset.max_horizon: {H3D_HORIZON}"
+    )
+
+
+def _rounded_offsets(samples: list[Sample]) -> str:
+    """Offsets so large that float32, which the archive keeps them in, moves them by millimetres."""
+    steps = [np.spacing(np.float32(max(map(abs, sample.scene_trans)))) for sample in samples]
+    rounded = sum(step > OFFSET_STEP_M for step in steps)
+    if not rounded:
+        return ""
+    return (
+        f"{rounded} of {len(samples)} samples have an offset so large that float32 keeps it in "
+        f"steps of up to {max(steps) * 1000:.4g} mm. Maps and points are as they should be; to "
+        "place them in the whole scan, take the offsets from the table"
     )

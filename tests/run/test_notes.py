@@ -111,3 +111,15 @@ def test_notes_are_kept_with_the_plan_and_stand_in_its_description(plan):
     for label, note in saved.notes.items():
         assert f"\n{label:<16}{note}\n" in text
     assert make_plan(run_config())[0].notes == {}
+
+
+@pytest.mark.parametrize(
+    "offset, told", [(16_000.0, None), (-17_000.0, "1.953 mm"), (5.4e6, "500 mm")]
+)
+def test_offsets_that_float32_moves_are_told(plan, tmp_path, offset, told):
+    table = tmp_path / "data/HUMANISE/contact_motion/anno.csv"
+    table.write_text(table.read_text().replace("scene0002,0.5,", f"scene0002,{offset},"))
+    note = notes(plan).get("scene_trans")
+    assert (note is None) == (told is None)
+    if note:
+        assert note.startswith("1 of 7 samples have an offset") and told in note
