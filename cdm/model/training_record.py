@@ -13,6 +13,7 @@ from typing import Any
 
 from cdm.config import DEMO, Config
 from cdm.config.layers import typed_value
+from cdm.config.reference_keys import DATASETS, H3D_EXAMPLES
 from cdm.config.training_log import Training, read_log, read_reference
 from cdm.errors import CheckpointError, ConfigError
 from cdm.files import read_bytes, seal, typed, unseal, write_bytes
@@ -21,7 +22,7 @@ from cdm.model.point_features import DATASET, PointFeatures
 SETTINGS = "training/settings.json"  # in the folder that also holds ckpt/
 PRETRAINED_WEIGHT = "model.scene_model.pretrained_weight"
 INSIST = "--config trust=mine"
-CLIPS = "ContactHumanML3DDataset"
+OF_CLIPS = ("ContactHumanML3DDataset", H3D_EXAMPLES)  # dataset.name
 USUAL_HEADS = 8  # where the configuration has null
 HEADS = {
     "Perceiver": (
@@ -237,9 +238,9 @@ def _other_statistics(config: Config, training: Training) -> list[str]:
     afford-motion names it by the sets, or H3D, that the model was trained on.
     """
     trained_on, sampled = training.trained_on, config.dataset.name
-    if trained_on is None or config.dataset.statistics is not None:
+    if trained_on not in (*DATASETS, H3D_EXAMPLES) or config.dataset.statistics is not None:
         return []
-    if (trained_on == CLIPS) == (sampled == CLIPS):
+    if (trained_on in OF_CLIPS) == (sampled in OF_CLIPS):
         return []
     return [
         f"dataset.name: {trained_on} there, {sampled} configured, so that mean and std would be "

@@ -210,6 +210,12 @@ def test_data_by_whose_name_other_statistics_would_be_found_are_refused(
     check_sampled_as_trained(experiment(given), Path("exp"))
 
 
+@pytest.mark.parametrize("name", ["ContactHumanML3DExampleDataset", "ContactOfAForkDataset"])
+def test_a_name_that_is_not_built_here_is_settled_by_that_of_its_source(experiment, name):
+    write_log(Path("exp"), composed(task__dataset__name=name))
+    check_sampled_as_trained(experiment("dataset={name: ContactHumanML3DDataset}"), Path("exp"))
+
+
 def test_features_of_the_scene_model_are_compared(experiment):
     scene = {"model__scene_model__use_scene_model": True}
     write_log(Path("exp"), composed(sets=True, task__dataset__use_openscene=True, **scene))
