@@ -55,15 +55,15 @@ onsuccess:
     if makes_maps():
         LIVE.stop()
         print(
-            printable(farewell(PLAN, workflow.dag_settings.targets)),
+            printable(farewell(PLAN, workflow.dag_settings.targets, FOLDER)),
             file=sys.stderr,
         )
-        atexit.register(tell_page, written=True)
+        at_exit(tell_page, written=True)
     if "train" in workflow.dag_settings.targets:
-        print(printable(trained(CONFIG)), file=sys.stderr)
+        print(printable(trained(CONFIG, FOLDER)), file=sys.stderr)
 
 
 onerror:
     if makes_maps():
         LIVE.stop()
-        print(advice(PLAN), file=sys.stderr)
+        print(advice(PLAN, FOLDER), file=sys.stderr)

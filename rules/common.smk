@@ -1,6 +1,7 @@
 # Configuration and plan, shared by all rules. What they are made of is in cdm/.
 
 import atexit
+import contextlib
 import gc
 import os
 import sys
@@ -101,6 +102,9 @@ except CDMError as error:
     raise WorkflowError(f"{WHERE}{error}")
 
 RUN = CONFIG.run_dir
+HERE = Path.cwd()
+# In front of what is told to type: with --directory, it is typed in another folder than this one.
+FOLDER = str(HERE) if workflow.overwrite_workdir else ""
 # Finished work that lost a file: "merge" or the name of a chunk -> the lost file.
 LOSSES = find_losses(PLAN) if PLAN and workflow.is_main_process else {}
 SCORES = {named("evaluate"), named("report")}  # targets that measure a finished archive
@@ -293,12 +297,22 @@ def save_lost_plan():
             print(error, file=sys.stderr)
 
 
+def at_exit(act, **words):
+    """Have something done as Python ends, where the run is: Snakemake has left --directory then."""
+
+    def act_there():
+        with contextlib.chdir(HERE):
+            act(**words)
+
+    atexit.register(act_there)
+
+
 # Else Python searches all of Snakemake for garbage once more when it ends, for a third of a second.
 atexit.register(gc.freeze)
 if PLAN and workflow.is_main_process:
-    atexit.register(save_lost_plan)
+    at_exit(save_lost_plan)
     if not IS_MODULE:
-        atexit.register(tell_page)
+        at_exit(tell_page)
 
 
 def study_to_show(wildcards):

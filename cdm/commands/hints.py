@@ -1,6 +1,11 @@
-"""What a run says at its end, and of its page (no torch)."""
+"""What a run says at its end, and of its page (no torch).
 
+`folder` is "" or that of --directory: what is told can be typed where the run was started.
+"""
+
+import os
 import re
+import shlex
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -18,7 +23,7 @@ WRITTEN_BY = {
 MOST_EMBEDDED = 1_500_000  # bytes; in base64 they are 2 MB
 
 
-def farewell(plan: Plan, targets: Collection[str] = ()) -> str:
+def farewell(plan: Plan, targets: Collection[str] = (), folder: str = "") -> str:
     """How to look at the maps; empty while the archive of this plan is not there.
 
     Args:
@@ -28,31 +33,34 @@ def farewell(plan: Plan, targets: Collection[str] = ()) -> str:
         return ""
     run = Path(plan.config.run_dir)
     patterns = [pattern for name, pattern in WRITTEN_BY.items() if name in targets]
-    found = sorted(str(path) for pattern in patterns for path in run.glob(pattern))
+    found = sorted(os.path.join(folder, path) for name in patterns for path in run.glob(name))
     asked = f"\nWhat you asked for is in {listed(found, 4, ', ')}." if found else ""
+    archive = os.path.join(folder, plan.archive)
     return (
-        f"{asked}\nThe maps are in {plan.archive}. To look into them:\n\n"
+        f"{asked}\nThe maps are in {archive}. To look into them:\n\n"
         "  from cdm.archive import ContactMaps\n"
-        f'  maps = ContactMaps("{plan.archive}")\n'
+        f'  maps = ContactMaps("{archive}")\n'
         "  print(maps.keys[0], maps.distance(*maps.keys[0]).shape)\n"
     )
 
 
-def trained(config: Config) -> str:
+def trained(config: Config, folder: str = "") -> str:
     """How to sample the model that a training has finished."""
+    checkpoints = os.path.join(folder, config.run_dir, "ckpt")
     return (
-        f"\nThe model is in {config.run_dir}/ckpt. To sample it, leave exp_dir at null, and type "
+        f"\nThe model is in {checkpoints}. To sample it, leave exp_dir at null, and type "
         "the same command without the word train."
     )
 
 
-def advice(plan: Plan) -> str:
+def advice(plan: Plan, folder: str = "") -> str:
     """How to go on after a failure, and where to read what failed."""
     done = sum(Path(record).exists() for record in plan.chunk_records())
     return (
         f"\n{done} of {len(plan.chunks)} chunks are finished and stay finished. To go on, type the "
         "same command again; if an error stands above, remove its cause first.\n"
-        f"To see how far the run is and what failed: cdm status {plan.config.run_dir}"
+        f"To see how far the run is and what failed: cdm status "
+        f"{shlex.quote(os.path.join(folder, plan.config.run_dir))}"
     )
 
 

@@ -59,6 +59,7 @@ def test_after_a_failure_it_is_said_what_is_finished_and_what_to_type(plan):
     write_dummy_chunk(plan, plan.chunks[0])
     assert f"1 of {len(plan.chunks)} chunks are finished" in advice(plan)
     assert advice(plan).endswith("cdm status outputs/run")
+    assert advice(plan, "/a b").endswith("cdm status '/a b/outputs/run'")  # --directory
 
 
 def test_the_page_is_named_by_its_whole_path_in_the_last_line(tmp_path, monkeypatch):

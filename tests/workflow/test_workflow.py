@@ -197,6 +197,19 @@ def test_a_finished_run_gets_its_lost_plan_back_and_looking_writes_nothing(folde
     assert {name: (plan / name).read_bytes() for name in before} == before
 
 
+def test_a_run_in_another_folder_writes_and_tells_paths_there(folder, tmp_path):
+    started = tmp_path / "started"
+    started.mkdir()
+    shutil.copy(folder / "mine.yaml", started)
+    (folder / "outputs/run/plan/plan.json").unlink()
+    assert "Nothing to be done" in type_snakemake(started, "--directory", folder)
+    assert (folder / "outputs/run/plan/plan.json").exists()
+    (folder / "outputs/run/contact_maps.zarr").rename(folder / "away")
+    told = type_snakemake(started, "--directory", folder)
+    assert f'ContactMaps("{folder}/outputs/run/contact_maps.zarr")' in told
+    assert [path.name for path in started.iterdir()] == ["mine.yaml"]
+
+
 def test_a_link_that_leads_nowhere_is_told_without_a_traceback(folder):
     (folder / ".snakemake").rename(folder / "away")
     (folder / ".snakemake").symlink_to("scratch")
