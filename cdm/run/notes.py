@@ -8,7 +8,7 @@ import html
 import numpy as np
 
 from cdm.config import Config
-from cdm.datasets import Dataset, Sample
+from cdm.datasets import ContactHumanML3DDataset, Dataset, Sample
 from cdm.datasets.reference_draws import H3D_HORIZON, REFERENCE
 from cdm.model.architecture import Architecture
 
@@ -26,15 +26,21 @@ HORIZON_OF_A_LOG = (
 
 
 def plan_notes(
-    config: Config, architecture: Architecture, dataset: Dataset, samples: list[Sample]
+    config: Config,
+    architecture: Architecture,
+    dataset: Dataset,
+    samples: list[Sample],
+    left_by_training: bool,
 ) -> dict[str, str]:
     """Label -> note, for each thing that is to be told of this plan.
 
     Args:
         dataset: after its `samples`.
+        left_by_training: whether mean and std come from a file beside the checkpoint.
     """
     notes = {
         "heads": _assumed_heads(config, architecture),
+        "mean and std": "" if left_by_training else _assumed_statistics(config, dataset),
         "items": _chosen_items(config, dataset),
         "captions": _drawn_captions(config),
         "shortened": _long_captions(config, samples),
@@ -55,6 +61,21 @@ def _assumed_heads(config: Config, architecture: Architecture) -> str:
     if not assumed:
         return ""
     return f"{', '.join(assumed)}: afford-motion's default, assumed, as weights do not tell"
+
+
+def _assumed_statistics(config: Config, dataset: Dataset) -> str:
+    """Whose mean and std are taken, where nothing tells what the model was trained on."""
+    if isinstance(dataset, ContactHumanML3DDataset):
+        told = bool(config.provenance and config.provenance.training)
+    else:
+        told = config.dataset.statistics_sets is not None
+    if told or config.dataset.statistics is not None:
+        return ""
+    return (
+        f"{dataset.statistics_name()}, assumed, as nothing tells what the model was trained on. If "
+        "it was other data, name its file in dataset.statistics, or its sets in "
+        "dataset.statistics_sets"
+    )
 
 
 def _chosen_items(config: Config, dataset: Dataset) -> str:

@@ -88,7 +88,7 @@ def make_plan(config: Config) -> tuple[Plan, list[Sample]]:
         identity=identity,
         chunks=chunks,
         dropped=dataset.dropped,
-        notes=plan_notes(config, checkpoint.architecture, dataset, samples) | kept,
+        notes=_notes(config, checkpoint, dataset, samples, statistics) | kept,
         file_hashes=resolver.hashes,
         motions=dataset.motions,
         finished=resolver.finished,
@@ -146,6 +146,17 @@ def _plan_statistics(config: Config, dataset: Dataset, exp_dir: Path) -> Planned
     if not (config.is_demo_data or Path(path).exists()):
         stat_files(dataset, (dataset.files(item)[0] for item in items))
     return PlannedStatistics(path, None, dataset.statistics_origin())
+
+
+def _notes(
+    config: Config,
+    checkpoint: Checkpoint,
+    dataset: Dataset,
+    samples: list[Sample],
+    statistics: PlannedStatistics,
+) -> dict[str, str]:
+    left_by_training = Path(statistics.path).parent == checkpoint.path.parents[1]
+    return plan_notes(config, checkpoint.architecture, dataset, samples, left_by_training)
 
 
 def _chunk_size(

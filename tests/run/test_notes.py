@@ -21,14 +21,18 @@ def plan(tmp_path, monkeypatch):
     return plan_run(tmp_path)[0]
 
 
-def notes(plan, architecture=None, texts=None, **changes):
-    """The notes of a run of these settings."""
+def notes(plan, architecture=None, texts=None, beside=True, **changes):
+    """The notes of a run of these settings.
+
+    Args:
+        beside: whether mean and std come from a file beside the checkpoint.
+    """
     config = run_config(**changes)
     dataset = open_dataset(config, plan.architecture.point_feat_dim)
     samples = dataset.samples()
     if texts is not None:
         samples = [replace(samples[0], text=text) for text in texts]
-    return plan_notes(config, architecture or plan.architecture, dataset, samples)
+    return plan_notes(config, architecture or plan.architecture, dataset, samples, beside)
 
 
 def test_a_usual_plan_has_nothing_to_tell(plan):
@@ -49,6 +53,17 @@ def test_heads_that_nobody_set_are_told_and_those_that_are_set_are_not(plan, arc
     assert notes(plan, architecture, model=model).get("heads", "").count("num_heads") == (
         len(keys) - len(model[f"arch_{arch.lower()}"])
     )
+
+
+def test_mean_and_std_are_assumed_where_nothing_tells_the_training(plan):
+    told = notes(plan, beside=False)["mean and std"]
+    assert told.startswith("Mean_Std_Cont_HUMANISE_contact_cont_joints_0.8.npz, assumed")
+    assert "dataset.statistics_sets" in told
+    for known in ({"statistics": "mine.npz"}, {"statistics_sets": ["HUMANISE", "PROX"]}):
+        assert notes(plan, beside=False, dataset=known) == {}
+    next(Path("data").glob("Mean_Std*")).unlink()
+    assert "mean and std" not in make_plan(run_config())[0].notes  # the demo's lie beside it
+    assert "mean and std" in make_plan(run_config(dataset={"sigma": 0.7}))[0].notes
 
 
 def test_heads_of_a_bottleneck_that_is_not_there_are_not_told(plan):
@@ -95,10 +110,15 @@ def test_clips_that_a_small_max_horizon_takes_from_stage_2_are_counted(plan, tmp
     for limit in (200, 300):
         assert notes(plan, dataset=of_h3d | {"max_horizon": limit}) == {}
     config = run_config(dataset=of_h3d | {"max_horizon": 200})
-    config = replace(config, provenance=Provenance(training="exp/log/runtime.log"))
     dataset = open_dataset(config, plan.architecture.point_feat_dim)
     samples = dataset.samples()
-    told = plan_notes(config, plan.architecture, dataset, samples)["horizon"]
+    told = plan_notes(config, plan.architecture, dataset, samples, False)["mean and std"]
+    assert told.startswith("Mean_Std_Cont_OriH3D_")
+    config = replace(config, provenance=Provenance(training="exp/log/runtime.log"))
+    assert "mean and std" not in plan_notes(
+        config, plan.architecture, dataset, samples, left_by_training=False
+    )
+    told = plan_notes(config, plan.architecture, dataset, samples, True)["horizon"]
     assert "no effect there, so it is not taken over" in told and len(samples) == 5
 
 
