@@ -26,7 +26,7 @@ from cdm.datasets.files import (
     read_regular,
 )
 from cdm.datasets.samples import Sample
-from cdm.errors import BadItem, DataError
+from cdm.errors import BadItem, DataError, listed
 from cdm.files import (
     Place,
     RemotePath,
@@ -115,29 +115,33 @@ def compute_statistics(dataset: Dataset, reader: FileReader) -> Statistics:
     def moments(sample):
         try:
             return Moments.of(dataset.contact(dataset.read_distance(sample, reader)))
-        except BadItem:
+        except BadItem as problem:
             if dataset.config.on_bad_item == "skip":
-                return None
+                return problem
             raise
 
-    samples, total, bad = dataset.statistics_samples(), Moments(), []
+    samples, total, bad = dataset.statistics_samples(), Moments(), {}
     pool = ThreadPoolExecutor(8)
     try:
         for sample, block in zip(samples, pool.map(moments, samples), strict=True):
-            if block is not None:
-                total.add(*block)
+            if isinstance(block, BadItem):
+                bad[sample] = block
             else:
-                bad.append(_row(sample))
+                total.add(*block)
     finally:
         pool.shutdown(cancel_futures=True)  # after an error the other 40,000 need no reading
     num_items = len(samples) - len(bad)
     if not num_items:
-        raise DataError(f"{dataset.data_dir}: no item to compute statistics from")
+        raise DataError(
+            f"{dataset.data_dir}: none of {len(samples)} items can be used to compute mean and std:"
+            f"\n  {listed(bad.values(), 3)}\nRestore the files, or name the statistics that "
+            "the model was trained with in dataset.statistics"
+        )
     left_out = f" ({len(bad)} left out)" if bad else ""
     source = f"{dataset.statistics_name()} computed from {num_items} items{left_out}"
     contact_dim = dataset.config.contact_dim
     found = checked_statistics(total.mean[None], total.std[None], source, contact_dim)
-    return replace(found, left_out=tuple(bad))
+    return replace(found, left_out=tuple(map(_row, bad)))
 
 
 def computed_statistics_path(dataset: Dataset, items: list[Sample], run_dir: str) -> str:

@@ -92,6 +92,13 @@ def test_bad_item_stops_or_is_left_out(data_dir):
     assert source.endswith("computed from 2 items (1 left out)")
 
 
+def test_where_all_items_are_bad_the_message_says_why(data_dir):
+    for path in (data_dir / "PROX/contact_motion/contacts").iterdir():
+        path.write_bytes(b"cut off")
+    with pytest.raises(DataError, match=r"(?s)none of 3 items .*00000.npz: .*dataset.statistics"):
+        compute_statistics(make(data_dir, on_bad_item="skip"), FileReader(data_dir))
+
+
 def test_saved_statistics_come_back(tmp_path):
     statistics = Statistics(np.full((1, 6), 0.25, np.float32), np.ones((1, 6), np.float32), "test")
     path = tmp_path / "new/Mean_Std.npz"
