@@ -66,13 +66,22 @@ IS_MODULE = not workflow.modifier.is_main_snakefile()
 named = workflow.modifier.modify_rulename
 WHERE = f"module {workflow.modifier.namespace}: " if IS_MODULE else ""
 
+# Snakemake goes to the folder of --directory before it reads this, and leaves it before Python ends.
+# Paths that are typed are relative to the folder that it was started in; so FOLDER stands in front
+# of what is told to type.
+HERE = Path.cwd()
+STARTED_IN, FOLDER = HERE, ""
+if workflow.overwrite_workdir:
+    STARTED_IN, FOLDER = workflow.rundir, str(HERE)
+
 PLAN, SAMPLES = None, None
 STORAGE = workflow.storage_settings
 try:
     if workflow.is_main_process and not IS_MODULE:
         check_typed_once(sys.argv[1:])
-        check_profile(sys.argv[1:], BESIDE)
-        check_settings_of_profiles(sys.argv[1:], BESIDE)
+        with contextlib.chdir(STARTED_IN):
+            check_profile(sys.argv[1:], BESIDE)
+            check_settings_of_profiles(sys.argv[1:], BESIDE)
     check_notes()  # Snakemake makes their folder after it has read this
     check_storage(
         STORAGE.default_storage_provider,
@@ -102,9 +111,6 @@ except CDMError as error:
     raise WorkflowError(f"{WHERE}{error}")
 
 RUN = CONFIG.run_dir
-HERE = Path.cwd()
-# In front of what is told to type: with --directory, it is typed in another folder than this one.
-FOLDER = str(HERE) if workflow.overwrite_workdir else ""
 # Finished work that lost a file: "merge" or the name of a chunk -> the lost file.
 LOSSES = find_losses(PLAN) if PLAN and workflow.is_main_process else {}
 SCORES = {named("evaluate"), named("report")}  # targets that measure a finished archive

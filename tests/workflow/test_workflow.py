@@ -202,12 +202,14 @@ def test_a_run_in_another_folder_writes_and_tells_paths_there(folder, tmp_path):
     started.mkdir()
     shutil.copy(folder / "mine.yaml", started)
     (folder / "outputs/run/plan/plan.json").unlink()
-    assert "Nothing to be done" in type_snakemake(started, "--directory", folder)
+    shutil.copytree(REPO / "profiles/default", started / "own")
+    own = ("--workflow-profile", "own", "--directory", folder)
+    assert "Nothing to be done" in type_snakemake(started, *own)
     assert (folder / "outputs/run/plan/plan.json").exists()
     (folder / "outputs/run/contact_maps.zarr").rename(folder / "away")
     told = type_snakemake(started, "--directory", folder)
     assert f'ContactMaps("{folder}/outputs/run/contact_maps.zarr")' in told
-    assert [path.name for path in started.iterdir()] == ["mine.yaml"]
+    assert {path.name for path in started.iterdir()} == {"mine.yaml", "own"}
 
 
 def test_a_link_that_leads_nowhere_is_told_without_a_traceback(folder):
