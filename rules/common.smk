@@ -72,7 +72,8 @@ WHERE = f"module {workflow.modifier.namespace}: " if IS_MODULE else ""
 HERE = Path.cwd()
 STARTED_IN, FOLDER = HERE, ""
 if workflow.overwrite_workdir:
-    STARTED_IN, FOLDER = workflow.rundir, str(HERE)
+    FOLDER = str(HERE)
+    STARTED_IN = getattr(workflow, "rundir", HERE)  # the oldest Snakemake 9 does not tell
 
 PLAN, SAMPLES = None, None
 STORAGE = workflow.storage_settings
