@@ -12,7 +12,7 @@ from typing import Any
 
 from cdm.config.hydra_words import Override, as_node, read_override
 from cdm.config.layers import nested, overlay, typed_value
-from cdm.config.reference_keys import NO_MEANING, REQUIRED, SAME, translate
+from cdm.config.reference_keys import NO_MEANING, OF_SCENE_MODEL, REQUIRED, SAME, translate
 from cdm.config.schema import accepts_null, all_keys, part
 from cdm.config.training_log import read_log
 from cdm.errors import CDMError, ConfigError
@@ -50,6 +50,8 @@ OF_A_RUN = {
     "gpu": "gpu",
     "exp_name": "exp_name",
     "exp_dir": "exp_dir",
+    "output_dir": "output_dir",
+    "model.data_repr": "dataset.data_repr",  # there, the dataset's follows the model's
     "task.dataset.phase": "dataset.phase",
 }
 OF_SAMPLING = {
@@ -74,7 +76,8 @@ class Job:
     """What was typed, in our terms.
 
     Attributes:
-        kind: sample, test or train.
+        kind: sample, test or train: what the script does.
+        trains: whether a model is trained, by a script or by our rule.
         values: our dotted key -> value.
         targets: rules that were named.
         configfiles: files of our keys that were named.
@@ -82,6 +85,7 @@ class Job:
     """
 
     kind: str = SAMPLE
+    trains: bool = False
     values: dict[str, Any] = field(default_factory=dict)
     targets: list[str] = field(default_factory=list)
     configfiles: list[str] = field(default_factory=list)
@@ -103,6 +107,8 @@ def read_words(words: Iterable[str], rules: Iterable[str]) -> Job:
     scripts = [place for place, word in enumerate(words) if word.endswith(".py")]
     if scripts:
         words = _read_script(words, scripts[-1], job)
+
+    job.trains = job.kind == TRAIN or "train" in words
 
     # Each word by itself.
     theirs: dict[str, Override] = {}
@@ -172,6 +178,10 @@ def _sort_in(word: str, override: Override, job: Job, theirs: dict[str, Override
     elif key in ("task", "model"):
         _check_group(word, override)
         theirs[key] = override
+    elif job.trains and re.fullmatch(r"model\..*dropout", key):
+        _check_dropout(word, override)
+    elif job.trains and re.match(r"model\.(arch_|time_emb_dim)", key) and _is_value(key):
+        job.values[key] = override.value  # a size, which is read off the weights elsewhere
     elif override.deletes:
         if not _is_known(key):
             raise ConfigError(_unknown(word, key))
@@ -181,7 +191,7 @@ def _sort_in(word: str, override: Override, job: Job, theirs: dict[str, Override
         job.values[ours] = override.value
     elif key in SAME or key in REQUIRED or _why_no_meaning(key) or _has_parts(key):
         theirs[key] = override
-    elif (known := part(key)) is not None and "properties" not in known:
+    elif _is_value(key):
         job.values[key] = override.value
     elif part(key) is not None and isinstance(override.value, dict):
         job.values |= {f"{key}.{name}": value for name, value in override.value.items()}
@@ -196,6 +206,19 @@ def _check_group(word: str, override: Override) -> None:
         raise ConfigError(f"{word}: is of stage 2, which reads the maps that are made here")
     if value not in known:
         raise ConfigError(f"{word}: expected {override.key}= one of {', '.join(known)}")
+
+
+def _check_dropout(word: str, override: Override) -> None:
+    """A share in one layer may be afford-motion's own: `training.dropout` is for all of them."""
+    usual = "0.0" if "residual" in override.key else "0.1"
+    if str(override.value) not in (usual, usual.removesuffix(".0")):
+        raise ConfigError(f"{word}: expected {usual}; training.dropout=SHARE sets all of them here")
+
+
+def _is_value(key: str) -> bool:
+    """Whether a key is ours, and no section."""
+    known = part(key)
+    return known is not None and "properties" not in known
 
 
 def _has_parts(key: str) -> bool:
@@ -237,8 +260,12 @@ def _translate(theirs: dict[str, Override], job: Job) -> None:
     if found.refused:
         listed = "".join(f"\n  {text.removeprefix(' line 0: ')}" for text, _ in found.refused)
         raise ConfigError(f"this cannot be sampled here as it is meant:{listed}")
+    if "model.scene_model.use_scene_model" not in theirs:  # a log or a file may have it
+        found.values |= {key: theirs[key].value for key in OF_SCENE_MODEL if key in theirs}
     job.values = found.values | job.values
     for key, override in theirs.items():
+        if key in job.values:
+            continue
         why = found.no_meaning.get(key) or ("/" in key and _why_no_meaning(key))
         if why and not (key.startswith("task.evaluator.") and job.kind == TEST):
             job.left_out[f"{key}={override.value}"] = why

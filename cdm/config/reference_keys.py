@@ -103,7 +103,7 @@ NO_MEANING = [
     (r"task\.dataset\.sets_config\..*", "all of the split is used"),
     (r"model\.data_repr", "task.dataset.data_repr has it"),
     (r"model\.input_feats", "read off the weights"),
-    (r".*dropout", "without effect when sampling"),
+    (r"(task|model)\..*dropout", "without effect when sampling"),
     (r"model\.(time_emb_dim|arch_.*)", "read off the weights"),
     (r"model\.scene_model\.(use_color|use_openscene|num_points)", "task.dataset has it"),
     (r"model\.scene_model\..*", "the model has no point features"),

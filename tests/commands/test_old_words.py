@@ -42,11 +42,35 @@ def test_the_words_for_snakemake_are_one_for_each_section():
 
 def test_what_changes_nothing_is_left_out():
     job = read(
-        "hydra/job_logging=none output_dir=outputs platform=TensorBoard task.train.lr=1 "
+        "hydra/job_logging=none log_dir=logs platform=TensorBoard task.train.lr=1 "
         "model.arch_perceiver.encoder_dropout=0.3 +task.evaluator.save_results=true seed=3"
     )
     assert job.values == {"seed": 3}
-    assert len(job.left_out) == 6 and "output_dir=outputs" in job.left_out
+    assert len(job.left_out) == 6 and "log_dir=logs" in job.left_out
+
+
+def test_where_outputs_lie_and_which_joints_a_map_has_count():
+    job = read("output_dir=/scratch/me model.data_repr=contact_pelvis")
+    assert job.values == {"output_dir": "/scratch/me", "dataset.data_repr": "contact_pelvis"}
+    assert not job.left_out
+
+
+@pytest.mark.parametrize("line", ["train mine.yaml", "train.py exp_dir=x", "exp_dir=x train"])
+def test_a_training_takes_sizes_and_dropout(line):
+    sizes = "model.time_emb_dim=64 model.arch_pointmamba.depth=4 training.dropout=0.2"
+    job = read(f"{line} {sizes} model.arch_perceiver.encoder_dropout=0.1")
+    expected = {"model.time_emb_dim": 64, "model.arch_pointmamba.depth": 4, "training.dropout": 0.2}
+    assert expected.items() <= job.values.items() and not job.left_out
+    with pytest.raises(ConfigError, match=r"expected 0\.1; training\.dropout=SHARE"):
+        read(f"{line} model.arch_perceiver.encoder_dropout=0.3")
+
+
+@pytest.mark.parametrize("line", ["exp_dir=x", "train.py task=contact_gen model=cdm"])
+def test_weights_of_the_scene_model_count_where_it_is_switched_on_elsewhere(line):
+    key = "model.scene_model.pretrained_weight"
+    assert read(f"{line} {key}=/w.pth").values[key] == "/w.pth"
+    job = read(f"{line} {key}=/w.pth model.scene_model.use_scene_model=false")
+    assert key not in job.values and f"{key}=/w.pth" in job.left_out
 
 
 def test_a_key_that_is_taken_out_is_as_if_it_was_never_typed():
