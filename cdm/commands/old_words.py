@@ -175,7 +175,7 @@ def _sort_in(word: str, override: Override, job: Job, theirs: dict[str, Override
     if key == "save_dir":  # the fork's gen_train_contact.py
         job.values |= {"export.to": override.value, "export.for": "train"}
         job.targets.append("export_pred_contact")
-    elif key in ("task", "model"):
+    elif key == "task" or (key == "model" and not isinstance(override.value, dict)):
         _check_group(word, override)
         theirs[key] = override
     elif job.trains and re.fullmatch(r"model\..*dropout", key):
@@ -194,7 +194,7 @@ def _sort_in(word: str, override: Override, job: Job, theirs: dict[str, Override
     elif _is_value(key):
         job.values[key] = override.value
     elif part(key) is not None and isinstance(override.value, dict):
-        job.values |= {f"{key}.{name}": value for name, value in override.value.items()}
+        job.values |= dict(_leaves(key, override.value))
     else:
         raise ConfigError(_unknown(word, key))
 
@@ -213,6 +213,15 @@ def _check_dropout(word: str, override: Override) -> None:
     usual = "0.0" if "residual" in override.key else "0.1"
     if str(override.value) not in (usual, usual.removesuffix(".0")):
         raise ConfigError(f"{word}: expected {usual}; training.dropout=SHARE sets all of them here")
+
+
+def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """The values of a section of ours as dotted keys, which defaults are held against."""
+    if isinstance(value, dict) and not _is_value(key):
+        for name, each in value.items():
+            yield from _leaves(f"{key}.{name}", each)
+    else:
+        yield key, value
 
 
 def _is_value(key: str) -> bool:

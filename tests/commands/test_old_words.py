@@ -69,6 +69,8 @@ def test_a_training_takes_sizes_and_dropout(line):
 def test_weights_of_the_scene_model_count_where_it_is_switched_on_elsewhere(line):
     key = "model.scene_model.pretrained_weight"
     assert read(f"{line} {key}=/w.pth").values[key] == "/w.pth"
+    section = "model={scene_model:{pretrained_weight:/w.pth}}"  # as messages have it
+    assert read(f"{line} {section}").values[key] == "/w.pth"
     job = read(f"{line} {key}=/w.pth model.scene_model.use_scene_model=false")
     assert key not in job.values and f"{key}=/w.pth" in job.left_out
 
@@ -90,6 +92,7 @@ def test_a_key_that_is_taken_out_is_as_if_it_was_never_typed():
         ("seed=1,2", "several values are several runs"),
         ("task=contact_motion_gen", "is of stage 2"),
         ("model=cmdm", "is of stage 2"),
+        ("task={a:3}", "expected task= one"),
         ("task=other", "expected task= one of text_to_motion_contact_gen"),
         ("diffusion.predict_xstart=false", "diffusion.predict_xstart is false"),
         ("sample.py seed=1", "not a script of stage 1"),
