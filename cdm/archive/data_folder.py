@@ -37,6 +37,8 @@ from cdm.files import (
 )
 
 RECORD = f"{PRED_CONTACT}.json"
+# What reading something else as a record raises.
+NOT_OURS = (OSError, ValueError, TypeError, KeyError, AttributeError)
 LISTED = 100  # files that a message names
 Log = Callable[[str], None]
 Checksums = Mapping[str, list]  # name of a file -> [size in bytes, sha256]
@@ -90,14 +92,8 @@ class SetFolder:
         if not os.path.lexists(self.record):
             return _Record()
         try:
-            if self.record.is_symlink():
-                raise ValueError("a symbolic link")
-            content = unseal(read_bytes(self.record))
-            content.pop("sha256", None)
-            found = _Record(**content)
-            found.contents()
-            return found
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            return _read_record(self.record)
+        except NOT_OURS as error:
             if self.overwrite and not is_folder(self.record):
                 return _Record()
             raise ArchiveError(
@@ -170,7 +166,11 @@ class SetFolder:
             for name, export in self.known.splits.items()
             if name != split
         }
-        unfinished = [export for export in self.known.unfinished if export["split"] != split]
+        unfinished = [
+            export | {"files": {n: c for n, c in export["files"].items() if n not in files}}
+            for export in self.known.unfinished
+            if export["split"] != split
+        ]
         self._write_record(_Record(splits | {split: origin | {"files": dict(files)}}, unfinished))
 
     def _write_record(self, record: _Record) -> None:
@@ -254,6 +254,39 @@ def other_exports(data_dir: Path, sets: Mapping[str, Any], split: str) -> list[P
             splits = unseal(read_bytes(data_dir / set / RECORD))["splits"]
             if splits[split]["files"]:
                 found.append(data_dir / set / PRED_CONTACT)
+    return found
+
+
+def replaced_since(data_dir: Path, set: str, split: str, files: Iterable[str], plan: str) -> bool:
+    """Whether another export has put its maps in place of files that an export of a plan wrote.
+
+    Maps of two models have the same names and sizes. So the folder's record is asked.
+    """
+    try:
+        known = _read_record(data_dir / set / RECORD)
+        begun = {name for export in known.unfinished for name in export["files"]}
+        own = known.splits[split]
+        return (
+            own["plan"] != plan
+            or not begun.isdisjoint(files)
+            or not own["files"].keys() >= {*files}
+        )
+    except NOT_OURS:
+        return True
+
+
+def _read_record(path: Path) -> _Record:
+    """The record beside a set's pred_contact folder.
+
+    Raises:
+        One of NOT_OURS: there is none, or it is not the record of an export.
+    """
+    if path.is_symlink():
+        raise ValueError("a symbolic link")
+    content = unseal(read_bytes(path))
+    content.pop("sha256", None)
+    found = _Record(**content)
+    found.contents()
     return found
 
 

@@ -1,8 +1,9 @@
 """The exports of a run, as its configuration asks for them (no torch).
 
 An export is made again when its archive is newer, when it is of another plan, when section `export`
-asks for something else, or when a file of it is gone. No chunk depends on it. Each export tells its
-plan itself, because times of files are lost where a run is copied.
+asks for something else, when a file of it is gone, or when maps of another run took its place in a
+data folder. No chunk depends on it. Each export tells its plan itself, because times of files are
+lost where a run is copied.
 """
 
 import os
@@ -15,7 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from cdm.archive.data_folder import check_data_folder, opened, other_exports, put_maps
+from cdm.archive.data_folder import (
+    check_data_folder,
+    opened,
+    other_exports,
+    put_maps,
+    replaced_since,
+)
 from cdm.archive.export import export_npz, export_pred_contact
 from cdm.archive.ply import export_ply
 from cdm.archive.reader import ContactMaps
@@ -202,7 +209,7 @@ def stale_maps(plan: Plan, record: Path) -> str | None:
     into = _data_folder(config)
     if into is not None:
         check_data_folder(into)  # before a map is sampled for it
-    return _stale(plan, record, asked_of_maps(config), lambda content: _lost_maps(config, content))
+    return _stale(plan, record, asked_of_maps(config), lambda content: _lost_maps(plan, content))
 
 
 def stale_clouds(plan: Plan, record: Path) -> str | None:
@@ -231,11 +238,20 @@ def _stale(
         return f"{record}: is not the record of an export of this version"
 
 
-def _lost_maps(config: Config, content: dict[str, Any]) -> str | None:
-    """The first exported file that is missing or has another size than it was written with."""
-    parents = [Path(config.run_dir), *filter(None, [_data_folder(config)])]
+def _lost_maps(plan: Plan, content: dict[str, Any]) -> str | None:
+    """The first exported file that is missing or of another size; or who replaced them since."""
+    config = plan.config
+    into = _data_folder(config)
     files = {f"{set}/{PRED_CONTACT}": sizes for set, sizes in content["files"].items()}
-    return next(filter(None, (_lost_files(parent, files) for parent in parents)), None)
+    for parent in (Path(config.run_dir), *filter(None, [into])):
+        lost = _lost_files(parent, files)
+        if lost:
+            return lost
+    split = config.dataset.phase
+    for set, sizes in content["files"].items():
+        if into is not None and replaced_since(into, set, split, sizes, plan.fingerprint):
+            return f"{into / set / PRED_CONTACT}: holds maps of another export"
+    return None
 
 
 def _lost_files(parent: Path, files: dict[str, dict[str, int]]) -> str | None:

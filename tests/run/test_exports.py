@@ -13,6 +13,7 @@ import stage2
 from cdm.__main__ import main
 from cdm.archive import ContactMaps, data_folder
 from cdm.errors import ArchiveError, ConfigError, DataError
+from cdm.files import checksum
 from cdm.run.exports import (
     export_clouds,
     export_maps,
@@ -304,6 +305,45 @@ def test_exports_of_another_plan_are_made_again_whatever_the_times_of_files_are(
         f"{RECORD}: is of maps of another plan",
         f"{clouds}: is of maps of another plan",
     ]
+
+
+def test_maps_in_a_data_folder_are_put_there_again_where_those_of_another_run_replaced_them():
+    """Their names and sizes are the same, so only the folder's record can tell."""
+    plan = stage2.make_archive(stage2.stage_1(DATA))
+    into = asking(plan, to="data")
+    export(plan, to="data")
+    place, record = DATA / "PROX/pred_contact", DATA / "PROX/pred_contact.json"
+    path, ours = place / "00003.npy", json.loads(record.read_text())
+    before = path.read_bytes()
+
+    def run(split: str) -> None:
+        """Another run puts its maps there."""
+        source = Path("other")
+        shutil.copytree(place, source, dirs_exist_ok=True)
+        np.save(source / path.name, np.zeros_like(np.load(path)))
+        files = {each.name: checksum(each) for each in source.iterdir()}
+        folder = data_folder.SetFolder(place, overwrite=False)
+        folder.put(source, split, files, {"archive": "b", "plan": "b"})
+
+    def killed(split: str) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(data_folder, "_sync_folder", lambda path: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                run(split)
+
+    for other in (run, killed):
+        for split in ("train", "test"):
+            assert stale_maps(into, RECORD) is None
+            other(split)
+            assert path.stat().st_size == len(before)
+            assert path.read_bytes() != before
+            assert stale_maps(into, RECORD) == f"{place}: holds maps of another export"
+            export(plan, to="data")
+            assert path.read_bytes() == before
+    record.unlink()
+    assert stale_maps(into, RECORD) == f"{place}: holds maps of another export"
+    export(plan, to="data")
+    assert json.loads(record.read_text())["splits"] == ours["splits"]
 
 
 def test_an_export_is_stale_once_something_else_is_asked_for_or_a_file_is_gone():
