@@ -1,6 +1,7 @@
 """One step of training: model, optimiser, averaged weights, and the loss."""
 
 import math
+import zipfile
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -203,6 +204,7 @@ class Trainer:
             f"the newest model there, or remove {path.parent} to train from the start"
         )
         try:
+            _check_sums(path)
             state = torch.load(path, map_location=self.device, weights_only=True)
             found = dict(state["settings"])
         except Exception as error:  # a damaged file raises anything: zip, pickle, torch
@@ -235,6 +237,18 @@ class Trainer:
         kept = sampling_settings(self.config) | training_settings(self.config)
         told = {"architecture": asdict(self.architecture)} | kept
         return told if self.items is None else told | {"items of phase train": self.items}
+
+
+def _check_sums(path: Path) -> None:
+    """Hold a file of `save_tensors` against the checksums in it, which `torch.load` does not read.
+
+    Raises:
+        BadZipFile: it is damaged.
+    """
+    with zipfile.ZipFile(path) as file:
+        broken = file.testzip()
+    if broken:
+        raise zipfile.BadZipFile(f"{broken} fails its checksum")
 
 
 def save_tensors(state: dict[str, Any], path: Path) -> None:
