@@ -1,5 +1,6 @@
 """Maps of an archive as a PyTorch dataset: what stage 2 trains on, without exported files."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,8 @@ class ContactMapsDataset(Dataset):
         transform: called with each entry; what it returns is the entry. To be given to processes
             that are spawned, it must be a function of a module.
     Raises:
-        ArchiveError: there is no such archive, or it has no such map.
+        ArchiveError: there is no such archive, or it has no such map; or what is asked for is no
+            map (`values`, `sigma`, `dtype`).
     """
 
     def __init__(
@@ -71,6 +73,12 @@ class ContactMapsDataset(Dataset):
         self.num_maps = self.maps.num_maps
         if values not in VALUES:
             raise ArchiveError(f"values is {values!r}, expected one of {', '.join(VALUES)}")
+        if sigma is not None and not 0 < sigma < math.inf:
+            raise ArchiveError(
+                f"sigma is {sigma!r}, expected metres above 0, or None for stage 1's"
+            )
+        if not dtype.is_floating_point:
+            raise ArchiveError(f"dtype is {dtype}, expected a floating-point type")
         right = k in (RANDOM, ALL) or (type(k) is int and 0 <= k < self.num_maps)
         if not right:
             raise ArchiveError(

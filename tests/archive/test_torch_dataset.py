@@ -170,3 +170,16 @@ def test_a_map_that_is_not_there_is_refused(archive, k):
         ContactMapsDataset(archive, k=k)
     with pytest.raises(ArchiveError, match="values is 'sample', expected one of distance, contact"):
         ContactMapsDataset(archive, values="sample")
+
+
+@pytest.mark.parametrize("sigma", [0, -0.8, float("nan"), float("inf")])
+def test_a_sigma_that_makes_no_contact_is_refused(archive, sigma):
+    with pytest.raises(ArchiveError, match=r"^sigma is .*, expected metres above 0"):
+        ContactMapsDataset(archive, values="contact", sigma=sigma)
+
+
+def test_distances_are_not_cut_to_whole_metres(archive):
+    with pytest.raises(
+        ArchiveError, match=r"^dtype is torch\.int32, expected a floating-point type"
+    ):
+        ContactMapsDataset(archive, dtype=torch.int32)
