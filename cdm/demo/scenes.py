@@ -9,6 +9,7 @@ NUM_WRITTEN of them.
 
 import csv
 import io
+import os
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -25,6 +26,7 @@ from cdm.demo.furniture import COLORS
 from cdm.demo.motion import make_motion
 from cdm.demo.rooms import Room, Task, make_room, make_task
 from cdm.files import write_bytes
+from cdm.jobs.workers import end_with
 
 NUM_POINTS, SEED = DEMO_POINTS, 0
 # Rows of anno.csv.
@@ -239,7 +241,7 @@ def write_demo(
     if processes == 1:
         write(items)
     else:
-        with ProcessPoolExecutor(processes) as pool:
+        with ProcessPoolExecutor(processes, initializer=end_with, initargs=(os.getpid(),)) as pool:
             list(pool.map(write, [items[i::processes] for i in range(processes)]))
 
 

@@ -6,8 +6,10 @@ sees what an undisturbed one would have seen.
 """
 
 import math
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +21,7 @@ from cdm.datasets import Dataset, FileReader, Sample
 from cdm.datasets.statistics import Moments, Statistics, checked_statistics
 from cdm.errors import BadItem, CDMError, DataError
 from cdm.files import digest
+from cdm.jobs.workers import end_with
 from cdm.model.point_features import training_problem
 from cdm.training.record import listing_digest
 
@@ -183,6 +186,7 @@ def read_training_items(dataset: Dataset, columns: int, threads: int, log) -> Tr
     loader = DataLoader(
         _Reading(dataset, list(firsts.values()), columns),
         READ_AT_ONCE, num_workers=threads, collate_fn=list,
+        worker_init_fn=partial(_begin_worker, os.getpid()),
     )  # fmt: skip
     read = _entries(loader)
     kept: list[list[str]] = []
@@ -209,6 +213,10 @@ def read_training_items(dataset: Dataset, columns: int, threads: int, log) -> Tr
     n = len(kept)
     told = f"{n} of content {digest(contents)}", listing_digest(samples)
     return TrainingItems(xyz[:n], None if feat is None else feat[:n], contact[:n], kept, *told)
+
+
+def _begin_worker(parent: int, number: int) -> None:
+    end_with(parent)
 
 
 def _entries(loader: DataLoader):
