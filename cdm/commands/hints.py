@@ -56,6 +56,8 @@ def trained(config: Config, folder: str = "") -> str:
 def advice(plan: Plan, folder: str = "") -> str:
     """How to go on after a failure, and where to read what failed."""
     done = sum(Path(record).exists() for record in plan.chunk_records())
+    if Path(plan.archive_record).exists():
+        done = len(plan.chunks)  # some may have been removed after the merge
     return (
         f"\n{done} of {len(plan.chunks)} chunks are finished and stay finished. To go on, type the "
         "same command again; if an error stands above, remove its cause first.\n"

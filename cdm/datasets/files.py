@@ -95,6 +95,11 @@ class FileReader:
             return self._shared[relpath]
 
 
+def to_restore(problem: BadItem) -> BadItem:
+    """The same problem where the item has a map already, and `on_bad_item` skips none."""
+    return BadItem(str(problem).replace(REBUILD, "restore or rebuild the file"))
+
+
 def check_relpath(data_dir: Place, relpath: str) -> None:
     """Look whether the name of a file stays below the data folder.
 

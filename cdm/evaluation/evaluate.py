@@ -18,6 +18,7 @@ from cdm.archive.reader import ContactMaps
 from cdm.archive.records import read_record
 from cdm.datasets import FileReader, Sample
 from cdm.datasets.actions import action_of
+from cdm.datasets.files import to_restore
 from cdm.datasets.statistics import checked_statistics
 from cdm.datasets.values import check_same_points
 from cdm.errors import ArchiveError, BadItem, DataError
@@ -129,7 +130,10 @@ def measure_archive(plan: Plan, log: Log, threads: int = 1) -> Measured:
     read: set[str] = set()
 
     def work(row: int, sample: Sample, covered: bool) -> tuple[GroundTruth, dict[str, float]]:
-        truth = read_truth(dataset, sample, reader)
+        try:
+            truth = read_truth(dataset, sample, reader)
+        except BadItem as error:
+            raise to_restore(error) from error
         if not covered:
             _check_points(maps, row, truth, sample, plan)
         x = maps.read("sample", row).astype(np.float32)

@@ -12,7 +12,9 @@ from cdm.contact import to_distance
 from cdm.datasets import Dataset, FileReader, Sample
 from cdm.datasets.actions import action_of
 from cdm.datasets.base import evenly_spread, joint_names
+from cdm.datasets.files import to_restore
 from cdm.datasets.values import check_same_points
+from cdm.errors import BadItem
 from cdm.gallery.items import GalleryItem, Measured
 from cdm.run.dataset import open_dataset
 from cdm.run.plan import Plan
@@ -49,7 +51,10 @@ def gather_items(
             sample, key = samples[row - chunk.start], maps.keys[row]
             arrays = {name: maps.read(name, row) for name in ItemReader.ARRAYS}
             found = (measured or {}).get(key, Measured())
-            item = view.item(sample, arrays, maps.attributes["statistics"])
+            try:
+                item = view.item(sample, arrays, maps.attributes["statistics"])
+            except BadItem as error:
+                raise to_restore(error) from error
             items.append(replace(item, measured=found, pick=rows[row]))
     return items
 

@@ -25,6 +25,7 @@ from cdm.errors import ArchiveError, DataError
 from cdm.evaluation.evaluate import Measured, evaluation_key, measure_archive
 from cdm.evaluation.measure import MapMeasures, read_truth
 from cdm.evaluation.measure_table import measure_of
+from cdm.gallery.gather import gather_items
 from cdm.run.dataset import open_dataset
 
 pytestmark = pytest.mark.usefixtures("unpainted")
@@ -238,6 +239,17 @@ def test_where_nothing_can_be_measured_the_tables_say_why(tmp_path, monkeypatch)
     text = (record.parent / "metrics.txt").read_text()
     assert "left out: HUMANISE: no ground truth" in text and "nan" not in text
     assert (record.parent / "metrics.csv").read_text().count("\n") == 1
+
+
+@pytest.mark.parametrize("look", [measure_archive, gather_items], ids=["evaluate", "report"])
+def test_a_mask_that_cannot_be_read_is_not_said_to_be_skipped(tmp_path, monkeypatch, look):
+    """Its sample has a map, so `on_bad_item` does not help."""
+    monkeypatch.chdir(tmp_path)
+    plan = make_archive(tmp_path, dataset={"on_bad_item": "skip"})
+    np.save(MASKS / "00002.npy", np.ones(3))
+    told = r"00002\.npy: the array is \(3,\), expected \(\d+,\); restore or rebuild the file$"
+    with pytest.raises(DataError, match=told):
+        look(plan, quiet if look is measure_archive else 8)
 
 
 def test_statistics_of_a_damaged_archive_are_refused(tmp_path, monkeypatch):
