@@ -26,7 +26,7 @@ from cdm.datasets.statistics import (
     save_statistics,
 )
 from cdm.errors import CDMError, CheckpointError, ConfigError, DataError
-from cdm.files import sole_writer, write_bytes
+from cdm.files import digest, sole_writer, write_bytes
 from cdm.jobs.device import choose_device, device_name
 from cdm.jobs.every import Every
 from cdm.jobs.log import Log, signals_wait
@@ -113,8 +113,12 @@ def _train(config: Config, log: Log, threads: int) -> Path:
     _place(items, device, log)
 
     # The model, as it is after the last step that was saved.
+    trained_on = {
+        "items of phase train": items.content,
+        "mean and std": f"of content {digest(statistics.numbers())}",
+    }
     trainer, resumed = _make_trainer(
-        beginning, scene_weights, dropout, items.content, config, device, log
+        beginning, scene_weights, dropout, trained_on, config, device, log
     )
     if not (resumed and written.exists()):
         save_statistics(written, statistics)
@@ -196,7 +200,7 @@ def _make_trainer(
     beginning: Beginning,
     scene_weights: dict[str, Any] | None,
     dropout: float,
-    content: str,
+    trained_on: dict[str, str],
     config: Config,
     device: str,
     log: Log,
@@ -205,7 +209,7 @@ def _make_trainer(
 
     Args:
         scene_weights: as from `inspect_scene_model`.
-        content: of the items (`TrainingItems`).
+        trained_on: as of `Trainer`.
     Returns:
         The trainer, and whether it goes on.
     Raises:
@@ -224,7 +228,7 @@ def _make_trainer(
 
     # The trainer, and where it was stopped.
     trainer = Trainer(
-        config, beginning.architecture, device, weights, dropout, scene_model, content
+        config, beginning.architecture, device, weights, dropout, scene_model, trained_on
     )
     resumed = trainer.resume(path)
     if trainer.step > config.training.steps:

@@ -41,7 +41,8 @@ class Trainer:
         dropout: as of `Backbone.set_dropout`; 0 for none.
         scene_model: the frozen scene model, on the device; None if the dataset gives what the
             backbone sees. It is no part of `model`, so no checkpoint holds its weights.
-        items: what is trained on, `TrainingItems.content`; None to compare it with nothing.
+        trained_on: items and statistics, name -> content, which a state must have been trained on
+            too; None to compare them with nothing.
     Attributes:
         step: steps of the optimiser that are done.
         curve: the loss curve, rows of (step, mean loss since the row before).
@@ -56,9 +57,9 @@ class Trainer:
         weights: dict[str, torch.Tensor] | None = None,
         dropout: float = 0.0,
         scene_model: PointTransformerSeg | None = None,
-        items: str | None = None,
+        trained_on: dict[str, str] | None = None,
     ):
-        self.items = items
+        self.trained_on = trained_on or {}
         self.config, self.architecture, self.device = config, architecture, device
         training = config.training
         precision = resolve_precision(training.precision, device)
@@ -235,8 +236,7 @@ class Trainer:
     def _settings(self) -> dict[str, Any]:
         """What must not change while a training goes on; anything else may."""
         kept = sampling_settings(self.config) | training_settings(self.config)
-        told = {"architecture": asdict(self.architecture)} | kept
-        return told if self.items is None else told | {"items of phase train": self.items}
+        return {"architecture": asdict(self.architecture)} | kept | self.trained_on
 
 
 def _check_sums(path: Path) -> None:

@@ -185,6 +185,21 @@ def test_other_statistics_do_not_go_on(few_items, tmp_path):
         train(other, lambda line: None)
 
 
+def test_statistics_that_changed_beside_the_model_do_not_go_on(few_items, tmp_path):
+    """They were edited; or they were lost, and others have come into the data folder since."""
+    train(tiny(steps=2), lambda line: None)
+    [path] = Path("outputs/mine").glob("Mean_Std_*.npz")
+    whole = path.read_bytes()
+    numbers = load_statistics(path, 6)
+    np.savez(path, mean=numbers.mean + np.float32(0.01), std=numbers.std)
+    with pytest.raises(
+        CheckpointError, match=r'another training:\n  mean and std: "of content \w+'
+    ):
+        train(tiny(), lambda line: None)
+    path.write_bytes(whole)
+    assert train(tiny(), lambda line: None).name == "model000004.pt"
+
+
 def test_two_trainings_do_not_write_into_one_folder(few_items, monkeypatch):
     """Snakemake was killed, its job goes on, and the same command was typed again."""
     monkeypatch.setattr("cdm.files.whole.LOCK_WAIT_S", 0.1)
