@@ -231,7 +231,10 @@ class Study:
                     raise
                 self.log(f"skipped: {problem}")
         if not chosen:
-            raise DataError(f"{self.config.data_dir}: no item that can be used")
+            raise DataError(
+                f"{self.config.data_dir}: none of the {len(samples)} samples can be used; the "
+                "lines above tell why. Restore them, then type the same command again"
+            )
         return chosen
 
     def _files(self, samples: Iterable[Sample]) -> set[str]:

@@ -209,7 +209,10 @@ def read_training_items(dataset: Dataset, columns: int, threads: int, log) -> Tr
 
     # What was kept, and what tells it apart from other items.
     if not kept:
-        raise DataError(f"{dataset.data_dir}: no usable item in phase {config.phase}")
+        raise DataError(
+            f"{dataset.data_dir}: none of the {len(firsts)} items of phase {config.phase} can be "
+            "trained on; the lines above tell why. Restore them, then type the same command again"
+        )
     n = len(kept)
     told = f"{n} of content {digest(contents)}", listing_digest(samples)
     return TrainingItems(xyz[:n], None if feat is None else feat[:n], contact[:n], kept, *told)

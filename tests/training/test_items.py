@@ -17,7 +17,7 @@ from cdm.datasets import FileReader, make_dataset
 from cdm.datasets.base import gravity_rotation
 from cdm.datasets.statistics import load_statistics
 from cdm.demo.scenes import DemoDataset
-from cdm.errors import CheckpointError, DataError, Unreachable
+from cdm.errors import BadItem, CheckpointError, DataError, Unreachable
 from cdm.files import remote
 from cdm.training.items import TrainingItems, epoch_order, read_training_items, rotate_about
 from cdm.training.record import changed_since_finished
@@ -86,6 +86,14 @@ def test_bad_items_are_left_out_or_end_the_training(few_items, monkeypatch):
     skipping = replace(config, on_bad_item="skip")
     items = read_training_items(DemoDataset(skipping, "", 3, 0), 3, 0, lines.append)
     assert len(lines) == 1 and len(items) == len(items.captions) == len(items.contact)
+
+    # None that can be used.
+    def lost(self, sample, reader):
+        raise BadItem(f"{sample}: lost")
+
+    monkeypatch.setattr(DemoDataset, "read_item", lost)
+    with pytest.raises(DataError, match=r"none of the \d+ items of phase train can .*Restore them"):
+        read_training_items(DemoDataset(skipping, "", 3, 0), 3, 0, lines.append)
 
 
 def test_items_on_a_server_are_read_by_workers_and_never_left_out_for_its_failures(
