@@ -32,7 +32,8 @@ _IN_STORE = re.compile(rf"zarr\.json|{_ARRAY}/(zarr\.json|c\.0(\.0)*)")
 # Folder, as a pattern -> names in it that `replacing` writes under a temporary name.
 _WRITTEN = {
     "": rf"{re.escape(ARCHIVE)}|contact_maps-[0-9a-f]{{16}}\.json|checkpoint_info\.txt"
-    r"|generated_contact_maps\.npz|pred_contact\.json",
+    r"|generated_contact_maps\.npz|pred_contact\.json|ply|ply\.json",
+    "ckpt": r"training\.pt|model[0-9]{6,}\.pt",
     CHUNKS: rf"{_CHUNK}\.(zarr|json)",
     plan_folder("").name: r"plan\.json|samples\.tsv|contents\.json|h3d_clips\.json",
     "statistics/*": r"Mean_Std_.*\.(npz|left_out\.json)",

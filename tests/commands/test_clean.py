@@ -222,8 +222,12 @@ def test_looking_changes_no_file(changed, capsys):
     assert state() == before
 
 
-def test_a_temporary_without_a_heartbeat_goes_once_it_is_old(changed, capsys):
-    temporary = RUN / ".contact_maps.zarr.0123abcd.tmp"
+@pytest.mark.parametrize(
+    "name", ["contact_maps.zarr", "ply", "ckpt/training.pt", "ckpt/model000010.pt"]
+)
+def test_a_temporary_without_a_heartbeat_goes_once_it_is_old(changed, capsys, name):
+    path = RUN / name
+    temporary = path.with_name(f".{path.name}.0123abcd.tmp")
     (temporary / "sample").mkdir(parents=True)
     assert clean(capsys)[1] == [temporary.name]
     age(temporary, 3600)
