@@ -5,6 +5,7 @@ take nothing but index files and names of files.
 """
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from cdm.config import Config, load_config
 from cdm.contact import to_distance
 from cdm.datasets import FileReader, make_dataset
 from cdm.files import digest
+from cdm.run.exports import export_maps
 from cdm.run.merge import merge
 from cdm.run.plan import Chunk, Plan
 
@@ -183,3 +185,16 @@ def make_archive(config: Config, skipped: tuple[str, ...] = ()) -> Plan:
         write_chunk(store, arrays, record)
     merge(plan, lambda line: None)
     return plan
+
+
+def export(plan, **settings) -> list[str]:
+    """Export under settings of section `export`; returns what the log says."""
+    lines = []
+    export_maps(asking(plan, **settings), Path("outputs/run/pred_contact.json"), lines.append)
+    return lines
+
+
+def asking(plan, **settings):
+    settings = {key + "_" * (key == "for"): value for key, value in settings.items()}
+    config = replace(plan.config, export=replace(plan.config.export, **settings))
+    return replace(plan, config=config)
