@@ -31,7 +31,8 @@ from cdm.files.npy import Header, read_array, read_header
 from cdm.files.remote import LARGEST
 
 UNSAFE = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|[\x00-\x1f\x7f-\x9f]")  # what `safe_name` refuses
-REBUILD = "rebuild the file, or set dataset.on_bad_item to skip"
+SKIP = "or set dataset.on_bad_item to skip"
+REBUILD = f"rebuild the file, {SKIP}"
 
 
 class FileReader:

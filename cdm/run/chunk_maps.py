@@ -11,6 +11,7 @@ from cdm.archive.shards import ShardSums
 from cdm.config import Config
 from cdm.contact import to_distance
 from cdm.datasets import Dataset, FileReader, Item, Sample
+from cdm.datasets.files import SKIP
 from cdm.datasets.statistics import Statistics
 from cdm.errors import BadItem, ConfigError
 from cdm.jobs.log import Log
@@ -149,15 +150,14 @@ class ChunkMaps:
         self._sum_up()
 
     def _not_finite(self, name: str, x_0: np.ndarray) -> str:
-        advice = "or set dataset.on_bad_item to skip"
         if not np.isfinite(x_0).all():
             precision = self.config.sampling.precision  # "auto" is never fp16
-            return f"the model gave NaN or infinity; {if_not_finite(precision)}, {advice}"
+            return f"the model gave NaN or infinity; {if_not_finite(precision)}, {SKIP}"
         dtype = self.arrays[name].dtype
         return (
             f"'{name}' has a value that is not finite as {dtype} (at most "
             f"{np.finfo(dtype).max:.3g}); look at the item's table and points, set workflow.dtype "
-            f"to float32, {advice}"
+            f"to float32, {SKIP}"
         )
 
     def skip(self, row: int, problem: BadItem) -> None:
@@ -168,9 +168,10 @@ class ChunkMaps:
         """
         if self.config.dataset.on_bad_item == "fail":
             raise problem
+        reason = str(problem).replace(f", {SKIP}", "")  # that is set
         if row not in self.reasons:
-            self.log(f"skipped: {problem}")
-        self.reasons[row] = str(problem)
+            self.log(f"skipped: {reason}")
+        self.reasons[row] = reason
 
     def note_cut(self, captions: frozenset[str]) -> None:
         """Note which captions are longer than the text model reads, and tell their number."""

@@ -78,6 +78,7 @@ def test_a_value_that_is_not_finite_once_it_is_cast_is_refused_or_skipped(messag
     maps = store_one(**NOT_FINITE[message], on_bad_item="skip")
     row = maps.sample_rows()[0]
     assert row["status"] == "skipped" and message in row["reason"]
+    assert "on_bad_item" not in row["reason"]  # that is set
     assert all(np.isnan(values[0]).all() for values in maps.finished_arrays().values())
 
 
