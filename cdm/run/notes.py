@@ -159,12 +159,13 @@ def _horizon(config: Config, dataset: Dataset) -> str:
 
 def _rounded_offsets(samples: list[Sample]) -> str:
     """Offsets so large that float32, which the archive keeps them in, moves them by millimetres."""
-    steps = [np.spacing(np.float32(max(map(abs, sample.scene_trans)))) for sample in samples]
-    rounded = sum(step > OFFSET_STEP_M for step in steps)
+    offsets = np.array([sample.scene_trans for sample in samples], np.float32)
+    steps = np.spacing(np.abs(offsets).max(axis=1))
+    rounded = np.count_nonzero(steps > OFFSET_STEP_M)
     if not rounded:
         return ""
     return (
         f"{rounded} of {len(samples)} samples have an offset so large that float32 keeps it in "
-        f"steps of up to {max(steps) * 1000:.4g} mm. Maps and points are as they should be; to "
+        f"steps of up to {steps.max() * 1000:.4g} mm. Maps and points are as they should be; to "
         "place them in the whole scan, take the offsets from the table"
     )
