@@ -73,7 +73,9 @@ HERE = Path.cwd()
 STARTED_IN, FOLDER = HERE, ""
 if workflow.overwrite_workdir:
     FOLDER = str(HERE)
-    STARTED_IN = getattr(workflow, "rundir", HERE)  # the oldest Snakemake 9 does not tell
+    STARTED_IN = getattr(
+        workflow, "rundir", HERE
+    )  # the oldest Snakemake 9 does not tell
 
 PLAN, SAMPLES = None, None
 STORAGE = workflow.storage_settings
