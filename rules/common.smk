@@ -73,9 +73,8 @@ HERE = Path.cwd()
 STARTED_IN, FOLDER = HERE, ""
 if workflow.overwrite_workdir:
     FOLDER = str(HERE)
-    STARTED_IN = getattr(
-        workflow, "rundir", HERE
-    )  # the oldest Snakemake 9 does not tell
+    # The oldest Snakemake 9 does not tell it.
+    STARTED_IN = getattr(workflow, "rundir", HERE)
 
 PLAN, SAMPLES = None, None
 STORAGE = workflow.storage_settings
