@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 
 from cdm.datasets.base import NUM_JOINTS, Dataset, translation
-from cdm.datasets.files import SKIP, find_states, load_npy, load_npz, safe_path
+from cdm.datasets.files import find_states, load_npy, load_npz, safe_path, without_skip
 from cdm.datasets.motion_facts import MotionFacts, motion_facts, motion_file
 from cdm.datasets.reference_draws import H3D_HORIZON, REFERENCE, Clip, Entry, draw_clips
 from cdm.datasets.samples import Item, Sample
@@ -97,7 +97,7 @@ class ContactHumanML3DDataset(Dataset):
                 elif isinstance(found, MotionFacts):
                     clips += self._clips(name, found.num_frames, max_horizon, lines[name])
             except BadItem as error:
-                why = str(error).replace(f", {SKIP}", "")  # told below, and once for all
+                why = without_skip(error)
                 unusable[f"H3D/{name}"] = why if why.startswith(NOT_THERE) else f"damaged: {why}"
         self.dropped |= unusable
 

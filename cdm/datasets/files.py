@@ -96,6 +96,11 @@ class FileReader:
             return self._shared[relpath]
 
 
+def without_skip(problem: object) -> str:
+    """The message, where `on_bad_item` is skip already or is told of beside it."""
+    return str(problem).replace(f", {SKIP}", "")
+
+
 def to_restore(problem: BadItem) -> BadItem:
     """The same problem where the item has a map already, and `on_bad_item` skips none."""
     return BadItem(str(problem).replace(REBUILD, "restore or rebuild the file"))

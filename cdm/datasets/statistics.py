@@ -22,7 +22,6 @@ from cdm.datasets.files import (
     FileReader,
     decode_npz,
     exists,
-    find_states,
     read_regular,
 )
 from cdm.datasets.samples import Sample
@@ -32,6 +31,7 @@ from cdm.files import (
     RemotePath,
     digest,
     list_names,
+    map_files,
     place_of,
     read_bytes,
     seal,
@@ -175,10 +175,9 @@ def _row(item: Sample) -> list[str]:
 
 
 def _still_bad(dataset: Dataset, items: list[Sample], left_out: list[list[str]]) -> list[list[str]]:
-    """Which of the items that were left out would be so today; they are few, and are read."""
+    """Which of the items that were left out would be so today: they are read."""
     rows = {tuple(row) for row in left_out}
-    doubtful = {dataset.files(item)[0]: item for item in items if tuple(_row(item)) in rows}
-    states = find_states(dataset.data_dir, list(doubtful))
+    doubtful = [item for item in items if tuple(_row(item)) in rows]
 
     def is_bad(item: Sample) -> bool:
         try:
@@ -187,7 +186,8 @@ def _still_bad(dataset: Dataset, items: list[Sample], left_out: list[list[str]])
             return True
         return False
 
-    return [_row(item) for name, item in doubtful.items() if states[name] is None or is_bad(item)]
+    bad = map_files(is_bad, doubtful, waits=isinstance(dataset.data_dir, RemotePath))
+    return [_row(item) for item, still in zip(doubtful, bad, strict=True) if still]
 
 
 def _left_out_path(path: str | Path) -> Path:

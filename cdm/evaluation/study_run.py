@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from cdm.datasets import FileReader, Item, Sample
+from cdm.datasets.files import without_skip
 from cdm.errors import BadItem, DataError
 from cdm.evaluation.measure import MEASURES_VERSION, MapMeasures, truth_of
 from cdm.evaluation.records import drop_records, inputs_read, write_record
@@ -229,7 +230,7 @@ class Study:
             except BadItem as problem:
                 if self.config.dataset.on_bad_item == "fail":
                     raise
-                self.log(f"skipped: {problem}")
+                self.log(f"skipped: {without_skip(problem)}")
         if not chosen:
             raise DataError(
                 f"{self.config.data_dir}: none of the {len(samples)} samples can be used; the "

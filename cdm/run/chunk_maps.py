@@ -11,7 +11,7 @@ from cdm.archive.shards import ShardSums
 from cdm.config import Config
 from cdm.contact import to_distance
 from cdm.datasets import Dataset, FileReader, Item, Sample
-from cdm.datasets.files import SKIP
+from cdm.datasets.files import SKIP, without_skip
 from cdm.datasets.statistics import Statistics
 from cdm.errors import BadItem, ConfigError
 from cdm.jobs.log import Log
@@ -168,7 +168,7 @@ class ChunkMaps:
         """
         if self.config.dataset.on_bad_item == "fail":
             raise problem
-        reason = str(problem).replace(f", {SKIP}", "")  # that is set
+        reason = without_skip(problem)
         if row not in self.reasons:
             self.log(f"skipped: {reason}")
         self.reasons[row] = reason

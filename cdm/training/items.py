@@ -18,6 +18,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from cdm.datasets import Dataset, FileReader, Sample
+from cdm.datasets.files import without_skip
 from cdm.datasets.statistics import Moments, Statistics, checked_statistics
 from cdm.errors import BadItem, CDMError, DataError
 from cdm.files import digest
@@ -168,10 +169,7 @@ def read_training_items(dataset: Dataset, columns: int, threads: int, log) -> Tr
         key = sample.set, sample.index
         captions.setdefault(key, []).append(sample.text)
         firsts.setdefault(key, sample)
-    if not dataset.has_ground_truth:
-        raise DataError(f"dataset.name {dataset.config.name} has no ground truth to train on")
-    if not dataset.has_splits:
-        raise DataError(f"dataset.name {dataset.config.name} has no splits to train on")
+    _check_trainable(dataset)
 
     # Memory for all of them.
     config = dataset.config
@@ -183,12 +181,7 @@ def read_training_items(dataset: Dataset, columns: int, threads: int, log) -> Tr
     contact = torch.empty(*shape, config.contact_dim)
 
     # Items are read by other processes, and those that can be used lie one behind the other.
-    loader = DataLoader(
-        _Reading(dataset, list(firsts.values()), columns),
-        READ_AT_ONCE, num_workers=threads, collate_fn=list,
-        worker_init_fn=partial(_begin_worker, os.getpid()),
-    )  # fmt: skip
-    read = _entries(loader)
+    read = _entries(_Reading(dataset, list(firsts.values()), columns), threads)
     kept: list[list[str]] = []
     contents: list[list] = []
     for key, (arrays, problem) in zip(captions, read, strict=True):
@@ -197,7 +190,7 @@ def read_training_items(dataset: Dataset, columns: int, threads: int, log) -> Tr
         if problem and config.on_bad_item == "fail":
             raise BadItem(problem)
         if problem:
-            log(f"left out: {problem}")
+            log(f"left out: {without_skip(problem)}")
             continue
         row = len(kept)
         *arrays, files = arrays
@@ -218,16 +211,27 @@ def read_training_items(dataset: Dataset, columns: int, threads: int, log) -> Tr
     return TrainingItems(xyz[:n], None if feat is None else feat[:n], contact[:n], kept, *told)
 
 
+def _check_trainable(dataset: Dataset) -> None:
+    if not dataset.has_ground_truth:
+        raise DataError(f"dataset.name {dataset.config.name} has no ground truth to train on")
+    if not dataset.has_splits:
+        raise DataError(f"dataset.name {dataset.config.name} has no splits to train on")
+
+
 def _begin_worker(parent: int, number: int) -> None:
     end_with(parent)
 
 
-def _entries(loader: DataLoader):
-    """The entries of `_Reading`, in order.
+def _entries(reading: "_Reading", threads: int):
+    """The entries, in order, read by as many worker processes.
 
     Raises:
         DataError: a worker process was killed.
     """
+    loader = DataLoader(
+        reading, READ_AT_ONCE, num_workers=threads, collate_fn=list,
+        worker_init_fn=partial(_begin_worker, os.getpid()),
+    )  # fmt: skip
     try:
         for group in loader:
             yield from group

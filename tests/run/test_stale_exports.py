@@ -1,4 +1,4 @@
-"""An export is made again when, and only when, it is not what is asked for now."""
+"""An export is made again when, and only when, it differs from what is asked for."""
 
 import json
 import os
